@@ -1,0 +1,71 @@
+"""The contract of everything that chooses tasks."""
+
+# Shapes: N tasks in the pool, B tasks to select.
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bots_lightning.beliefs import Evidence, TaskFeatures
+
+Indices = npt.NDArray[np.int64]
+
+
+class TaskSelector(ABC):
+    """Chooses the tasks of the next step, and learns from what came of them.
+
+    `setup` comes once; then `select` and `observe` alternate strictly. A selector is a deterministic state machine:
+    the same state, seed and evidence give the same draws on every rank and after every resume. To write one,
+    implement `select` and whatever of the rest has something to do, and call `super()` in those.
+    """
+
+    def setup(self, features: TaskFeatures, seed: int = 0) -> None:
+        """Starts afresh on a pool of N tasks, with a generator of its own."""
+        self.num_tasks = features.num_tasks
+        self.fingerprint = features.fingerprint
+        self.rng = np.random.default_rng(seed)
+
+    @abstractmethod
+    def select(self, batch_size: int) -> Indices:
+        """(B,) positions of the tasks to roll out next, no task twice; call `check_batch_size` first."""
+
+    def observe(self, evidence: Evidence) -> None:  # noqa: B027 - a selector may have nothing to learn
+        """Learns from the success counts of the last step."""
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers worth a curve, by metric name."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `select` and `observe` change, as numpy arrays, numbers and strings."""
+        return {"fingerprint": self.fingerprint, "rng": json.dumps(self.rng.bit_generator.state)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a state saved for the same pool.
+
+        Raises:
+            ValueError: the state belongs to another pool.
+        """
+        if state["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"the checkpoint's selector belongs to the pool {state['fingerprint']!r}, this run's pool is "
+                f"{self.fingerprint!r}. Resume with the pool (files, seed, filters) of the checkpoint, or start afresh."
+            )
+        self.rng.bit_generator.state = json.loads(state["rng"])
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Refuses a batch that the pool cannot fill with distinct tasks.
+
+        Raises:
+            ValueError: the batch is empty or exceeds the pool.
+        """
+        if not 1 <= batch_size <= self.num_tasks:
+            raise ValueError(
+                f"batch_size={batch_size} does not fit the pool of {self.num_tasks} tasks; "
+                "expected 1 <= batch_size <= tasks. Lower data.batch_size or add tasks."
+            )

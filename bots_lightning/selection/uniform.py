@@ -1,0 +1,46 @@
+"""The baseline: every task equally often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bots_lightning.beliefs import TaskFeatures
+from bots_lightning.selection.selector import Indices, TaskSelector
+
+
+class UniformSelector(TaskSelector):
+    """Shuffled epochs without replacement, as an ordinary training loop draws its batches.
+
+    A batch that spans two epochs holds no task twice: those of its first part move to the end of the new epoch.
+    """
+
+    def setup(self, features: TaskFeatures, seed: int = 0) -> None:
+        """Shuffles the first epoch."""
+        super().setup(features, seed)
+        self._epoch = self.rng.permutation(self.num_tasks)
+        self._cursor = 0
+
+    def select(self, batch_size: int) -> Indices:
+        """(B,) the next tasks of the shuffled epoch."""
+        self.check_batch_size(batch_size)
+        batch = self._epoch[self._cursor : self._cursor + batch_size]
+        self._cursor += batch_size
+        if len(batch) < batch_size:
+            fresh = self.rng.permutation(self.num_tasks)
+            taken = np.isin(fresh, batch)
+            self._epoch = np.concatenate([fresh[~taken], fresh[taken]])
+            self._cursor = batch_size - len(batch)
+            batch = np.concatenate([batch, self._epoch[: self._cursor]])
+        return batch.astype(np.int64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds the rest of the epoch."""
+        return super().state_dict() | {"epoch": self._epoch.copy(), "cursor": self._cursor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues in the middle of an epoch."""
+        super().load_state_dict(state)
+        self._epoch = np.array(state["epoch"], dtype=np.int64)
+        self._cursor = int(state["cursor"])
