@@ -18,7 +18,9 @@ def relative_ability(pass_rates: FloatArray, weak: FloatArray, strong: FloatArra
     The interpolation of BOTS (arXiv:2510.26374), over one batch.
 
     Args:
-        pass_rates, weak, strong: (B,) pass rates of the policy and of both references on the same tasks.
+        pass_rates: (B,) pass rates of the policy.
+        weak: (B,) pass rates of the weaker reference on the same tasks.
+        strong: (B,) pass rates of the stronger one.
     """
     return float((pass_rates.mean() - weak.mean()) / (strong.mean() - weak.mean()))
 
