@@ -1,0 +1,37 @@
+"""Advantages: how much better a completion is than was to be expected."""
+
+# Shapes: B tasks, G rollouts per task.
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(rewards: Tensor, scale: bool = True, eps: float = 1e-4) -> Tensor:
+    """Each reward against the others of its group.
+
+        A_bj = (r_bj − mean_j r_b) / (std_j r_b + ε)
+
+    The group-relative baseline of GRPO (arXiv:2402.03300), with the unbiased standard deviation. Departure: rewards
+    that are NaN (no reward function applied) are left out of mean and deviation, and their advantage is 0.
+
+    Args:
+        rewards: (B, G) float, NaN where there is none.
+        scale: divide by the group's standard deviation; without it the advantages are those of Dr. GRPO
+            (arXiv:2503.20783).
+        eps: keeps groups of nearly equal rewards finite.
+
+    Returns:
+        (B, G) float; 0 for a group of equal rewards.
+    """
+    if rewards.ndim != 2:
+        raise ValueError(f"rewards have shape {tuple(rewards.shape)}; expected (B, G).")
+    valid = ~rewards.isnan()
+    count = valid.sum(dim=1, keepdim=True)
+    mean = rewards.nansum(dim=1, keepdim=True) / count.clamp(min=1)
+    centred = torch.where(valid, rewards - mean, torch.zeros_like(rewards))
+    if not scale:
+        return centred
+    std = (centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    return centred / (std + eps)

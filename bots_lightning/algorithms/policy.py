@@ -1,0 +1,79 @@
+"""The policy: a causal language model of transformers, finetuned in full or by LoRA."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class PretrainedSource(ABC):
+    """A checkpoint that has to be made or fetched before it can be loaded."""
+
+    @abstractmethod
+    def prepare(self) -> str:
+        """The checkpoint's folder, made on first use and cached after that; safe to call from several processes."""
+
+
+@dataclass
+class LoRA:
+    """Low-rank adapters (arXiv:2106.09685), trained instead of the model's own weights.
+
+    Attributes:
+        r: rank.
+        alpha: the adapters' output is scaled by alpha / r.
+        target_modules: names of the linear layers to adapt, or "all-linear".
+    """
+
+    r: int = 16
+    alpha: int = 32
+    target_modules: str | list[str] = "all-linear"
+
+
+def load_policy(
+    folder: str, lora: LoRA | None = None, dtype: Literal["float32", "bfloat16"] = "float32", seed: int = 0
+) -> nn.Module:
+    """The model of a checkpoint, with fresh adapters if `lora` is given, dropout off.
+
+    Dropout would make log-probabilities differ from those of the rollouts.
+
+    Args:
+        folder: a local folder or a Hub name.
+        lora: trains adapters and freezes the rest; None trains every weight.
+        dtype: of the loaded weights. Adapters are float32 always.
+        seed: of the adapters' initial weights; the global generator is left as it was.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    if lora is not None:
+        config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = get_peft_model(model, config)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def language_model(policy: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a policy, adapters in place."""
+    return policy.get_base_model() if isinstance(policy, PeftModel) else policy
+
+
+def stop_token_ids(policy: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """All tokens that end a completion: the tokenizer's and those of the generation config, which may list several.
+
+    Raises:
+        ValueError: there is none.
+    """
+    configured = language_model(policy).generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    stops = {token for token in (*listed, tokenizer.eos_token_id) if token is not None}
+    if not stops:
+        raise ValueError("neither tokenizer nor generation config names a stop token; set eos_token in the tokenizer.")
+    return tuple(sorted(stops))

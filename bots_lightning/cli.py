@@ -1,0 +1,88 @@
+"""The command line: `bots-lightning fit --config configs/quickstart.yaml`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from bots_lightning.algorithms import PolicyModule
+from bots_lightning.data import TaskDataModule
+from bots_lightning.evaluation import MetricsCSV
+
+DESCRIPTION = """
+RL finetuning of language models on the tasks that teach most.
+
+  bots-lightning fit --config configs/quickstart.yaml
+  bots-lightning fit --config configs/quickstart.yaml --config configs/selectors/uniform.yaml --name uniform
+  bots-lightning fit --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
+  bots-lightning validate --config runs/quickstart/config.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
+  bots-lightning fit --config configs/quickstart.yaml --print_config
+"""
+
+
+class BotsCLI(LightningCLI):
+    """LightningCLI with a run folder, its loggers, and one seed for everything."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run folder's options; hands the seed on."""
+        parser.add_argument("--name", type=str, default="run", help="Name of the run; its folder is RUNS_DIR/NAME.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that writes below the run folder."""
+        config = self._get(self.config_init, "trainer")
+        folder = Path(config.default_root_dir or self._run_folder())
+        kwargs["default_root_dir"] = str(folder)
+        if config.logger in (None, True):
+            kwargs["logger"] = self._loggers(folder)
+        return super().instantiate_trainer(**kwargs)
+
+    def _loggers(self, folder: Path) -> list[Logger] | bool:
+        """CSV and TensorBoard while fitting; the other commands leave the run's curves alone."""
+        if self.subcommand != "fit":
+            return False
+        return [MetricsCSV(folder), TensorBoardLogger(folder, name="tensorboard", version="")]
+
+    def _run_folder(self) -> Path:
+        """The folder of the checkpoint's run, or a new one that no earlier run has used."""
+        checkpoint = self._get(self.config_init, "ckpt_path")
+        if checkpoint and Path(checkpoint).parent.name == "checkpoints":
+            return Path(checkpoint).parent.parent
+        folder = Path(self._get(self.config_init, "runs_dir")) / self._get(self.config_init, "name")
+        launched_together = int(os.environ.get("WORLD_SIZE", 1)) > 1
+        return folder if self.subcommand != "fit" or launched_together else _unused(folder)
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or NAME-2, NAME-3, … if earlier runs have left files there; the same in this run's subprocesses."""
+    variable = "BOTS_LIGHTNING_RUN_FOLDER"
+    if "LOCAL_RANK" in os.environ and variable in os.environ:
+        return Path(os.environ[variable])
+    candidates = [folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10_000))]
+    chosen = next(path for path in candidates if not path.exists() or not any(path.iterdir()))
+    os.environ[variable] = str(chosen)
+    return chosen
+
+
+def main(args: ArgsType | Sequence[str] = None) -> None:
+    """Runs a command; `args` replaces the command line."""
+    BotsCLI(
+        model_class=PolicyModule,
+        datamodule_class=TaskDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"use_distributed_sampler": False},
+        parser_kwargs={"prog": "bots-lightning", "description": DESCRIPTION},
+        args=args,  # type: ignore[arg-type]
+    )

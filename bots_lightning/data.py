@@ -1,0 +1,235 @@
+"""The data module: a pool of tasks and the selector that draws from it."""
+
+# Shapes: N tasks in the pool, B tasks per step over all ranks, G rollouts per task.
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from bots_lightning.beliefs import Evidence
+from bots_lightning.selection import TaskSelector
+from bots_lightning.tasks import Task, TaskPool, TaskSource
+
+
+@dataclass
+class TaskBatch:
+    """The tasks of one step: this rank's share of what the selector drew.
+
+    Attributes:
+        indices: positions in the pool.
+        tasks: the tasks themselves.
+    """
+
+    indices: list[int]
+    tasks: list[Task]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+class TaskDataModule(LightningDataModule):
+    """Serves the tasks that the selector chooses, and tells it what came of them.
+
+    The train loader draws lazily, one batch when Lightning asks for it; `observe` closes the step. The two alternate
+    strictly, so that no draw is ever stale.
+
+    Args:
+        source: the training tasks.
+        selector: chooses the tasks of each step.
+        batch_size: B, tasks per step over all ranks.
+        evaluation: held-out tasks by name; scores appear as `eval/NAME/…`.
+        steps_per_epoch: length of an epoch in steps; by default N / B, rounded up.
+        eval_batch_size: tasks per evaluation batch.
+        seed: of the selector's draws.
+    """
+
+    def __init__(
+        self,
+        source: TaskSource,
+        selector: TaskSelector,
+        batch_size: int = 32,
+        evaluation: dict[str, TaskSource] | None = None,
+        steps_per_epoch: int | None = None,
+        eval_batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.selector = selector
+        self.batch_size = batch_size
+        self.evaluation = evaluation or {}
+        self.steps_per_epoch = steps_per_epoch
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.pool: TaskPool | None = None
+        self.eval_pools: dict[str, TaskPool] = {}
+        self.selection_counts = np.zeros(0, dtype=np.int64)
+        self.awaiting_evidence = False
+        self.select_seconds = 0.0
+        self.observe_seconds = 0.0
+
+    # --- the pool -----------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads the pools and starts the selector, once."""
+        if self.pool is not None:
+            return
+        pool = self.source.load()
+        self.selector.setup(pool.features(), seed=self.seed)
+        self.selector.check_batch_size(self.batch_size)
+        self.eval_pools = {name: source.load() for name, source in self.evaluation.items()}
+        self.selection_counts = np.zeros(len(pool), dtype=np.int64)
+        self.pool = pool
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """A batch holds text only; it stays where it is."""
+        return batch
+
+    # --- one step: select, then observe -------------------------------------------------------------------------
+
+    def select(self) -> list[int]:
+        """Draws the next B tasks; the same on every rank.
+
+        Raises:
+            RuntimeError: the last draw has not been observed.
+        """
+        if self.awaiting_evidence:
+            raise RuntimeError(
+                "the selector was asked for a batch before it saw the evidence of the last one, so that the draw would "
+                "be stale. Call datamodule.observe(evidence) in training_step, and do not wrap the train loader."
+            )
+        start = time.perf_counter()
+        indices = self.selector.select(self.batch_size)
+        self.select_seconds = time.perf_counter() - start
+        self.selection_counts[indices] += 1
+        self.awaiting_evidence = True
+        return indices.tolist()
+
+    def observe(self, evidence: Evidence) -> None:
+        """Gathers the evidence of all ranks and updates the selector, identically on each.
+
+        Args:
+            evidence: success counts of this rank's tasks.
+        """
+        start = time.perf_counter()
+        if _world_size() > 1:
+            parts: list[Any] = [None] * _world_size()
+            dist.all_gather_object(parts, evidence)
+            evidence = Evidence.concatenate(parts)
+        self.selector.observe(evidence)
+        self.awaiting_evidence = False
+        self.observe_seconds = time.perf_counter() - start
+
+    # --- loaders ------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader[Task]:
+        """A sized loader whose batches are drawn one at a time; building it draws nothing."""
+        if self.batch_size % _world_size():
+            raise ValueError(
+                f"batch_size={self.batch_size} tasks do not divide evenly over {_world_size()} ranks; "
+                f"choose a multiple of {_world_size()}."
+            )
+        pool = self._require_pool()
+        steps = self.steps_per_epoch or -(-len(pool) // self.batch_size)
+        return self._loader(pool, _SelectedBatches(self, steps))
+
+    def val_dataloader(self) -> list[DataLoader[Task]]:
+        """One loader for each held-out pool, in the order of `evaluation`."""
+        return [self._sequential_loader(pool) for pool in self.eval_pools.values()]
+
+    def test_dataloader(self) -> list[DataLoader[Task]]:
+        """The same held-out pools."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Task]:
+        """The training pool from first to last task."""
+        return self._sequential_loader(self._require_pool())
+
+    def _sequential_loader(self, pool: TaskPool) -> DataLoader[Task]:
+        mine = range(_rank(), len(pool), _world_size())
+        batches = [list(mine[i : i + self.eval_batch_size]) for i in range(0, len(mine), self.eval_batch_size)]
+        return self._loader(pool, batches)
+
+    @staticmethod
+    def _loader(pool: TaskPool, batches: Any) -> DataLoader[Task]:
+        return DataLoader(_IndexedPool(pool), batch_sampler=batches, collate_fn=_collate, num_workers=0)
+
+    def _require_pool(self) -> TaskPool:
+        if self.pool is None:
+            raise RuntimeError("the pool is not loaded; call setup() before asking for loaders.")
+        return self.pool
+
+    # --- state --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The selector's state and the selection counts; tensors, numbers, strings and lists only."""
+        state = {"selector": self.selector.state_dict(), "selection_counts": self.selection_counts}
+        return _arrays_to_tensors(state)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues from a checkpoint of the same pool."""
+        state = _tensors_to_arrays(state_dict)
+        self.selector.load_state_dict(state["selector"])
+        self.selection_counts = state["selection_counts"].copy()
+        self.awaiting_evidence = False
+
+
+class _SelectedBatches:
+    """A batch sampler that asks the selector, one batch at a time. It draws when iterated, never before."""
+
+    def __init__(self, datamodule: TaskDataModule, steps: int) -> None:
+        self.datamodule, self.steps = datamodule, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for _ in range(self.steps):
+            yield self.datamodule.select()[_rank() :: _world_size()]
+
+
+class _IndexedPool(Dataset[tuple[int, Task]]):
+    """Hands out a task together with its position."""
+
+    def __init__(self, pool: TaskPool) -> None:
+        self.pool = pool
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def __getitem__(self, index: int) -> tuple[int, Task]:
+        return index, self.pool[index]
+
+
+def _collate(rows: Sequence[tuple[int, Task]]) -> TaskBatch:
+    return TaskBatch([index for index, _ in rows], [task for _, task in rows])
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def _arrays_to_tensors(value: Any) -> Any:
+    """Checkpoints load with weights_only=True, which refuses numpy arrays."""
+    if isinstance(value, dict):
+        return {key: _arrays_to_tensors(item) for key, item in value.items()}
+    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+
+
+def _tensors_to_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tensors_to_arrays(item) for key, item in value.items()}
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,101 @@
+"""`metrics.csv`: one row per logged step, kept whole when a run is resumed."""
+
+from __future__ import annotations
+
+import csv
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsCSV(Logger):
+    """Writes `metrics.csv` in the run folder, and continues it when a run is resumed.
+
+    Lightning's own CSVLogger deletes the file of an earlier run in the same folder. This one keeps its rows, but for
+    those that the resumed run writes anew.
+
+    Args:
+        folder: the run folder.
+        flush_every: rows held back before they are written.
+    """
+
+    def __init__(self, folder: str | Path, flush_every: int = 10) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self.path = self.folder / "metrics.csv"
+        self.flush_every = flush_every
+        self._rows: list[dict[str, Any]] = []
+        self._columns: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Empty: checkpoints go right below the run folder."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Empty, as the name."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self.folder)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the resolved config has a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Adds to the row of a step."""
+        row = {"step": step or 0} | {name: float(value) for name, value in metrics.items()}
+        if self._rows and self._rows[-1]["step"] == row["step"]:
+            self._rows[-1] |= row
+            return
+        if len(self._rows) >= self.flush_every:
+            self.save()
+        self._rows.append(row)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Appends the rows held back; rewrites the file when there are new columns."""
+        if not self._rows:
+            return
+        if self._columns is None:
+            self._rows = [row for row in read_metrics(self.path) if row["step"] < self._rows[0]["step"]] + self._rows
+            self._columns = []
+        new = [name for row in self._rows for name in row if name not in self._columns]
+        if new:
+            earlier = read_metrics(self.path) if self._columns else []
+            self._columns = ["step", *sorted({*self._columns, *new} - {"step"})]
+            self._write(earlier + self._rows, mode="w")
+        else:
+            self._write(self._rows, mode="a")
+        self._rows = []
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes what is left."""
+        self.save()
+
+    def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.path.open(mode, newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=self._columns or [])
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """The rows of a metrics file, empty cells left out; no rows where there is no file."""
+    if not Path(path).is_file():
+        return []
+    with Path(path).open(newline="") as file:
+        rows = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows]

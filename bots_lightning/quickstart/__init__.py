@@ -1,0 +1,6 @@
+"""The quickstart: tasks, a tiny policy and its references, made on the user's machine in a minute."""
+
+from bots_lightning.quickstart.tasks import QuickstartTasks
+from bots_lightning.quickstart.warm_start import WarmStart
+
+__all__ = ["QuickstartTasks", "WarmStart"]

@@ -1,0 +1,79 @@
+"""The quickstart's pool: procedural tasks with the measured pass rates of two reference models."""
+
+# Shapes: N tasks in the pool.
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM
+
+from bots_lightning.quickstart.cache import cache_root, cached_folder, digest
+from bots_lightning.quickstart.warm_start import STRONG, WEAK, WarmStart
+from bots_lightning.rewards import Scorer, exact_match
+from bots_lightning.rollouts import GenerateEngine, PromptEncoder, Sampling, derive_seed, load_tokenizer
+from bots_lightning.tasks import ProceduralTasks, TaskPool, TaskSource
+
+COLUMNS = {WEAK: "weak_pass_rate", STRONG: "strong_pass_rate"}
+
+
+class QuickstartTasks(TaskSource):
+    """Procedural tasks whose reference pass rates are measured by rolling out two warm-start checkpoints.
+
+    The columns are `weak_pass_rate` and `strong_pass_rate`; they are made on first use and cached.
+
+    Args:
+        num_tasks: N.
+        seed: of the tasks and of the references' rollouts.
+        reference_rollouts: completions per task and reference.
+        warm_start: the references' training run; the same as the policy's unless told otherwise.
+    """
+
+    def __init__(
+        self,
+        num_tasks: int = 4000,
+        seed: int = 0,
+        reference_rollouts: int = 8,
+        warm_start: WarmStart | None = None,
+    ) -> None:
+        self.tasks = ProceduralTasks(num_tasks=num_tasks, seed=seed)
+        self.seed = seed
+        self.reference_rollouts = reference_rollouts
+        self.warm_start = warm_start or WarmStart()
+
+    def load(self) -> TaskPool:
+        """The pool with both reference columns."""
+        pool = self.tasks.load()
+        key = digest([self.warm_start.key(), pool.fingerprint, self.reference_rollouts, self.seed])
+        folder = cached_folder(cache_root() / f"references-{key}", lambda folder: self._measure(pool, folder))
+        table = pq.read_table(folder / "pass_rates.parquet")
+        columns = {name: table[name].to_pylist() for name in COLUMNS.values()}
+        return pool.with_columns(columns, references=list(COLUMNS.values()))
+
+    def _measure(self, pool: TaskPool, folder: Path) -> None:
+        columns = {column: self._pass_rates(pool, name) for name, column in COLUMNS.items()}
+        pq.write_table(pa.table({"id": pool.ids} | columns), folder / "pass_rates.parquet")
+
+    def _pass_rates(self, pool: TaskPool, name: str) -> list[float]:
+        """(N,) pass rates of one warm-start checkpoint."""
+        checkpoint = self.warm_start.checkpoint(name)
+        model = AutoModelForCausalLM.from_pretrained(checkpoint)
+        tokenizer = load_tokenizer(checkpoint)
+        encoder = PromptEncoder(tokenizer, max_prompt_length=64)
+        sampling = Sampling(12, (tokenizer.eos_token_id,), tokenizer.pad_token_id)
+        engine, scorer = GenerateEngine(), Scorer([exact_match])
+        rates: list[float] = []
+        batches = range(0, len(pool), 256)
+        for start in tqdm(batches, desc=f"Pass rates of the {name} reference", file=sys.stdout, dynamic_ncols=True):
+            tasks = [pool[i] for i in range(start, min(start + 256, len(pool)))]
+            prompts = encoder.encode([task.prompt for task in tasks], [task.id for task in tasks])
+            seed = derive_seed(self.seed, start)
+            rollouts = engine.generate(model, prompts, self.reference_rollouts, sampling, seed)
+            completions = encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
+            rates += np.mean(scorer(tasks, completions), axis=1).tolist()
+        return rates

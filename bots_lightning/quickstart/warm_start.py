@@ -1,0 +1,135 @@
+"""The quickstart's policy: a tiny transformer, taught just enough to have something to improve."""
+
+# Shapes: R examples per step, L tokens of the longest.
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
+
+from bots_lightning.algorithms import PretrainedSource
+from bots_lightning.quickstart.cache import cache_root, cached_folder, digest
+from bots_lightning.quickstart.tokenizer import character_tokenizer
+from bots_lightning.tasks.procedural import ALPHABET, sample_examples
+
+WEAK, POLICY, STRONG = "weak", "policy", "strong"
+
+
+class WarmStart(PretrainedSource):
+    """A small Qwen3 model after a short supervised training on procedural tasks, made on first use and cached.
+
+    One training run leaves three checkpoints: an early one (the weak reference), the policy that RL starts from, and a
+    longer-trained one (the strong reference).
+
+    Args:
+        weak_steps: optimizer steps of the weak reference.
+        policy_steps: of the policy.
+        strong_steps: of the strong reference.
+        hidden_size: width of the transformer.
+        num_layers: its depth.
+        batch_size: examples per step.
+        learning_rate: of AdamW, constant after a short warm-up.
+        seed: of weights and examples.
+    """
+
+    def __init__(
+        self,
+        weak_steps: int = 600,
+        policy_steps: int = 1600,
+        strong_steps: int = 2400,
+        hidden_size: int = 64,
+        num_layers: int = 2,
+        batch_size: int = 64,
+        learning_rate: float = 3e-3,
+        seed: int = 0,
+    ) -> None:
+        if not 0 < weak_steps < policy_steps < strong_steps:
+            raise ValueError(
+                f"weak_steps={weak_steps}, policy_steps={policy_steps}, strong_steps={strong_steps}; expected "
+                "0 < weak < policy < strong."
+            )
+        self.stops = {WEAK: weak_steps, POLICY: policy_steps, STRONG: strong_steps}
+        self.hidden_size, self.num_layers = hidden_size, num_layers
+        self.batch_size, self.learning_rate = batch_size, learning_rate
+        self.seed = seed
+
+    def prepare(self) -> str:
+        """The folder of the policy's checkpoint."""
+        return str(self.checkpoint(POLICY))
+
+    def checkpoint(self, name: str) -> Path:
+        """The folder of one of the three checkpoints: "weak", "policy" or "strong"."""
+        return cached_folder(cache_root() / f"warm-start-{self.key()}", self._build) / name
+
+    def key(self) -> str:
+        """Changes with everything that the weights depend on, the examples included."""
+        sample = sample_examples(np.random.default_rng(0), 256)
+        return digest([vars(self), sample, ALPHABET])
+
+    def _build(self, folder: Path) -> None:
+        tokenizer = character_tokenizer(ALPHABET)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = self._new_model(tokenizer)
+        rng = np.random.default_rng(self.seed)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 50))
+        names = {steps: name for name, steps in self.stops.items()}
+        steps = tqdm(range(1, max(names) + 1), desc="Warm start", unit="step", file=sys.stdout, dynamic_ncols=True)
+        for step in steps:
+            loss = _supervised_loss(model, tokenizer, sample_examples(rng, self.batch_size))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            if step % 20 == 0:
+                steps.set_postfix(loss=f"{loss.item():.3f}")
+            if step in names:
+                model.save_pretrained(folder / names[step])
+                tokenizer.save_pretrained(folder / names[step])
+
+    def _new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+        config = Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=4 * self.hidden_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            head_dim=self.hidden_size // 4,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _supervised_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[tuple[str, str]]
+) -> torch.Tensor:
+    """Mean negative log-likelihood of the answers and their stop tokens, prompts not counted."""
+    batch = _supervised_batch(tokenizer, examples)
+    return model(**batch).loss
+
+
+def _supervised_batch(tokenizer: PreTrainedTokenizerBase, examples: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    prompts = tokenizer([prompt for prompt, _ in examples])["input_ids"]
+    answers = tokenizer([answer for _, answer in examples])["input_ids"]
+    width = max(len(p) + len(a) + 1 for p, a in zip(prompts, answers, strict=True))
+    ids = np.full((len(examples), width), tokenizer.pad_token_id)
+    labels = np.full((len(examples), width), -100)  # transformers leaves this label out of the loss
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        row = [*prompt, *answer, tokenizer.eos_token_id]
+        ids[i, : len(row)] = row
+        labels[i, len(prompt) : len(row)] = row[len(prompt) :]
+    return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}

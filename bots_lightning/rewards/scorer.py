@@ -1,0 +1,106 @@
+"""Applies reward functions to rollouts and checks what they return."""
+
+# Shapes: B tasks, G rollouts per task.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bots_lightning.tasks import Task
+
+RewardFunction = Callable[..., Sequence[float | None]]
+
+
+class Scorer:
+    """The weighted sum of reward functions, in a declared range.
+
+    A function returns None where it does not apply; its share is then left out of that rollout's sum. A rollout to
+    which none applies has the reward NaN and takes no part in advantages and evidence.
+
+    Args:
+        functions: in TRL's signature; each gets the prompts, the completions and every column of the tasks.
+        weights: one per function; all 1 by default.
+        reward_range: the smallest and the largest sum. Rewards map to [0, 1] by it; the belief counts those.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[RewardFunction],
+        weights: Sequence[float] | None = None,
+        reward_range: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        if not functions:
+            raise ValueError("reward_funcs is empty; expected at least one reward function.")
+        if weights is not None and len(weights) != len(functions):
+            raise ValueError(f"{len(weights)} reward_weights for {len(functions)} reward_funcs; expected one for each.")
+        low, high = reward_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"reward_range={tuple(reward_range)}; expected two finite numbers, low < high.")
+        self.functions = list(functions)
+        self.weights = np.ones(len(functions)) if weights is None else np.asarray(weights, dtype=np.float64)
+        self.low, self.high = float(low), float(high)
+
+    def __call__(self, tasks: Sequence[Task], completions: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Rewards of B·G completions, row b·G + j being completion j of task b.
+
+        Returns:
+            (B, G) float, NaN where no function applies.
+
+        Raises:
+            ValueError: a function returns the wrong number of rewards, or a reward is outside the range.
+        """
+        generations = len(completions) // len(tasks)
+        rows = [task for task in tasks for _ in range(generations)]
+        columns: dict[str, list[Any]] = {name: [row.columns[name] for row in rows] for name in _shared_columns(tasks)}
+        columns |= {"answer": [row.answer for row in rows], "task_id": [row.id for row in rows]}
+        prompts = [row.prompt for row in rows]
+        scores = np.stack([self._score(f, prompts, list(completions), columns) for f in self.functions])
+        applies = np.isfinite(scores)
+        rewards = np.where(applies, scores * self.weights[:, None], 0.0).sum(axis=0)
+        rewards[~applies.any(axis=0)] = np.nan
+        self._check_range(rewards, rows)
+        return rewards.reshape(len(tasks), generations)
+
+    def fraction(self, rewards: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Rewards mapped from the declared range to [0, 1]."""
+        return np.clip((rewards - self.low) / (self.high - self.low), 0.0, 1.0)
+
+    @staticmethod
+    def _score(
+        function: RewardFunction, prompts: list[Any], completions: list[str], columns: dict[str, list[Any]]
+    ) -> npt.NDArray[np.float64]:
+        name = getattr(function, "__name__", type(function).__name__)
+        scores = function(prompts=prompts, completions=completions, **columns)
+        if len(scores) != len(completions):
+            raise ValueError(
+                f"reward function {name} returned {len(scores)} rewards for {len(completions)} completions; "
+                "expected one for each (None where it does not apply)."
+            )
+        for i, score in enumerate(scores):
+            if score is not None and not math.isfinite(score):
+                raise ValueError(
+                    f"reward function {name} returned {score} for task {columns['task_id'][i]!r}; "
+                    "expected a finite number, or None where it does not apply."
+                )
+        return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
+
+    def _check_range(self, rewards: npt.NDArray[np.float64], rows: Sequence[Task]) -> None:
+        slack = 1e-6 * (self.high - self.low)
+        outside = np.flatnonzero((rewards < self.low - slack) | (rewards > self.high + slack))
+        if len(outside):
+            at = int(outside[0])
+            raise ValueError(
+                f"task {rows[at].id!r} got the reward {rewards[at]:g}, outside reward_range=({self.low:g}, {self.high:g}). "
+                "Declare the range that the weighted sum of all reward functions can take."
+            )
+
+
+def _shared_columns(tasks: Sequence[Task]) -> list[str]:
+    """Columns that every task has, but for those that are passed by name."""
+    shared = set.intersection(*(set(task.columns) for task in tasks))
+    return sorted(shared - {"prompts", "completions", "answer", "task_id"})

@@ -1,0 +1,18 @@
+"""Rollouts: completions of prompts, and the engines that sample them."""
+
+from bots_lightning.rollouts.engine import RolloutEngine, Sampling, derive_seed, rollout_mode
+from bots_lightning.rollouts.generate import GenerateEngine
+from bots_lightning.rollouts.prompts import PromptEncoder, load_tokenizer
+from bots_lightning.rollouts.rollouts import Rollouts, completion_mask
+
+__all__ = [
+    "GenerateEngine",
+    "PromptEncoder",
+    "RolloutEngine",
+    "Rollouts",
+    "Sampling",
+    "completion_mask",
+    "derive_seed",
+    "load_tokenizer",
+    "rollout_mode",
+]

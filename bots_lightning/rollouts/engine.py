@@ -1,0 +1,88 @@
+"""The contract of everything that samples completions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedModel
+
+from bots_lightning.rollouts.rollouts import Rollouts
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn: the full softmax at a temperature, so that log-probabilities mean what they say.
+
+    Attributes:
+        max_completion_length: tokens, stop token included.
+        stop_token_ids: tokens that end a completion.
+        pad_token_id: fills rows on either side; it may equal a stop token.
+        temperature: divides the logits; 0 takes the most likely token.
+    """
+
+    max_completion_length: int
+    stop_token_ids: tuple[int, ...]
+    pad_token_id: int
+    temperature: float = 1.0
+
+
+class RolloutEngine(ABC):
+    """Samples completions of token-id prompts. Failures raise; nothing is dropped."""
+
+    @abstractmethod
+    def generate(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        policy_version: int = 0,
+    ) -> Rollouts:
+        """Samples n completions of every prompt.
+
+        Args:
+            model: the policy, left as it was (modes, generators).
+            prompts: P lists of token ids, none empty.
+            n: completions per prompt (G).
+            sampling: how to draw.
+            seed: all randomness of this call; the same seed gives the same completions.
+            policy_version: recorded in the result.
+
+        Returns:
+            R = P·n rows, row p·n + j being completion j of prompt p.
+        """
+
+
+def derive_seed(*keys: int) -> int:
+    """One 63-bit seed from several numbers, e.g. (seed, stream, iteration, rank); different keys, different streams."""
+    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def rollout_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Eval mode in every submodule and no gradient checkpointing, all flags restored afterwards.
+
+    Sampling in train mode with gradient checkpointing gives wrong tokens with no more than a warning, and dropout
+    changes the samples.
+    """
+    training = {module: module.training for module in model.modules()}
+    checkpointing = {m: m.gradient_checkpointing for m in training if getattr(m, "gradient_checkpointing", False)}
+    model.eval()
+    _set_checkpointing(checkpointing, enabled=False)
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+        _set_checkpointing(checkpointing, enabled=True)
+
+
+def _set_checkpointing(modules: dict[nn.Module, bool], enabled: bool) -> None:
+    for module in modules:
+        module.gradient_checkpointing = enabled  # type: ignore[assignment]

@@ -1,0 +1,71 @@
+"""From task prompts to token ids, and from token ids to text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+Prompt = str | list[dict[str, str]]
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint; one without a pad token gets its stop token as pad.
+
+    Pads are masked by position, so that a pad that is also a stop token does no harm.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+class PromptEncoder:
+    """Encodes prompts: strings as they are, chat messages through the tokenizer's template.
+
+    Args:
+        tokenizer: the policy's.
+        max_prompt_length: tokens; a longer prompt is an error unless `truncate`.
+        truncate: keep the last `max_prompt_length` tokens of longer prompts.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_prompt_length: int, truncate: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.max_prompt_length = max_prompt_length
+        self.truncate = truncate
+
+    def encode(self, prompts: Sequence[Prompt], ids: Sequence[str]) -> list[list[int]]:
+        """Token ids of each prompt.
+
+        Args:
+            prompts: P strings or lists of chat messages.
+            ids: P task ids, for error messages.
+
+        Raises:
+            ValueError: a prompt is empty, or too long and `truncate` is off.
+        """
+        encoded = [self._encode_one(prompt) for prompt in prompts]
+        for task_id, tokens in zip(ids, encoded, strict=True):
+            if not tokens:
+                raise ValueError(f"the prompt of task {task_id!r} has no tokens; expected at least one.")
+            if len(tokens) > self.max_prompt_length and not self.truncate:
+                raise ValueError(
+                    f"the prompt of task {task_id!r} has {len(tokens)} tokens, max_prompt_length is "
+                    f"{self.max_prompt_length}. Raise max_prompt_length, drop the task, or set truncate_prompts=true "
+                    "to keep the last tokens of long prompts."
+                )
+        return [tokens[-self.max_prompt_length :] for tokens in encoded]
+
+    def _encode_one(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer(prompt)["input_ids"]
+        return self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ]
+
+    def decode(self, completion_ids: Tensor, completion_mask: Tensor) -> list[str]:
+        """(R, T) completions as R strings, without special tokens."""
+        rows = [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)

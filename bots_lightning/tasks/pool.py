@@ -1,0 +1,168 @@
+"""The pool: all tasks that a run may choose from, as an Arrow table."""
+
+# Shapes: N tasks in the pool.
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from bots_lightning.beliefs import TaskFeatures
+from bots_lightning.tasks.checks import check_prompts, check_rates, check_unique
+
+Prompt = str | list[dict[str, str]]
+OWN_COLUMNS = ("id", "prompt", "answer", "group")
+
+
+def task_id(prompt: Prompt, answer: str) -> str:
+    """A stable name of a task without an id: 16 hex characters of the hash of its prompt and answer."""
+    messages = prompt if isinstance(prompt, str) else [[message["role"], message["content"]] for message in prompt]
+    return sha256(json.dumps([messages, answer]).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        id: names the task, stable across runs and files.
+        prompt: a string, or chat messages with `role` and `content`.
+        answer: what the reward function compares with.
+        group: domain or data source; empty if the pool has none.
+        columns: all other columns of the row, by name; reward functions receive them.
+    """
+
+    id: str
+    prompt: Prompt
+    answer: str
+    group: str = ""
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+class TaskPool:
+    """N tasks, in a fixed order.
+
+    Args:
+        table: N rows with `id` (string), `prompt` (string, or list of {role, content} structs), `answer` (string),
+            if the tasks have groups `group` (string), and any further columns.
+        references: names of numeric columns that hold the pass rates of reference models, null or NaN where unknown.
+        name: for messages only.
+
+    Raises:
+        ValueError: a column is missing or of the wrong type, there is no task, a prompt is empty, an answer is null,
+            an id appears twice, or a reference pass rate lies outside [0, 1].
+    """
+
+    def __init__(self, table: pa.Table, references: Sequence[str] = (), name: str = "") -> None:
+        self.table = table.combine_chunks()
+        self.references = tuple(references)
+        self.name = name
+        self._check()
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]], references: Sequence[str] = (), name: str = "") -> TaskPool:
+        """A pool of rows such as {"id": …, "prompt": …, "answer": …}; a key that a row lacks is null there."""
+        names = dict.fromkeys(key for row in rows for key in row)
+        return cls(pa.table({key: [row.get(key) for row in rows] for key in names}), references, name)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, index: int) -> Task:
+        if not 0 <= index < len(self):
+            raise IndexError(f"task index {index}; the pool has {len(self)} tasks, counted from 0.")
+        row = {name: self.table[name][int(index)].as_py() for name in self.table.column_names}
+        own = {name: row.pop(name) or "" for name in OWN_COLUMNS if name in row}
+        return Task(**own, columns=row)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The N ids."""
+        return self.table["id"].to_pylist()
+
+    @cached_property
+    def groups(self) -> npt.NDArray[np.str_]:
+        """(N,) the group of each task; empty if the pool has no groups."""
+        if "group" not in self.table.column_names:
+            return np.empty(0, dtype=np.str_)
+        return np.array([group or "" for group in self.table["group"].to_pylist()], dtype=np.str_)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex characters that stand for ids, order and reference pass rates, whatever the pool's name."""
+        digest = sha256(json.dumps(self.ids).encode())
+        for name in self.references:
+            digest.update(self._rates(name).astype("<f8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def features(self) -> TaskFeatures:
+        """What beliefs and selectors may know of the tasks."""
+        references = {name: self._rates(name) for name in self.references}
+        return TaskFeatures(len(self), references, self.groups, self.fingerprint)
+
+    def with_columns(self, columns: Mapping[str, Sequence[Any]], references: Sequence[str]) -> TaskPool:
+        """A pool with further (or replaced) columns of N values; `references` are all of its reference columns.
+
+        Raises:
+            ValueError: a column has another length, or the result is no valid pool.
+        """
+        table = self.table
+        for name, values in columns.items():
+            if len(values) != len(self):
+                raise ValueError(f"column {name!r} has {len(values)} values; expected {len(self)}, one per task.")
+            if name in table.column_names:
+                table = table.drop_columns([name])
+            table = table.append_column(name, pa.array(values))
+        return TaskPool(table, references, self.name)
+
+    def select(self, indices: Iterable[int]) -> TaskPool:
+        """The pool of some of the tasks, in the order of their positions in `indices`."""
+        chosen = np.asarray(list(indices), dtype=np.int64)
+        if ((chosen < 0) | (chosen >= len(self))).any():
+            raise IndexError(f"task indices {chosen.min()} to {chosen.max()}; the pool has {len(self)}, from 0.")
+        return TaskPool(self.table.take(pa.array(chosen)), self.references, self.name)
+
+    def _rates(self, name: str) -> npt.NDArray[np.float64]:
+        """(N,) the pass rates of a reference column, NaN where unknown, the same bits for every NaN."""
+        rates = np.array(self.table[name].to_pylist(), dtype=np.float64)
+        return np.where(np.isnan(rates), np.nan, rates)
+
+    def _check(self) -> None:
+        what = f"the pool {self.name!r}" if self.name else "the pool"
+        if len(self) == 0:
+            raise ValueError(f"{what} has no tasks; expected at least one.")
+        missing = [name for name in ("id", "prompt", "answer", *self.references) if name not in self.table.column_names]
+        if missing:
+            raise ValueError(
+                f"{what} has no column {', '.join(map(repr, missing))}; it has {self.table.column_names}. "
+                "Expected id, prompt, answer and every column named in `references`."
+            )
+        for name in ("id", "answer", "group"):
+            if name in self.table.column_names:
+                self._check_strings(name, nullable=name == "group")
+        check_unique(self.ids, lambda row: f"row {row}")
+        check_prompts(self.table["prompt"].to_pylist(), self._place)
+        for name in self.references:
+            check_rates(name, self.table[name].to_pylist(), self._place)
+
+    def _check_strings(self, name: str, nullable: bool) -> None:
+        column = self.table[name]
+        if not (
+            pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_null(column.type)
+        ):
+            raise ValueError(f"column {name!r} has the type {column.type}; expected strings. Convert its values first.")
+        if column.null_count and not nullable:
+            row = column.to_pylist().index(None)
+            place = f"row {row}" if name == "id" else self._place(row)
+            raise ValueError(f"{place}: the {name} is null. Fill it in or remove the task.")
+
+    def _place(self, row: int) -> str:
+        return f"task {self.ids[row]!r} (row {row})"

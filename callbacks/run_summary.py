@@ -1,0 +1,160 @@
+"""What a run has come to: `summary.json`, and a table for the person who waited."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch import Callback
+from rich.console import Console
+from rich.table import Table
+
+from bots_lightning.evaluation import effective_number
+from callbacks.effective_task_ratio import EffectiveTaskRatio
+from callbacks.selection_overhead import SelectionOverhead
+
+C = TypeVar("C", bound=Callback)
+
+
+class RunSummary(Callback):
+    """Writes `summary.json` in the run folder when training ends, and prints it as a table.
+
+    Needs `EffectiveTaskRatio` and `SelectionOverhead` beside it.
+
+    Args:
+        table: print the table.
+    """
+
+    def __init__(self, table: bool = True) -> None:
+        self.table = table
+        self.wall_seconds = 0.0
+        self._started: float | None = None
+        self._effective_task_ratio = float("nan")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Looks for the callbacks whose figures it collects."""
+        self._etr = _sibling(trainer, EffectiveTaskRatio)
+        self._overhead = _sibling(trainer, SelectionOverhead)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self.wall_seconds, self._started = self._elapsed(), None
+        self._effective_task_ratio = self._etr.mean
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes and prints; the module's last evaluation is over by now."""
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        summary = self.summarize(trainer, pl_module)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        if self.table:
+            print_summary(summary, folder)
+
+    def summarize(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The figures of the run; null where there is none."""
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        progress: Any = pl_module.progress
+        counts = datamodule.selection_counts
+        summary = {
+            "seed": pl_module.seed,
+            "selector": type(datamodule.selector).__name__,
+            "iterations": progress.iterations,
+            "rollouts": progress.rollouts,
+            "generated_tokens": progress.generated_tokens,
+            "wall_seconds": self._elapsed(),
+            "effective_task_ratio": self._effective_task_ratio,
+            "selection_overhead_fraction": self._overhead.fraction,
+            "pool_tasks": len(counts),
+            "distinct_tasks": int((counts > 0).sum()),
+            "effective_tasks": effective_number(counts),
+            "evaluation": _before_after_best(pl_module.evaluations),  # type: ignore[arg-type]
+        }
+        return _without_nan(summary)
+
+    def _elapsed(self) -> float:
+        running = 0.0 if self._started is None else time.perf_counter() - self._started
+        return self.wall_seconds + running
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds so far."""
+        return {"wall_seconds": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues the clock."""
+        self.wall_seconds = state_dict["wall_seconds"]
+
+
+def _sibling(trainer: Trainer, kind: type[C]) -> C:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, kind):
+            return callback
+    raise ValueError(f"RunSummary needs callbacks.{kind.__name__}; add it to trainer.callbacks.")
+
+
+def _before_after_best(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """First, last and best evaluation by the mean of the overall avg@n; all null if there was none."""
+    if not evaluations:
+        return {"before": None, "after": None, "best": None}
+
+    def overall(evaluation: dict[str, Any]) -> float:
+        values = [value for name, value in evaluation["scores"].items() if _is_overall(name)]
+        return sum(values) / len(values)
+
+    return {"before": evaluations[0], "after": evaluations[-1], "best": max(evaluations, key=overall)}
+
+
+def _is_overall(name: str) -> bool:
+    """`eval/NAME/avg@n`, and not `eval/NAME/GROUP/avg@n`."""
+    return name.count("/") == 2 and name.split("/")[2].startswith("avg@")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def print_summary(summary: dict[str, Any], folder: Path) -> None:
+    """The table at the end of a run."""
+    title = f"{folder.name}: {summary['iterations']} iterations in {summary['wall_seconds']:.0f} s"
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    table.add_column("")
+    for column in ("before", "after", "change"):
+        table.add_column(column, justify="right")
+    evaluation = summary["evaluation"]
+    if evaluation["before"]:
+        for name, before in evaluation["before"]["scores"].items():
+            after = evaluation["after"]["scores"].get(name)
+            table.add_row(name.removeprefix("eval/"), *_before_after(before, after))
+        table.add_section()
+    ratio, overhead = summary["effective_task_ratio"], summary["selection_overhead_fraction"]
+    facts = {
+        "selector": summary["selector"],
+        "effective task ratio": "–" if ratio is None else f"{ratio:.3f}",
+        "distinct / effective tasks": f"{summary['distinct_tasks']:,} / {summary['effective_tasks']:,.0f} "
+        f"of {summary['pool_tasks']:,}",
+        "rollouts / tokens": f"{summary['rollouts']:,} / {summary['generated_tokens']:,}",
+        "selection overhead": "–" if overhead is None else f"{100 * overhead:.3f} %",
+        "files": str(folder),
+    }
+    console = Console()
+    console.print()
+    console.print(table)
+    for label, fact in facts.items():
+        console.print(f"{label:<28}{fact}", highlight=False)
+
+
+def _before_after(before: float | None, after: float | None) -> tuple[str, str, str]:
+    if before is None or after is None:
+        return tuple("–" if value is None else f"{value:.3f}" for value in (before, after)) + ("–",)  # type: ignore[return-value]
+    return f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"

@@ -1,0 +1,65 @@
+"""Log-probabilities against a naive pass over each row alone, without padding."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bots_lightning.algorithms.logprobs import completion_logprobs, microbatches
+from bots_lightning.rollouts import Rollouts
+
+PROMPTS = [[5, 6, 7, 8], [9], [4, 3]]
+COMPLETIONS = [[6, 1], [7, 8, 9, 10, 1], [3]]
+
+
+def padded_rollouts() -> Rollouts:
+    prompt_ids, completion_ids = torch.zeros(3, 4, dtype=torch.long), torch.zeros(3, 5, dtype=torch.long)
+    for i, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        prompt_ids[i, 4 - len(prompt) :] = torch.tensor(prompt)
+        completion_ids[i, : len(completion)] = torch.tensor(completion)
+    return Rollouts(
+        prompt_ids,
+        prompt_ids != 0,
+        completion_ids,
+        completion_ids != 0,
+        finished=torch.tensor([True, True, False]),
+        policy_version=0,
+    )
+
+
+def naive(model: PreTrainedModel, prompt: list[int], completion: list[int], temperature: float) -> Tensor:
+    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / temperature
+    return logits.log_softmax(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_padding_changes_nothing(model: PreTrainedModel, temperature: float) -> None:
+    logprobs, entropy = completion_logprobs(model, padded_rollouts(), temperature)
+    for i, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        expected = naive(model, prompt, completion, temperature)
+        chosen = expected.gather(1, torch.tensor(completion)[:, None])[:, 0]
+        torch.testing.assert_close(logprobs[i, : len(completion)], chosen, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            entropy[i, : len(completion)], -(expected.exp() * expected).sum(-1), rtol=0, atol=1e-5
+        )
+
+
+def test_gradients_flow_through_the_logprobs_and_not_the_entropy(model: PreTrainedModel) -> None:
+    logprobs, entropy = completion_logprobs(model, padded_rollouts())
+    logprobs.sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert not entropy.requires_grad
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
+def test_microbatches_cover_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    groups = microbatches(torch.tensor(lengths), budget)
+    assert sorted(torch.cat(groups).tolist()) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(lengths[i] for i in group.tolist()) <= budget
+
+
+def test_no_budget_is_one_group() -> None:
+    assert [group.tolist() for group in microbatches(torch.tensor([3, 1, 2]), None)] == [[0, 1, 2]]

@@ -1,0 +1,57 @@
+"""Fixtures that many tests share: a tiny policy, a small pool, and a quiet environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
+
+from bots_lightning.quickstart.tokenizer import character_tokenizer
+from bots_lightning.tasks.procedural import ALPHABET
+
+torch.set_num_threads(1)
+
+
+def tiny_model(vocab_size: int, seed: int = 0, **overrides: object) -> PreTrainedModel:
+    """A random Qwen3 of some ten thousand weights."""
+    config = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+        initializer_range=0.2,
+        **overrides,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tiny random policy and its character tokenizer."""
+    folder: Path = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = character_tokenizer(ALPHABET)
+    tiny_model(len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def model() -> PreTrainedModel:
+    """A tiny random model with a vocabulary of 12; 0 is pad, 1 is stop."""
+    return tiny_model(12)

@@ -1,0 +1,97 @@
+"""The engine samples from the policy's own softmax, whatever the checkpoint's generation config says."""
+
+# P prompts, n completions each, R = P·n rows.
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from transformers import GenerationConfig, PreTrainedModel
+
+from bots_lightning.rollouts import GenerateEngine, Sampling, derive_seed, rollout_mode
+
+PROMPTS = [[5, 6, 7], [8], [9, 10]]
+SAMPLING = Sampling(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0)
+
+
+def test_rows_are_ordered_by_prompt_and_prompts_padded_left(model: PreTrainedModel) -> None:
+    rollouts = GenerateEngine().generate(model, PROMPTS, 2, SAMPLING, seed=0)
+    assert rollouts.prompt_ids.tolist() == [[5, 6, 7]] * 2 + [[0, 0, 8]] * 2 + [[0, 9, 10]] * 2
+    assert rollouts.prompt_mask.int().tolist() == [[1, 1, 1]] * 2 + [[0, 0, 1]] * 2 + [[0, 1, 1]] * 2
+
+
+def test_greedy_completions_are_those_of_each_prompt_alone(model: PreTrainedModel) -> None:
+    sampling = Sampling(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0, temperature=0)
+    rollouts = GenerateEngine().generate(model, PROMPTS, 1, sampling, seed=0)
+    for i, prompt in enumerate(PROMPTS):
+        tokens, expected = list(prompt), []
+        while len(expected) < 6 and 1 not in expected:
+            expected.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+            tokens.append(expected[-1])
+        assert rollouts.completion_ids[i][rollouts.completion_mask[i]].tolist() == expected
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_frequencies_are_the_softmax_in_spite_of_the_checkpoints_config(
+    model: PreTrainedModel, temperature: float
+) -> None:
+    model.generation_config = GenerationConfig(
+        do_sample=True, top_k=2, top_p=0.3, repetition_penalty=1.8, temperature=0.1, eos_token_id=1
+    )
+    shipped = model.generation_config
+    sampling = Sampling(max_completion_length=1, stop_token_ids=(1,), pad_token_id=0, temperature=temperature)
+    rollouts = GenerateEngine().generate(model, [[5, 6, 7]], 4000, sampling, seed=0)
+    with torch.no_grad():
+        probabilities = (model(torch.tensor([[5, 6, 7]])).logits[0, -1] / temperature).softmax(-1).double()
+    counts = torch.bincount(rollouts.completion_ids[:, 0], minlength=12)
+    assert chisquare(counts.numpy(), (probabilities / probabilities.sum()).numpy() * 4000).pvalue > 1e-3
+    assert model.generation_config is shipped
+
+
+def test_the_same_seed_gives_the_same_completions_and_leaves_the_global_generator_alone(
+    model: PreTrainedModel,
+) -> None:
+    before = torch.random.get_rng_state()
+    first, second, other = (GenerateEngine().generate(model, PROMPTS, 8, SAMPLING, seed=s) for s in (3, 3, 4))
+    assert torch.equal(first.completion_ids, second.completion_ids)
+    assert first.completion_ids.shape != other.completion_ids.shape or not torch.equal(
+        first.completion_ids, other.completion_ids
+    )
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_more_rows_than_fit_at_once_are_sampled_in_turn(model: PreTrainedModel) -> None:
+    greedy = Sampling(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0, temperature=0)
+    whole = GenerateEngine().generate(model, PROMPTS, 2, greedy, seed=0)
+    parts = GenerateEngine(max_rows=2).generate(model, PROMPTS, 2, greedy, seed=0)
+    assert torch.equal(whole.completion_ids, parts.completion_ids)
+    sampled = GenerateEngine(max_rows=2).generate(model, [[5]] * 2, 2, SAMPLING, seed=0)
+    assert len({tuple(row) for row in sampled.completion_ids.tolist()}) > 2  # the parts have seeds of their own
+
+
+def test_an_unfinished_completion_is_cut_at_the_limit(model: PreTrainedModel) -> None:
+    never = Sampling(max_completion_length=3, stop_token_ids=(11,), pad_token_id=0)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[11] = -100 * model.get_input_embeddings().weight[11].sign()
+    rollouts = GenerateEngine().generate(model, PROMPTS, 4, never, seed=0)
+    unfinished = ~rollouts.finished
+    assert unfinished.any()
+    assert (rollouts.lengths[unfinished] == 3).all()
+
+
+def test_rollout_mode_restores_every_flag(model: PreTrainedModel) -> None:
+    model.train()
+    model.gradient_checkpointing_enable()
+    model.model.layers[0].eval()
+    before = {name: (m.training, getattr(m, "gradient_checkpointing", None)) for name, m in model.named_modules()}
+    with pytest.raises(RuntimeError, match="boom"), rollout_mode(model):
+        assert not any(m.training for m in model.modules())
+        assert not any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+        raise RuntimeError("boom")
+    after = {name: (m.training, getattr(m, "gradient_checkpointing", None)) for name, m in model.named_modules()}
+    assert before == after
+
+
+def test_derived_seeds_differ_by_every_key() -> None:
+    seeds = {derive_seed(a, b, c) for a in range(5) for b in range(5) for c in range(5)}
+    assert len(seeds) == 125
+    assert derive_seed(1, 2) == derive_seed(1, 2)

@@ -1,0 +1,162 @@
+"""What holds for every selector: errors, determinism, and a state that survives a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bots_lightning.beliefs import BetaBelief, Evidence, ReferenceInterpolation, TaskFeatures
+from bots_lightning.selection import TaskSelector, ThompsonSelector, UniformSelector
+
+NAN = float("nan")
+FEATURES = TaskFeatures(
+    9,
+    {
+        "small": np.array([0.2, 0.4, 0.1, NAN, 0.3, NAN, 0.5, 0.0, 0.9]),
+        "large": np.array([0.6, 0.8, 0.5, 0.9, NAN, NAN, 0.5, 1.0, 0.7]),
+    },
+    fingerprint="maths-463",
+)
+
+SELECTORS: dict[str, Callable[[], TaskSelector]] = {
+    "uniform": UniformSelector,
+    "explicit": lambda: ThompsonSelector(BetaBelief(implicit_weight=0.0)),
+    "bots": lambda: ThompsonSelector(BetaBelief(implicit=ReferenceInterpolation("small", "large"))),
+    "implicit": lambda: ThompsonSelector(
+        BetaBelief(1.0, 1.0, implicit=ReferenceInterpolation("small", "large")), explore=False
+    ),
+}
+
+
+@pytest.fixture(params=SELECTORS)
+def new_selector(request: pytest.FixtureRequest) -> Callable[..., TaskSelector]:
+    """Builds a selector that is ready on the pool."""
+
+    def build(seed: int = 0, features: TaskFeatures = FEATURES) -> TaskSelector:
+        selector = SELECTORS[request.param]()
+        selector.setup(features, seed)
+        return selector
+
+    return build
+
+
+def outcome(batch: np.ndarray, step: int) -> Evidence:
+    """Success counts that depend on tasks and step alone, fractional ones included."""
+    counts = np.full(len(batch), 4.0 + step % 3)
+    return Evidence(batch, counts * ((7 * batch + 3 * step) % 11) / 10, counts)
+
+
+def run(selector: TaskSelector, steps: range, batch_size: int = 4) -> list[list[int]]:
+    """The batches of some steps of select and observe."""
+    batches = []
+    for step in steps:
+        batch = selector.select(batch_size)
+        selector.observe(outcome(batch, step))
+        batches.append(batch.tolist())
+    return batches
+
+
+def to_tensors(state: Any) -> Any:
+    """A state as a checkpoint holds it: tensors, numbers, strings, lists and dictionaries only."""
+    if isinstance(state, dict):
+        return {name: to_tensors(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [to_tensors(value) for value in state]
+    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state
+
+
+def to_arrays(state: Any) -> Any:
+    """The inverse of `to_tensors`."""
+    if isinstance(state, dict):
+        return {name: to_arrays(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [to_arrays(value) for value in state]
+    return state.numpy() if isinstance(state, torch.Tensor) else state
+
+
+@pytest.mark.parametrize("steps_before", [0, 1, 7])
+def test_a_resumed_selector_draws_what_the_uninterrupted_one_draws(
+    new_selector: Callable[..., TaskSelector], steps_before: int, tmp_path: Path
+) -> None:
+    uninterrupted, resumed = new_selector(seed=5), new_selector(seed=77)
+    run(uninterrupted, range(steps_before))
+    run(resumed, range(3))  # all of this is to be overwritten
+    torch.save(to_tensors(uninterrupted.state_dict()), tmp_path / "selector.ckpt")
+    resumed.load_state_dict(to_arrays(torch.load(tmp_path / "selector.ckpt", weights_only=True)))
+    going_on = range(steps_before, steps_before + 10)
+    assert run(resumed, going_on) == run(uninterrupted, going_on)
+    assert resumed.metrics() == uninterrupted.metrics()
+
+
+def test_a_resume_between_select_and_observe_loses_nothing(new_selector: Callable[..., TaskSelector]) -> None:
+    uninterrupted, resumed = new_selector(seed=5), new_selector(seed=77)
+    run(uninterrupted, range(3))
+    batch = uninterrupted.select(4)
+    resumed.load_state_dict(uninterrupted.state_dict())
+    for selector in (uninterrupted, resumed):
+        selector.observe(outcome(batch, 3))
+    assert run(resumed, range(4, 14)) == run(uninterrupted, range(4, 14))
+
+
+def test_a_saved_state_is_a_copy(new_selector: Callable[..., TaskSelector]) -> None:
+    selector, resumed = new_selector(), new_selector()
+    run(selector, range(3))
+    state = selector.state_dict()
+    expected = run(selector, range(3, 13))
+    for _ in range(2):  # neither the run that saved it nor the one that took it over writes into it
+        resumed.load_state_dict(state)
+        assert run(resumed, range(3, 13)) == expected
+
+
+def test_equal_seeds_give_equal_draws_and_other_seeds_others(new_selector: Callable[..., TaskSelector]) -> None:
+    assert run(new_selector(seed=5), range(10)) == run(new_selector(seed=5), range(10))
+    assert run(new_selector(seed=5), range(10)) != run(new_selector(seed=6), range(10))
+
+
+def test_setup_starts_afresh(new_selector: Callable[..., TaskSelector]) -> None:
+    selector = new_selector(seed=5)
+    first = run(selector, range(10))
+    selector.setup(FEATURES, 5)
+    assert run(selector, range(10)) == first
+
+
+def test_global_seeds_are_neither_read_nor_moved(new_selector: Callable[..., TaskSelector]) -> None:
+    np.random.seed(1)
+    undisturbed = run(new_selector(), range(5))
+    after = np.random.random()
+    np.random.seed(1)
+    assert np.random.random() == after
+    assert run(new_selector(), range(5)) == undisturbed
+
+
+def test_the_state_of_another_pool_is_refused_and_changes_nothing(new_selector: Callable[..., TaskSelector]) -> None:
+    other = TaskFeatures(FEATURES.num_tasks, FEATURES.references, fingerprint="code-9")
+    selector, untouched, stranger = new_selector(seed=5), new_selector(seed=5), new_selector(seed=6, features=other)
+    run(stranger, range(3))
+    with pytest.raises(ValueError, match=r"belongs to the pool 'code-9', this run's pool is 'maths-463'\. Resume with"):
+        selector.load_state_dict(stranger.state_dict())
+    assert run(selector, range(10)) == run(untouched, range(10))
+
+
+@pytest.mark.parametrize("batch_size", [10, 0, -3])
+def test_a_batch_that_does_not_fit_names_both_numbers(
+    new_selector: Callable[..., TaskSelector], batch_size: int
+) -> None:
+    selector, untouched = new_selector(), new_selector()
+    with pytest.raises(
+        ValueError, match=rf"batch_size={batch_size} does not fit the pool of 9 tasks.*data\.batch_size"
+    ):
+        selector.select(batch_size)
+    assert run(selector, range(5)) == run(untouched, range(5))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 9])
+def test_batches_hold_distinct_tasks_of_the_pool(new_selector: Callable[..., TaskSelector], batch_size: int) -> None:
+    for batch in run(new_selector(), range(30), batch_size):
+        assert len(set(batch)) == batch_size
+        assert set(batch) <= set(range(FEATURES.num_tasks))
