@@ -10,12 +10,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.tasks.procedural import ALPHABET
 
 torch.set_num_threads(1)
+settings.register_profile("tests", deadline=None)  # wall-clock deadlines fail on a busy machine
+settings.load_profile("tests")
 
 
 def tiny_model(vocab_size: int, seed: int = 0, **overrides: object) -> PreTrainedModel:

@@ -23,8 +23,8 @@ FLOORS = (
     "rewards",
     "rollouts",
     "evaluation",
-    "algorithms",
     "data",
+    "algorithms",
     "quickstart",
     "cli",
 )

@@ -34,6 +34,17 @@ class TaskFeatures:
     groups: npt.NDArray[np.str_] = field(default_factory=lambda: np.empty(0, dtype=np.str_))
     fingerprint: str = ""
 
+    def __post_init__(self) -> None:
+        for name, rates in self.references.items():
+            if rates.shape != (self.num_tasks,):
+                raise ValueError(f"reference {name!r} has shape {rates.shape}; expected ({self.num_tasks},).")
+            bad = np.flatnonzero(~(np.isnan(rates) | ((rates >= 0) & (rates <= 1))))
+            if len(bad):
+                raise ValueError(
+                    f"reference {name!r} holds {rates[bad[0]]} for task index {bad[0]}; expected pass rates in [0, 1], "
+                    "NaN where unknown."
+                )
+
     def reference(self, name: str) -> FloatArray:
         """The pass rates of one reference model, shape (N,).
 

@@ -42,7 +42,7 @@ def generalized_update(
 class BetaBelief(Belief):
     """Every task's success probability is Beta(α, β): explicit counts, implicit evidence and forgetting.
 
-    Special cases (ALGORITHMS of BOTS): ρ = 0 uses direct evidence only; ρ = λ = 1 uses predictions only.
+    The posterior of BOTS (arXiv:2510.26374). Special cases: ρ = 0 uses direct evidence only; ρ = λ = 1 predictions only.
     A task without a prediction receives no implicit evidence: its posterior returns to the prior by λ.
 
     Args:
@@ -62,8 +62,8 @@ class BetaBelief(Belief):
         for name, value in (("forgetting", forgetting), ("implicit_weight", implicit_weight)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}; expected a number in [0, 1].")
-        if min(prior) <= 0:
-            raise ValueError(f"prior={tuple(prior)}; expected two positive numbers (alpha0, beta0).")
+        if len(prior) != 2 or not all(0 < concentration < np.inf for concentration in prior):
+            raise ValueError(f"prior={tuple(prior)}; expected two finite positive numbers (alpha0, beta0).")
         self.forgetting = forgetting
         self.implicit_weight = implicit_weight
         self.prior = float(prior[0]), float(prior[1])
@@ -77,7 +77,11 @@ class BetaBelief(Belief):
             self.implicit.setup(features)
 
     def observe(self, evidence: Evidence) -> None:
-        """One generalized posterior update of all N tasks; G is the mean count of the step's tasks."""
+        """One generalized posterior update of all N tasks.
+
+        The G of the pseudo-counts is the mean count of the step's tasks, rows of the same task added up. Evidence
+        without any rollouts is no step: nothing changes, nothing is forgotten.
+        """
         evidence = evidence.merged()
         if len(evidence) == 0:
             return
@@ -128,8 +132,17 @@ class BetaBelief(Belief):
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """Takes over α, β and the implicit predictor's state."""
+        """Takes over α, β and the implicit predictor's state.
+
+        Raises:
+            ValueError: only one of state and belief has an implicit predictor.
+        """
+        if ("implicit" in state) != (self.implicit is not None):
+            raise ValueError(
+                f"the saved belief has {'an' if 'implicit' in state else 'no'} implicit predictor, this one has "
+                f"{'none' if self.implicit is None else 'one'}. Resume with the `implicit` of the checkpoint's config."
+            )
         self.alpha = np.array(state["alpha"], dtype=np.float64)
         self.beta = np.array(state["beta"], dtype=np.float64)
-        if self.implicit is not None and "implicit" in state:
+        if self.implicit is not None:
             self.implicit.load_state_dict(state["implicit"])

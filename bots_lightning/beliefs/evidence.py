@@ -29,6 +29,8 @@ class Evidence:
     counts: npt.NDArray[np.float64]
 
     def __post_init__(self) -> None:
+        if len(self.indices) and np.asarray(self.indices).dtype.kind not in "iu":
+            raise ValueError(f"indices have dtype {np.asarray(self.indices).dtype}; expected integers.")
         object.__setattr__(self, "indices", np.asarray(self.indices, dtype=np.int64))
         object.__setattr__(self, "successes", np.asarray(self.successes, dtype=np.float64))
         object.__setattr__(self, "counts", np.asarray(self.counts, dtype=np.float64))

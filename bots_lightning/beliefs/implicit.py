@@ -37,12 +37,15 @@ class ReferenceInterpolation:
         weak: name of the pool's column with the weaker reference's pass rates.
         strong: name of the column with the stronger one's.
         momentum: γ, in [0, 1).
-        min_gap: the smallest |mean u − mean w| of a batch that still says something about μ.
+        min_gap: the smallest |mean u − mean w| of a batch that still says something about μ; below some hundredths
+            the gap is mostly noise of the references' own rollouts.
     """
 
-    def __init__(self, weak: str, strong: str, momentum: float = 0.9, min_gap: float = 0.01) -> None:
+    def __init__(self, weak: str, strong: str, momentum: float = 0.9, min_gap: float = 0.05) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum}; expected a number in [0, 1).")
+        if not min_gap > 0:
+            raise ValueError(f"min_gap={min_gap}; expected a positive number: it keeps mu finite.")
         if weak == strong:
             raise ValueError(f"weak and strong are the same column {weak!r}; expected two reference models.")
         self.weak, self.strong = weak, strong

@@ -43,7 +43,8 @@ class TaskSelector(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All that `select` and `observe` change, as numpy arrays, numbers and strings."""
-        return {"fingerprint": self.fingerprint, "rng": json.dumps(self.rng.bit_generator.state)}
+        rng = json.dumps(self.rng.bit_generator.state)
+        return {"fingerprint": self.fingerprint, "num_tasks": self.num_tasks, "rng": rng}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a state saved for the same pool.
@@ -51,10 +52,10 @@ class TaskSelector(ABC):
         Raises:
             ValueError: the state belongs to another pool.
         """
-        if state["fingerprint"] != self.fingerprint:
+        if (state["fingerprint"], state["num_tasks"]) != (self.fingerprint, self.num_tasks):
             raise ValueError(
-                f"the checkpoint's selector belongs to the pool {state['fingerprint']!r}, this run's pool is "
-                f"{self.fingerprint!r}. Resume with the pool (files, seed, filters) of the checkpoint, or start afresh."
+                f"the checkpoint's selector belongs to the pool {state['fingerprint']!r} of {state['num_tasks']} tasks, "
+                f"this run's pool is {self.fingerprint!r} of {self.num_tasks}. Resume with the pool (files, seed, filters) of the checkpoint, or start afresh."
             )
         self.rng.bit_generator.state = json.loads(state["rng"])
 
