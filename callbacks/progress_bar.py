@@ -9,7 +9,9 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 class TaskProgressBar(TQDMProgressBar):
     """Lightning's progress bar showing the mean reward, the effective task ratio and held-out accuracy."""
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """The latest figures, by the short names of the bar."""
         logged = trainer.callback_metrics
         names = {"reward": "reward", "ETR": "selection/effective_task_ratio"}

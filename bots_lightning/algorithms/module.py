@@ -222,11 +222,11 @@ class PolicyModule(LightningModule):
             with _timed(timings, "reward"):
                 completions = self.encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
                 rewards = self.scorer(batch.tasks, completions)
+            self._datamodule.observe(self._evidence(batch.indices, rewards))
+            timings["observe"] = self._datamodule.observe_seconds
             with _timed(timings, "update"):
                 reward_tensor = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
                 metrics = self.update(rollouts, reward_tensor)
-            self._datamodule.observe(self._evidence(batch.indices, rewards))
-            timings["observe"] = self._datamodule.observe_seconds
         num_tokens = int(rollouts.lengths.sum())
         self._count(len(rollouts), num_tokens)
         self._log_step(rollouts, reward_tensor, metrics, timings)
@@ -243,7 +243,9 @@ class PolicyModule(LightningModule):
         """n completions of each task under the present policy."""
         assert self.policy is not None
         prompts = self.encoder.encode([task.prompt for task in tasks], [task.id for task in tasks])
-        sampling = self.sampling if temperature is None else Sampling(**(vars(self.sampling) | {"temperature": temperature}))
+        sampling = (
+            self.sampling if temperature is None else Sampling(**(vars(self.sampling) | {"temperature": temperature}))
+        )
         return self.engine.generate(
             language_model(self.policy), prompts, n, sampling, seed, policy_version=self.progress.iterations
         )

@@ -4,4 +4,12 @@ from bots_lightning.evaluation.effective_tasks import EffectiveTaskRate, effecti
 from bots_lightning.evaluation.metrics_csv import MetricsCSV, read_metrics
 from bots_lightning.evaluation.pass_at_k import HeldOutScore, pass_at_k
 
-__all__ = ["EffectiveTaskRate", "HeldOutScore", "MetricsCSV", "effective_number", "mixed_groups", "pass_at_k", "read_metrics"]
+__all__ = [
+    "EffectiveTaskRate",
+    "HeldOutScore",
+    "MetricsCSV",
+    "effective_number",
+    "mixed_groups",
+    "pass_at_k",
+    "read_metrics",
+]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +24,15 @@ COLUMNS = {WEAK: "weak_pass_rate", STRONG: "strong_pass_rate"}
 
 
 class QuickstartTasks(TaskSource):
-    """Procedural tasks whose reference pass rates are measured by rolling out two warm-start checkpoints.
+    """Procedural tasks of the warm start's families, all eight levels, with measured reference pass rates.
 
-    The columns are `weak_pass_rate` and `strong_pass_rate`; they are made on first use and cached.
+    The columns `weak_pass_rate` and `strong_pass_rate` come from rolling out two warm-start checkpoints over the train
+    split; they are made on first use and cached. Held-out tasks carry none.
 
     Args:
         num_tasks: N.
         seed: of the tasks and of the references' rollouts.
+        split: "train", or "heldout" for tasks that share no prompt with it.
         reference_rollouts: completions per task and reference.
         warm_start: the references' training run; the same as the policy's unless told otherwise.
     """
@@ -38,17 +41,21 @@ class QuickstartTasks(TaskSource):
         self,
         num_tasks: int = 4000,
         seed: int = 0,
+        split: Literal["train", "heldout"] = "train",
         reference_rollouts: int = 8,
         warm_start: WarmStart | None = None,
     ) -> None:
-        self.tasks = ProceduralTasks(num_tasks=num_tasks, seed=seed)
-        self.seed = seed
-        self.reference_rollouts = reference_rollouts
         self.warm_start = warm_start or WarmStart()
+        self.tasks = ProceduralTasks(num_tasks, seed, split, families=self.warm_start.families)
+        self.seed = seed
+        self.split = split
+        self.reference_rollouts = reference_rollouts
 
     def load(self) -> TaskPool:
-        """The pool with both reference columns."""
+        """The pool, with both reference columns if it is the train split."""
         pool = self.tasks.load()
+        if self.split == "heldout":
+            return pool
         key = digest([self.warm_start.key(), pool.fingerprint, self.reference_rollouts, self.seed])
         folder = cached_folder(cache_root() / f"references-{key}", lambda folder: self._measure(pool, folder))
         table = pq.read_table(folder / "pass_rates.parquet")

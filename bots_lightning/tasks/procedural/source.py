@@ -47,12 +47,14 @@ def draw(
     return None
 
 
-def sample_examples(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
-    """A list of n (prompt, answer) of the train split, all families and levels alike; for supervised training.
+def sample_examples(
+    rng: np.random.Generator, n: int, families: Sequence[str] | None = None, levels: Sequence[int] | None = None
+) -> list[tuple[str, str]]:
+    """A list of n (prompt, answer) of the train split, for supervised training.
 
-    Prompts may repeat: small cells hold fewer than a hundred.
+    Families and levels (all by default) are drawn alike. Prompts may repeat: small cells hold fewer than a hundred.
     """
-    cells = list(product(FAMILIES, LEVELS))
+    cells = list(product(_chosen("families", families, tuple(FAMILIES)), _chosen("levels", levels, LEVELS)))
     examples = [draw(rng, cells[i], heldout=False, seen=frozenset()) for i in rng.integers(len(cells), size=n).tolist()]
     return [example for example in examples if example is not None]
 
