@@ -131,39 +131,44 @@ class TaskDataModule(LightningDataModule):
 
     # --- loaders ------------------------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> DataLoader[Task]:
+    def train_dataloader(self) -> DataLoader[tuple[int, Task]]:
         """A sized loader whose batches are drawn one at a time; building it draws nothing."""
         if self.batch_size % _world_size():
             raise ValueError(
                 f"batch_size={self.batch_size} tasks do not divide evenly over {_world_size()} ranks; "
                 f"choose a multiple of {_world_size()}."
             )
-        pool = self._require_pool()
+        pool = self.require_pool()
         steps = self.steps_per_epoch or -(-len(pool) // self.batch_size)
         return self._loader(pool, _SelectedBatches(self, steps))
 
-    def val_dataloader(self) -> list[DataLoader[Task]]:
+    def val_dataloader(self) -> list[DataLoader[tuple[int, Task]]]:
         """One loader for each held-out pool, in the order of `evaluation`."""
         return [self._sequential_loader(pool) for pool in self.eval_pools.values()]
 
-    def test_dataloader(self) -> list[DataLoader[Task]]:
+    def test_dataloader(self) -> list[DataLoader[tuple[int, Task]]]:
         """The same held-out pools."""
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> DataLoader[Task]:
+    def predict_dataloader(self) -> DataLoader[tuple[int, Task]]:
         """The training pool from first to last task."""
-        return self._sequential_loader(self._require_pool())
+        return self._sequential_loader(self.require_pool())
 
-    def _sequential_loader(self, pool: TaskPool) -> DataLoader[Task]:
+    def _sequential_loader(self, pool: TaskPool) -> DataLoader[tuple[int, Task]]:
         mine = range(_rank(), len(pool), _world_size())
         batches = [list(mine[i : i + self.eval_batch_size]) for i in range(0, len(mine), self.eval_batch_size)]
         return self._loader(pool, batches)
 
     @staticmethod
-    def _loader(pool: TaskPool, batches: Any) -> DataLoader[Task]:
+    def _loader(pool: TaskPool, batches: Any) -> DataLoader[tuple[int, Task]]:
         return DataLoader(_IndexedPool(pool), batch_sampler=batches, collate_fn=_collate, num_workers=0)
 
-    def _require_pool(self) -> TaskPool:
+    def require_pool(self) -> TaskPool:
+        """The training pool.
+
+        Raises:
+            RuntimeError: `setup` has not run.
+        """
         if self.pool is None:
             raise RuntimeError("the pool is not loaded; call setup() before asking for loaders.")
         return self.pool

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+
+Metrics = dict[str, int | str | float | dict[str, float]]
 
 
 class TaskProgressBar(TQDMProgressBar):
     """Lightning's progress bar showing the mean reward, the effective task ratio and held-out accuracy."""
 
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Metrics:
         """The latest figures, by the short names of the bar."""
         logged = trainer.callback_metrics
         names = {"reward": "reward", "ETR": "selection/effective_task_ratio"}
-        shown: dict[str, int | str | float | dict[str, float]] = {
-            short: f"{float(logged[name]):.2f}" for short, name in names.items() if name in logged
-        }
-        evaluations = pl_module.evaluations
+        shown: Metrics = {short: f"{float(logged[name]):.2f}" for short, name in names.items() if name in logged}
+        evaluations: Any = pl_module.evaluations
         if evaluations:
-            scores = evaluations[-1]["scores"]  # type: ignore[index]
+            scores = evaluations[-1]["scores"]
             overall = {name: value for name, value in scores.items() if name.count("/") == 2 and "avg@" in name}
             shown |= {name.split("/")[1]: f"{value:.3f}" for name, value in overall.items()}
         return shown

@@ -156,5 +156,6 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
 
 def _before_after(before: float | None, after: float | None) -> tuple[str, str, str]:
     if before is None or after is None:
-        return tuple("–" if value is None else f"{value:.3f}" for value in (before, after)) + ("–",)  # type: ignore[return-value]
+        shown = ["–" if value is None else f"{value:.3f}" for value in (before, after)]
+        return shown[0], shown[1], "–"
     return f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"

@@ -191,24 +191,23 @@ class PolicyModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuses what would fail or go wrong silently hours later."""
-        trainer = self.trainer
-        if not isinstance(getattr(trainer, "datamodule", None), TaskDataModule):
+        trainer: Any = self.trainer
+        if not isinstance(trainer.datamodule, TaskDataModule):
             raise ValueError("training needs a TaskDataModule; pass Trainer.fit(module, datamodule=TaskDataModule(…)).")
         if trainer.overfit_batches:
             raise ValueError(
                 "trainer.overfit_batches replaces the selector by a fixed sampler. Remove it; for a small fixed set of "
                 "tasks use a source with `limit` and UniformSelector."
             )
-        for pool in (trainer.datamodule.pool, *trainer.datamodule.eval_pools.values()):
+        for pool in (trainer.datamodule.require_pool(), *trainer.datamodule.eval_pools.values()):
             self._check_prompts(pool)
 
     def _check_prompts(self, pool: TaskPool) -> None:
-        tasks = (pool[i] for i in range(len(pool)))
-        for task in tasks:
+        for task in (pool[i] for i in range(len(pool))):
             self.encoder.encode([task.prompt], [task.id])
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
-        """Rolls out, scores, updates the policy and the belief.
+        """Rolls out, scores, updates the belief and the policy.
 
         Returns:
             what callbacks read: `loss`; `rewards` (B, G); `tasks`; `completions` (B·G strings); `num_tokens`;
@@ -239,16 +238,12 @@ class PolicyModule(LightningModule):
             "timings": timings,
         }
 
-    def rollout(self, tasks: list[Task], n: int, seed: int, temperature: float | None = None) -> Rollouts:
-        """n completions of each task under the present policy."""
+    def rollout(self, tasks: list[Task], n: int, seed: int) -> Rollouts:
+        """Samples n completions of each task under the present policy."""
         assert self.policy is not None
         prompts = self.encoder.encode([task.prompt for task in tasks], [task.id for task in tasks])
-        sampling = (
-            self.sampling if temperature is None else Sampling(**(vars(self.sampling) | {"temperature": temperature}))
-        )
-        return self.engine.generate(
-            language_model(self.policy), prompts, n, sampling, seed, policy_version=self.progress.iterations
-        )
+        model = language_model(self.policy)
+        return self.engine.generate(model, prompts, n, self.sampling, seed, policy_version=self.progress.iterations)
 
     def optimizer_step_clipped(self) -> float:
         """Clips the accumulated gradients, steps optimizer and schedule; the gradient's norm before clipping."""
@@ -268,7 +263,8 @@ class PolicyModule(LightningModule):
         return Evidence(np.array(indices), successes, valid.sum(axis=1).astype(np.float64))
 
     def _count(self, rollouts: int, tokens: int) -> None:
-        totals = self.all_gather(torch.tensor([rollouts, tokens], device=self.device)).reshape(-1, 2).sum(dim=0)
+        gathered: Any = self.all_gather(torch.tensor([rollouts, tokens], device=self.device))
+        totals = gathered.reshape(-1, 2).sum(dim=0)
         self.progress.iterations += 1
         self.progress.rollouts += int(totals[0])
         self.progress.generated_tokens += int(totals[1])
@@ -295,7 +291,7 @@ class PolicyModule(LightningModule):
 
     @property
     def _datamodule(self) -> TaskDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     # --- evaluation ---------------------------------------------------------------------------------------------
 

@@ -42,8 +42,9 @@ def generalized_update(
 class BetaBelief(Belief):
     """Every task's success probability is Beta(α, β): explicit counts, implicit evidence and forgetting.
 
-    The posterior of BOTS (arXiv:2510.26374). Special cases: ρ = 0 uses direct evidence only; ρ = λ = 1 predictions only.
-    A task without a prediction receives no implicit evidence: its posterior returns to the prior by λ.
+    The posterior of BOTS (arXiv:2510.26374). Special cases: ρ = 0 uses direct evidence only, ρ = λ = 1
+    predictions only. A task without a prediction receives no implicit evidence: its posterior returns to the prior
+    by λ.
 
     Args:
         forgetting: λ, the share of the posterior that returns to the prior at each step.

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -68,8 +70,9 @@ class HeldOutScore(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The figures by name; NaN where there is nothing to average."""
-        quality, group = dim_zero_cat(self.quality), dim_zero_cat(self.group)
-        successes, counts = dim_zero_cat(self.successes), dim_zero_cat(self.counts)
+        states: Any = self
+        quality, group = dim_zero_cat(states.quality), dim_zero_cat(states.group)
+        successes, counts = dim_zero_cat(states.successes), dim_zero_cat(states.counts)
         enough = counts >= self.k
         scores = {
             f"avg@{self.n}": quality.nanmean(),

@@ -95,8 +95,9 @@ class Scorer:
         if len(outside):
             at = int(outside[0])
             raise ValueError(
-                f"task {rows[at].id!r} got the reward {rewards[at]:g}, outside reward_range=({self.low:g}, {self.high:g}). "
-                "Declare the range that the weighted sum of all reward functions can take."
+                f"task {rows[at].id!r} got the reward {rewards[at]:g}, outside "
+                f"reward_range=({self.low:g}, {self.high:g}). Declare the range that the weighted sum of "
+                "all reward functions can take."
             )
 
 

@@ -54,8 +54,9 @@ class TaskSelector(ABC):
         """
         if (state["fingerprint"], state["num_tasks"]) != (self.fingerprint, self.num_tasks):
             raise ValueError(
-                f"the checkpoint's selector belongs to the pool {state['fingerprint']!r} of {state['num_tasks']} tasks, "
-                f"this run's pool is {self.fingerprint!r} of {self.num_tasks}. Resume with the pool (files, seed, filters) of the checkpoint, or start afresh."
+                f"the checkpoint's selector belongs to the pool {state['fingerprint']!r} of {state['num_tasks']} "
+                f"tasks, this run's pool is {self.fingerprint!r} of {self.num_tasks}. Resume with the pool (files, "
+                "seed, filters) of the checkpoint, or start afresh."
             )
         self.rng.bit_generator.state = json.loads(state["rng"])
 

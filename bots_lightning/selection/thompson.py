@@ -47,7 +47,7 @@ class ThompsonSelector(TaskSelector):
             return smallest(np.abs(self.belief.sample(self.rng) - self.target_pass_rate), batch_size)
         shuffled = self.rng.permutation(self.num_tasks)
         # Rounded, since |0.2 − 0.5| and |0.8 − 0.5| differ in their last bit and are a tie all the same.
-        distance = np.round(np.abs(self.belief.mean() - self.target_pass_rate), 12)
+        distance = np.abs(self.belief.mean() - self.target_pass_rate).round(12)
         return shuffled[smallest(distance[shuffled], batch_size)]
 
     def observe(self, evidence: Evidence) -> None:
