@@ -157,10 +157,10 @@ class TaskDataModule(LightningDataModule):
     def _sequential_loader(self, pool: TaskPool) -> DataLoader[tuple[int, Task]]:
         mine = range(_rank(), len(pool), _world_size())
         batches = [list(mine[i : i + self.eval_batch_size]) for i in range(0, len(mine), self.eval_batch_size)]
-        return self._loader(pool, batches)
+        return self._loader(pool, _FixedBatches(batches))
 
     @staticmethod
-    def _loader(pool: TaskPool, batches: Any) -> DataLoader[tuple[int, Task]]:
+    def _loader(pool: TaskPool, batches: _SelectedBatches | _FixedBatches) -> DataLoader[tuple[int, Task]]:
         return DataLoader(_IndexedPool(pool), batch_sampler=batches, collate_fn=_collate, num_workers=0)
 
     def require_pool(self) -> TaskPool:
@@ -200,6 +200,19 @@ class _SelectedBatches:
     def __iter__(self) -> Iterator[list[int]]:
         for _ in range(self.steps):
             yield self.datamodule.select()[_rank() :: _world_size()]
+
+
+class _FixedBatches:
+    """A batch sampler of batches that are known beforehand; Lightning cannot wrap a plain list of them."""
+
+    def __init__(self, batches: list[list[int]]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
 
 
 class _IndexedPool(Dataset[tuple[int, Task]]):

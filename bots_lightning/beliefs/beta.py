@@ -102,9 +102,9 @@ class BetaBelief(Belief):
             return successes, failures
         self.implicit.observe(evidence)
         predicted = self.implicit.predict()
-        rollouts = np.where(np.isfinite(predicted), evidence.counts.mean(), 0.0)
-        predicted = np.nan_to_num(predicted)
-        pseudo_successes, pseudo_failures = rollouts * predicted, rollouts * (1 - predicted)
+        known, rollouts = np.isfinite(predicted), evidence.counts.mean()
+        pseudo_successes = np.where(known, rollouts * predicted, 0.0)
+        pseudo_failures = np.where(known, rollouts * (1 - predicted), 0.0)
         pseudo_successes[evidence.indices] = successes[evidence.indices]
         pseudo_failures[evidence.indices] = failures[evidence.indices]
         return pseudo_successes, pseudo_failures

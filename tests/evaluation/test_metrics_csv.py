@@ -1,0 +1,75 @@
+"""`metrics.csv` holds every row once, whatever columns come later and however often a run is resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bots_lightning.evaluation import MetricsCSV, read_metrics
+
+
+def write(folder: Path, rows: list[dict[str, float]], flush_every: int = 10) -> None:
+    logger = MetricsCSV(folder, flush_every)
+    for row in rows:
+        logger.log_metrics({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
+    logger.finalize("success")
+
+
+def test_what_was_logged_is_read_back_without_empty_cells(tmp_path: Path) -> None:
+    rows = [{"step": 0, "reward": 0.1}, {"step": 1, "reward": 1 / 3, "loss": -2e-17}]
+    write(tmp_path / "run", rows)
+    assert read_metrics(tmp_path / "run" / "metrics.csv") == rows
+
+
+def test_the_metrics_of_one_step_share_a_row(tmp_path: Path) -> None:
+    write(tmp_path, [{"step": 3, "reward": 0.5}, {"step": 3, "avg": 0.25}, {"step": 4, "reward": 0.75}])
+    rows = [{"step": 3, "reward": 0.5, "avg": 0.25}, {"step": 4, "reward": 0.75}]
+    assert read_metrics(tmp_path / "metrics.csv") == rows
+
+
+@pytest.mark.parametrize("flush_every", [1, 2, 3, 100])
+def test_columns_that_come_later_leave_earlier_rows_as_they_were(tmp_path: Path, flush_every: int) -> None:
+    rows: list[dict[str, float]] = [{"step": i, "reward": i / 7} for i in range(4)]
+    rows += [{"step": 4, "avg": 0.5}, {"step": 5, "reward": 0.1, "avg": 0.6}, {"step": 6, "loss": 3.0}]
+    write(tmp_path, rows, flush_every)
+    assert read_metrics(tmp_path / "metrics.csv") == rows
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert header == "step,avg,loss,reward"
+
+
+@pytest.mark.parametrize("resumed_at", [0, 2, 5, 9])
+def test_a_resumed_run_keeps_earlier_rows_and_writes_its_own_anew(tmp_path: Path, resumed_at: int) -> None:
+    write(tmp_path, [{"step": i, "reward": 0.0} for i in range(5)], flush_every=2)
+    resumed: list[dict[str, float]] = [{"step": i, "reward": 1.0, "loss": 2.0} for i in range(resumed_at, 12)]
+    write(tmp_path, resumed, flush_every=3)
+    kept = [{"step": i, "reward": 0.0} for i in range(min(5, resumed_at))]
+    assert read_metrics(tmp_path / "metrics.csv") == kept + resumed
+
+
+def test_a_resumed_run_that_logs_nothing_leaves_the_file_alone(tmp_path: Path) -> None:
+    write(tmp_path, [{"step": 0, "reward": 0.5}])
+    before = (tmp_path / "metrics.csv").read_text()
+    write(tmp_path, [])
+    assert (tmp_path / "metrics.csv").read_text() == before
+
+
+def test_rows_are_held_back_until_enough_have_come(tmp_path: Path) -> None:
+    logger = MetricsCSV(tmp_path, flush_every=2)
+    for step in range(3):
+        logger.log_metrics({"reward": 0.5}, step)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == [0, 1]
+    logger.save()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == [0, 1, 2]
+
+
+def test_nan_survives_and_a_missing_file_has_no_rows(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.csv") == []
+    write(tmp_path, [{"step": 0, "reward": float("nan")}])
+    (row,) = read_metrics(tmp_path / "metrics.csv")
+    assert row["reward"] != row["reward"]
+
+
+def test_checkpoints_go_right_below_the_run_folder(tmp_path: Path) -> None:
+    logger = MetricsCSV(tmp_path)
+    assert Path(str(logger.save_dir), str(logger.name), str(logger.version)) == tmp_path

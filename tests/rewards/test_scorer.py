@@ -1,0 +1,152 @@
+"""The scorer adds reward functions up, row by row, and refuses what it cannot add."""
+
+# Shapes: B tasks, G rollouts per task.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bots_lightning.rewards import RewardFunction, Scorer, exact_match
+from bots_lightning.tasks import Task
+
+NAN = float("nan")
+TASKS = [Task("first", "2+3=", "5", columns={"level": 1}), Task("second", "2*3=", "6", columns={"level": 4})]
+
+
+def returning(*scores: float | None) -> RewardFunction:
+    """A reward function with a fixed result."""
+
+    def fixed(**_: Any) -> list[float | None]:
+        return list(scores)
+
+    return fixed
+
+
+def test_row_b_times_g_plus_j_is_completion_j_of_task_b() -> None:
+    rewards = Scorer([exact_match])(TASKS, ["5", "6", "5 ", "5", "6", "0"])
+    np.testing.assert_array_equal(rewards, [[1, 0, 1], [0, 1, 0]])
+
+
+def test_functions_are_weighted_and_added() -> None:
+    scorer = Scorer([returning(1, 0, 1, 0.5), returning(0, 1, 1, 1)], [2.0, -0.5], reward_range=(-1.0, 2.0))
+    np.testing.assert_array_equal(scorer(TASKS, ["a", "b", "c", "d"]), [[2, -0.5], [2 - 0.5, 1 - 0.5]])
+
+
+def test_weights_are_1_unless_given() -> None:
+    scorer = Scorer([returning(0.25, 0), returning(0.5, 0.5)])
+    np.testing.assert_array_equal(scorer(TASKS[:1], ["a", "b"]), [[0.75, 0.5]])
+
+
+def test_none_leaves_a_function_out_and_nan_means_that_none_applied() -> None:
+    scorer = Scorer([returning(None, 1, None, 0), returning(1, None, None, 0)], [0.5, 0.25])
+    np.testing.assert_array_equal(scorer(TASKS, ["a", "b", "c", "d"]), [[0.25, 0.5], [NAN, 0]])
+
+
+@given(
+    st.integers(1, 4).flatmap(
+        lambda f: st.tuples(
+            st.lists(st.lists(st.none() | st.floats(-1, 1), min_size=6, max_size=6), min_size=f, max_size=f),
+            st.lists(st.floats(-2, 2), min_size=f, max_size=f),
+        )
+    )
+)
+def test_rewards_are_the_sums_of_a_plain_loop(drawn: tuple[list[list[float | None]], list[float]]) -> None:
+    scores, weights = drawn
+    rewards = Scorer([returning(*row) for row in scores], weights, reward_range=(-8.0, 8.0))(TASKS, list("abcdef"))
+    for row in range(6):
+        parts = [w * s[row] for s, w in zip(scores, weights, strict=True) if s[row] is not None]
+        expected = sum(parts) if parts else NAN
+        assert rewards[row // 3, row % 3] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_functions_receive_prompts_completions_answers_ids_and_the_columns_that_all_tasks_have() -> None:
+    seen: dict[str, Any] = {}
+
+    def spy(prompts: Sequence[Any], completions: Sequence[str], **columns: Any) -> list[float]:
+        seen.update(columns, prompts=prompts, completions=completions)
+        return [0.0] * len(completions)
+
+    tasks = [
+        Task("a", "p", "1", columns={"level": 1, "hint": "h", "answer": "not this", "task_id": 9}),
+        Task("b", "q", "2", columns={"level": 2}),
+    ]
+    Scorer([spy])(tasks, ["w", "x", "y", "z"])
+    assert seen == {
+        "prompts": ["p", "p", "q", "q"],
+        "completions": ["w", "x", "y", "z"],
+        "answer": ["1", "1", "2", "2"],
+        "task_id": ["a", "a", "b", "b"],
+        "level": [1, 1, 2, 2],
+    }
+
+
+@given(
+    st.floats(-50, 50),
+    st.floats(0.01, 100),
+    st.lists(st.floats(0, 1), min_size=1, max_size=5),
+)
+def test_fraction_maps_the_declared_range_to_0_to_1(low: float, width: float, shares: list[float]) -> None:
+    scorer = Scorer([exact_match], reward_range=(low, low + width))
+    fractions = scorer.fraction(low + width * np.array([0.0, *shares, 1.0]))
+    np.testing.assert_allclose(fractions, [0, *shares, 1], atol=1e-9)
+
+
+def test_fraction_absorbs_rounding_at_the_ends_and_keeps_nan() -> None:
+    scorer = Scorer([exact_match], reward_range=(-1.0, 3.0))
+    np.testing.assert_array_equal(scorer.fraction(np.array([-1 - 1e-9, 1, 3 + 1e-9, NAN])), [0, 0.5, 1, NAN])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Scorer([]), "reward_funcs is empty"),
+        (lambda: Scorer([exact_match], [1.0, 2.0]), "2 reward_weights for 1 reward_funcs; expected one for each"),
+        (lambda: Scorer([exact_match], reward_range=(1.0, 1.0)), r"reward_range=\(1.0, 1.0\).*low < high"),
+        (lambda: Scorer([exact_match], reward_range=(1.0, 0.0)), "low < high"),
+        (lambda: Scorer([exact_match], reward_range=(0.0, float("inf"))), "two finite numbers"),
+        (lambda: Scorer([exact_match], reward_range=(NAN, 1.0)), "two finite numbers"),
+    ],
+)
+def test_a_scorer_that_cannot_work_is_refused_at_once(build: Callable[[], Scorer], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("scores", [(), (1.0,), (1.0, 0.0, 1.0)])
+def test_a_wrong_number_of_rewards_names_the_function_and_both_numbers(scores: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"fixed returned {len(scores)} rewards for 2 completions"):
+        Scorer([exact_match, returning(*scores)])(TASKS, ["5", "6"])
+
+
+@pytest.mark.parametrize("score", [NAN, float("inf"), -float("inf")])
+def test_a_reward_that_is_no_number_names_function_and_task(score: float) -> None:
+    with pytest.raises(ValueError, match=rf"fixed returned {score} for task 'second'.*None where it does not apply"):
+        Scorer([returning(0.0, score)])(TASKS, ["5", "6"])
+
+
+@pytest.mark.parametrize("score", [1.001, -0.001])
+def test_a_reward_outside_the_declared_range_names_the_task(score: float) -> None:
+    with pytest.raises(ValueError, match=rf"task 'second' got the reward {score}, outside reward_range=\(0, 1\)"):
+        Scorer([returning(1.0, 0.0, score, 0.0)])(TASKS, ["a", "b", "c", "d"])
+
+
+def test_a_sum_that_misses_the_range_by_rounding_is_no_fault() -> None:
+    tenth = returning(0.1, 0.1)
+    assert sum([0.1] * 3) > 0.3
+    rewards = Scorer([tenth] * 3, reward_range=(0.0, 0.3))(TASKS, ["a", "b"])
+    np.testing.assert_allclose(rewards, [[0.3], [0.3]])
+
+
+def test_a_callable_object_is_named_by_its_class() -> None:
+    class Judge:
+        def __call__(self, **_: Any) -> list[float]:
+            return []
+
+    with pytest.raises(ValueError, match="reward function Judge returned 0 rewards"):
+        Scorer([Judge()])(TASKS, ["5", "6"])

@@ -1,0 +1,102 @@
+"""Prompts become token ids and completions become text; nothing is cut in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from bots_lightning.quickstart.tokenizer import character_tokenizer
+from bots_lightning.rollouts import PromptEncoder, load_tokenizer
+from bots_lightning.tasks.procedural import ALPHABET
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }},{% endfor %}"
+    "{% if add_generation_prompt %}a:{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    tokenizer = character_tokenizer(ALPHABET)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return [tokenizer.get_vocab()[character] for character in text]
+
+
+def test_a_string_is_encoded_as_it_is(tokenizer: PreTrainedTokenizerBase) -> None:
+    encoded = PromptEncoder(tokenizer, 8).encode(["add 1+2=", "1"], ["a", "b"])
+    assert encoded == [ids(tokenizer, "add 1+2="), ids(tokenizer, "1")]
+
+
+def test_chat_messages_go_through_the_template_and_end_where_the_answer_begins(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "1+2="}]
+    encoded = PromptEncoder(tokenizer, 64).encode([messages], ["a"])
+    assert encoded == [ids(tokenizer, "s:be brief,u:1+2=,a:")]
+
+
+def test_a_prompt_of_exactly_the_longest_length_fits(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert PromptEncoder(tokenizer, 3).encode(["1+2"], ["a"]) == [ids(tokenizer, "1+2")]
+
+
+def test_a_longer_prompt_is_an_error_that_names_task_lengths_and_ways_out(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(
+        ValueError, match=r"task 'b' has 4 tokens, max_prompt_length is 3\. Raise.*truncate_prompts=true"
+    ):
+        PromptEncoder(tokenizer, 3).encode(["1+2", "1+2="], ["a", "b"])
+
+
+def test_truncation_keeps_the_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    encoder = PromptEncoder(tokenizer, 3, truncate=True)
+    assert encoder.encode(["1+2=", "7"], ["a", "b"]) == [ids(tokenizer, "+2="), ids(tokenizer, "7")]
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_a_prompt_without_tokens_is_an_error(tokenizer: PreTrainedTokenizerBase, truncate: bool) -> None:
+    with pytest.raises(ValueError, match="prompt of task 'b' has no tokens"):
+        PromptEncoder(tokenizer, 3, truncate).encode(["1", ""], ["a", "b"])
+
+
+def test_as_many_ids_as_prompts_are_needed(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        PromptEncoder(tokenizer, 3).encode(["1", "2"], ["a"])
+
+
+def test_only_the_completion_is_decoded_and_special_tokens_are_not(tokenizer: PreTrainedTokenizerBase) -> None:
+    stop, pad, unknown = tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id
+    rows = [[*ids(tokenizer, "42"), stop, pad], [stop, *ids(tokenizer, "7"), pad, pad], ids(tokenizer, " 1 2")]
+    rows.append([unknown, *ids(tokenizer, "abc")])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]]).bool()
+    assert PromptEncoder(tokenizer, 8).decode(torch.tensor(rows), mask) == ["42", "", " 1 2", "ab"]
+
+
+@given(st.lists(st.text(ALPHABET, min_size=1, max_size=12), min_size=1, max_size=4))
+def test_decoding_inverts_encoding(texts: list[str]) -> None:
+    encoder = PromptEncoder(character_tokenizer(ALPHABET), 12)
+    encoded = encoder.encode(texts, texts)
+    completions = torch.tensor([row + [5] * (12 - len(row)) for row in encoded])  # 5 is a letter like any other
+    mask = torch.arange(12) < torch.tensor([[len(row)] for row in encoded])
+    assert encoder.decode(completions, mask) == texts
+
+
+def test_a_tokenizer_without_a_pad_token_takes_its_stop_token(tmp_path: Path) -> None:
+    tokenizer = character_tokenizer(ALPHABET)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.pad_token_id == loaded.eos_token_id == tokenizer.eos_token_id
+
+
+def test_a_pad_token_of_its_own_is_kept(checkpoint: str) -> None:
+    tokenizer = load_tokenizer(checkpoint)
+    assert tokenizer.pad_token == "<pad>"
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
