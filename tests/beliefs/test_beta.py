@@ -52,7 +52,7 @@ class BruteForce:
     weak: list[float]
     strong: list[float]
     momentum: float = 0.9
-    min_gap: float = 0.01
+    min_gap: float = 0.05
     ability: float | None = None
     alpha: list[float] = field(default_factory=list)
     beta: list[float] = field(default_factory=list)
@@ -388,7 +388,24 @@ def test_impossible_rates_are_refused(name: str, value: float) -> None:
         BetaBelief(rates["forgetting"], rates["implicit_weight"])
 
 
-@pytest.mark.parametrize("prior", [(0.0, 1.0), (1.0, -1.0)])
+@pytest.mark.parametrize("prior", [(0.0, 1.0), (1.0, -1.0), (1.0, NAN), (math.inf, 1.0), (1.0, 1.0, 1.0)])
 def test_an_improper_prior_is_refused(prior: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match=r"prior=\(.*\); expected two positive numbers"):
+    with pytest.raises(ValueError, match=r"prior=\(.*\); expected two finite positive numbers"):
         BetaBelief(prior=prior)
+
+
+def test_a_state_with_a_predictor_is_refused_by_a_belief_without_one_and_the_reverse() -> None:
+    features = TaskFeatures(2, {"w": np.array([0.2, 0.5]), "u": np.array([0.6, 0.9])})
+    alone, predicting = BetaBelief(), BetaBelief(implicit=ReferenceInterpolation("w", "u"))
+    alone.setup(features)
+    predicting.setup(features)
+    with pytest.raises(ValueError, match="the saved belief has an implicit predictor, this one has none"):
+        alone.load_state_dict(predicting.state_dict())
+    with pytest.raises(ValueError, match="the saved belief has no implicit predictor, this one has one"):
+        predicting.load_state_dict(alone.state_dict())
+
+
+@pytest.mark.parametrize("rates", [[0.1, 37.5], [0.1, math.inf], [-0.1, 0.1], [0.1]])
+def test_references_that_are_no_pass_rates_of_every_task_are_refused(rates: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"reference 'w' (holds|has shape)"):
+        TaskFeatures(2, {"w": np.array(rates)})

@@ -30,6 +30,11 @@ def assert_same(first: Evidence, second: Evidence) -> None:
     np.testing.assert_array_equal(first.counts, second.counts)
 
 
+def test_indices_that_are_not_whole_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"indices have dtype float64; expected integers"):
+        Evidence(np.array([1.7]), np.array([1.0]), np.array([8.0]))
+
+
 def test_merging_adds_rows_and_sorts_tasks() -> None:
     evidence = Evidence(
         np.array([7, 2, 7, 4, 2, 9]), np.array([3, 0.5, 1, 0, 2, 0]), np.array([8, 4, 4, 8, 4, 0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -87,16 +89,22 @@ def test_tasks_without_both_references_take_no_part() -> None:
 
 
 def test_references_that_hardly_differ_on_a_batch_leave_the_ability() -> None:
-    implicit = interpolation(weak=[0.2, 0.5, 0.500, 0.3], strong=[0.6, 0.5, 0.509, 0.2])
+    implicit = interpolation(weak=[0.2, 0.5, 0.500, 0.3], strong=[0.6, 0.5, 0.549, 0.2])
     implicit.observe(tried([1], [1.0]))
     assert implicit.ability is None
     implicit.observe(tried([0], [0.3]))
     before = implicit.ability
     implicit.observe(tried([1], [1.0]))
-    implicit.observe(tried([2], [1.0]))  # a gap of 0.009, below the smallest of 0.01
+    implicit.observe(tried([2], [1.0]))  # a gap of 0.049, below the smallest of 0.05
     assert implicit.ability == before
     implicit.observe(tried([3], [0.3]))  # a gap of -0.1 says as much as one of 0.1
     assert implicit.ability == pytest.approx(0.9 * (0.3 - 0.2) / 0.4 + 0.1 * 0.0)
+
+
+@pytest.mark.parametrize("min_gap", [0.0, -0.1, math.nan])
+def test_a_gap_that_guards_nothing_is_refused(min_gap: float) -> None:
+    with pytest.raises(ValueError, match=r"min_gap=.*; expected a positive number"):
+        ReferenceInterpolation("w", "u", min_gap=min_gap)
 
 
 @given(st.floats(0, 1), st.lists(st.tuples(st.floats(0, 0.4), st.floats(0.5, 1)), min_size=1, max_size=8))

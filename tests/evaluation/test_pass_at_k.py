@@ -115,9 +115,7 @@ def test_tasks_without_rewards_are_left_out_of_every_mean() -> None:
     score = HeldOutScore(4, 3, ["maths", "empty"])
     score.update(*columns([(1.0, 4, 4, 0), (nan, 0, 0, 0), (0.5, 1, 2, 0)]))  # the last has too few for pass@3
     scores = plain(score.compute())
-    assert scores == pytest.approx(
-        {"avg@4": 0.75, "pass@3": 1.0, "maths/avg@4": 0.75, "empty/avg@4": nan}, nan_ok=True
-    )
+    assert scores == pytest.approx({"avg@4": 0.75, "pass@3": 1.0, "maths/avg@4": 0.75, "empty/avg@4": nan}, nan_ok=True)
 
 
 def test_reset_forgets_the_last_evaluation() -> None:

@@ -67,7 +67,7 @@ def test_a_prompt_without_tokens_is_an_error(tokenizer: PreTrainedTokenizerBase,
 
 
 def test_as_many_ids_as_prompts_are_needed(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="argument 2 is longer"):
         PromptEncoder(tokenizer, 3).encode(["1", "2"], ["a"])
 
 
@@ -79,7 +79,10 @@ def test_only_the_completion_is_decoded_and_special_tokens_are_not(tokenizer: Pr
     assert PromptEncoder(tokenizer, 8).decode(torch.tensor(rows), mask) == ["42", "", " 1 2", "ab"]
 
 
-@given(st.lists(st.text(ALPHABET, min_size=1, max_size=12), min_size=1, max_size=4))
+texts = st.text(ALPHABET, min_size=1, max_size=12).filter(lambda text: "<pad>" not in text)  # a token of its own
+
+
+@given(st.lists(texts, min_size=1, max_size=4))
 def test_decoding_inverts_encoding(texts: list[str]) -> None:
     encoder = PromptEncoder(character_tokenizer(ALPHABET), 12)
     encoded = encoder.encode(texts, texts)

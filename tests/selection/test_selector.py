@@ -138,9 +138,19 @@ def test_the_state_of_another_pool_is_refused_and_changes_nothing(new_selector: 
     other = TaskFeatures(FEATURES.num_tasks, FEATURES.references, fingerprint="code-9")
     selector, untouched, stranger = new_selector(seed=5), new_selector(seed=5), new_selector(seed=6, features=other)
     run(stranger, range(3))
-    with pytest.raises(ValueError, match=r"belongs to the pool 'code-9', this run's pool is 'maths-463'\. Resume with"):
+    with pytest.raises(
+        ValueError, match=r"belongs to the pool 'code-9' of 9 tasks, this run's pool is 'maths-463' of 9\. Resume with"
+    ):
         selector.load_state_dict(stranger.state_dict())
     assert run(selector, range(10)) == run(untouched, range(10))
+
+
+def test_the_state_of_a_pool_of_another_size_is_refused_even_without_a_fingerprint() -> None:
+    nine, five = UniformSelector(), UniformSelector()
+    nine.setup(TaskFeatures(9))
+    five.setup(TaskFeatures(5))
+    with pytest.raises(ValueError, match="of 9 tasks, this run's pool is '' of 5"):
+        five.load_state_dict(nine.state_dict())
 
 
 @pytest.mark.parametrize("batch_size", [10, 0, -3])

@@ -105,6 +105,12 @@ def test_without_exploration_ties_are_broken_at_random_over_the_whole_pool() -> 
     np.testing.assert_allclose(tied / draws, 3 / 10, atol=0.03)  # 4.1 standard deviations
 
 
+def test_without_exploration_equal_distances_on_either_side_are_ties() -> None:
+    selector = selector_of([(2, 8), (8, 2), (2, 8), (8, 2)], explore=False, seed=5)
+    counts = np.bincount(np.concatenate([selector.select(2) for _ in range(2000)]), minlength=4)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
 def test_evidence_moves_the_choice() -> None:
     selector = ThompsonSelector(BetaBelief(forgetting=0.0), explore=False)
     selector.setup(TaskFeatures(4))
