@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import DefaultHelpFormatter
 from lightning import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -15,7 +19,7 @@ from bots_lightning.algorithms import PolicyModule
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV
 
-DESCRIPTION = """
+DESCRIPTION = """\
 RL finetuning of language models on the tasks that teach most.
 
   bots-lightning fit --config configs/quickstart.yaml
@@ -23,11 +27,38 @@ RL finetuning of language models on the tasks that teach most.
   bots-lightning fit --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   bots-lightning validate --config runs/quickstart/config.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   bots-lightning fit --config configs/quickstart.yaml --print_config
+
+Every field of a config can be set on the command line: --model.init_args.learning_rate 5e-4
 """
+COMMANDS = {
+    "fit": "Train a policy; the run's files go to RUNS_DIR/NAME.",
+    "validate": "Evaluate a policy on the held-out tasks.",
+    "test": "The same, under the names of a final test.",
+    "predict": "Roll out every training task and write predictions.jsonl.",
+}
+# What libraries say of things that are as they are meant to be.
+NOISE = (
+    r".*does not have many workers.*",  # a draw must not run ahead of the evidence
+    r".*module\(s\) in eval mode at the start of training.*",  # dropout is off by design
+    r".*is_gradient_checkpointing.*deprecated.*",
+    r".*isinstance\(treespec, LeafSpec\).*deprecated.*",
+    r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+)
+
+
+class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the description."""
 
 
 class BotsCLI(LightningCLI):
     """LightningCLI with a run folder, its loggers, and one seed for everything."""
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Says in a line what each command is for."""
+        super().setup_parser(*args, **kwargs)
+        for action in self.parser._actions:
+            for command in getattr(action, "_choices_actions", ()):
+                command.help = COMMANDS[command.dest]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder's options; hands the seed on."""
@@ -74,6 +105,9 @@ def _unused(folder: Path) -> Path:
 
 def main(args: ArgsType | Sequence[str] = None) -> None:
     """Runs a command; `args` replaces the command line."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     BotsCLI(
         model_class=PolicyModule,
         datamodule_class=TaskDataModule,
@@ -83,6 +117,6 @@ def main(args: ArgsType | Sequence[str] = None) -> None:
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"use_distributed_sampler": False},
-        parser_kwargs={"prog": "bots-lightning", "description": DESCRIPTION},
+        parser_kwargs={"prog": "bots-lightning", "description": DESCRIPTION, "formatter_class": HelpFormatter},
         args=args,  # type: ignore[arg-type]
     )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from bots_lightning.beliefs import Evidence
@@ -63,6 +64,11 @@ class TaskDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for name, value in (("steps_per_epoch", steps_per_epoch), ("eval_batch_size", eval_batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}; expected at least 1.")
+        if any("/" in name for name in evaluation or {}):
+            raise ValueError(f"evaluation names {sorted(evaluation or {})}; a slash would break metric names.")
         self.source = source
         self.selector = selector
         self.batch_size = batch_size
@@ -120,11 +126,11 @@ class TaskDataModule(LightningDataModule):
         Args:
             evidence: success counts of this rank's tasks.
         """
-        start = time.perf_counter()
         if _world_size() > 1:
             parts: list[Any] = [None] * _world_size()
             dist.all_gather_object(parts, evidence)
             evidence = Evidence.concatenate(parts)
+        start = time.perf_counter()
         self.selector.observe(evidence)
         self.awaiting_evidence = False
         self.observe_seconds = time.perf_counter() - start
@@ -181,7 +187,9 @@ class TaskDataModule(LightningDataModule):
         return _arrays_to_tensors(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues from a checkpoint of the same pool."""
+        """Continues from a checkpoint of the same pool; evaluation and prediction need no selector and leave it."""
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
         state = _tensors_to_arrays(state_dict)
         self.selector.load_state_dict(state["selector"])
         self.selection_counts = state["selection_counts"].copy()
@@ -198,6 +206,7 @@ class _SelectedBatches:
         return self.steps
 
     def __iter__(self) -> Iterator[list[int]]:
+        self.datamodule.awaiting_evidence = False  # of a run that was interrupted
         for _ in range(self.steps):
             yield self.datamodule.select()[_rank() :: _world_size()]
 

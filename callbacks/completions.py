@@ -27,6 +27,15 @@ class CompletionsLog(Callback):
         self.every_n_steps = every_n_steps
         self.max_tasks = max_tasks
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drops what an interrupted run wrote after the checkpoint that this one resumes from."""
+        path = Path(trainer.default_root_dir) / "completions.jsonl"
+        progress: Any = pl_module.progress
+        if trainer.is_global_zero and path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["iteration"] <= progress.iterations]
+            path.write_text("".join(kept), encoding="utf-8")
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 
-from bots_lightning.evaluation import EffectiveTaskRate, effective_number, mixed_groups
+from bots_lightning.evaluation import effective_number, mixed_groups
 
 
 class EffectiveTaskRatio(Callback):
@@ -22,25 +22,26 @@ class EffectiveTaskRatio(Callback):
     """
 
     def __init__(self) -> None:
-        self.rate = EffectiveTaskRate()
+        self.mixed = 0.0
+        self.selected = 0.0
 
     @property
     def mean(self) -> float:
         """ETR over all steps of the run; NaN before the first."""
-        return float(self.rate.compute()) if self.rate.selected > 0 else float("nan")
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follows the module to its device."""
-        self.rate.to(pl_module.device)
+        return self.mixed / self.selected if self.selected else float("nan")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Adds the rewards of one step."""
         rewards: torch.Tensor = outputs["rewards"]
-        self.rate.update(rewards)
         mixed = mixed_groups(rewards)
-        full = rewards.nan_to_num().amax(dim=1) >= pl_module.scorer.high  # type: ignore[operator, union-attr]
+        totals: Any = pl_module.all_gather(torch.stack([mixed.sum(), torch.tensor(len(mixed), device=mixed.device)]))
+        step_mixed, step_selected = totals.reshape(-1, 2).sum(dim=0).tolist()
+        self.mixed += step_mixed
+        self.selected += step_selected
+        scorer: Any = pl_module.scorer
+        full = rewards.nan_to_num(nan=-torch.inf).amax(dim=1) >= scorer.high
         ratio = mixed.float().mean()
         shares = {
             "selection/effective_task_ratio": ratio,
@@ -58,9 +59,8 @@ class EffectiveTaskRatio(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The counts so far."""
-        return {"mixed": float(self.rate.mixed), "selected": float(self.rate.selected)}
+        return {"mixed": self.mixed, "selected": self.selected}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the mean."""
-        self.rate.mixed.fill_(state_dict["mixed"])
-        self.rate.selected.fill_(state_dict["selected"])
+        self.mixed, self.selected = state_dict["mixed"], state_dict["selected"]

@@ -20,7 +20,5 @@ class TaskProgressBar(TQDMProgressBar):
         shown: Metrics = {short: f"{float(logged[name]):.2f}" for short, name in names.items() if name in logged}
         evaluations: Any = pl_module.evaluations
         if evaluations:
-            scores = evaluations[-1]["scores"]
-            overall = {name: value for name, value in scores.items() if name.count("/") == 2 and "avg@" in name}
-            shown |= {name.split("/")[1]: f"{value:.3f}" for name, value in overall.items()}
+            shown["held-out"] = f"{evaluations[-1]['overall']:.3f}"
         return shown

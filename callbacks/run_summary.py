@@ -33,7 +33,6 @@ class RunSummary(Callback):
         self.table = table
         self.wall_seconds = 0.0
         self._started: float | None = None
-        self._effective_task_ratio = float("nan")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Looks for the callbacks whose figures it collects."""
@@ -47,7 +46,6 @@ class RunSummary(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
         self.wall_seconds, self._started = self._elapsed(), None
-        self._effective_task_ratio = self._etr.mean
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes and prints; the module's last evaluation is over by now."""
@@ -72,7 +70,7 @@ class RunSummary(Callback):
             "rollouts": progress.rollouts,
             "generated_tokens": progress.generated_tokens,
             "wall_seconds": self._elapsed(),
-            "effective_task_ratio": self._effective_task_ratio,
+            "effective_task_ratio": self._etr.mean,
             "selection_overhead_fraction": self._overhead.fraction,
             "pool_tasks": len(counts),
             "distinct_tasks": int((counts > 0).sum()),
@@ -105,17 +103,8 @@ def _before_after_best(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     """First, last and best evaluation by the mean of the overall avg@n; all null if there was none."""
     if not evaluations:
         return {"before": None, "after": None, "best": None}
-
-    def overall(evaluation: dict[str, Any]) -> float:
-        values = [value for name, value in evaluation["scores"].items() if _is_overall(name)]
-        return sum(values) / len(values)
-
-    return {"before": evaluations[0], "after": evaluations[-1], "best": max(evaluations, key=overall)}
-
-
-def _is_overall(name: str) -> bool:
-    """`eval/NAME/avg@n`, and not `eval/NAME/GROUP/avg@n`."""
-    return name.count("/") == 2 and name.split("/")[2].startswith("avg@")
+    best = max(evaluations, key=lambda evaluation: evaluation["overall"])
+    return {"before": evaluations[0], "after": evaluations[-1], "best": best}
 
 
 def _without_nan(value: Any) -> Any:

@@ -58,3 +58,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 def model() -> PreTrainedModel:
     """A tiny random model with a vocabulary of 12; 0 is pad, 1 is stop."""
     return tiny_model(12)
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quickstart's cache of this test session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def cache(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keeps the quickstart's cache away from the user's."""
+    monkeypatch.setenv("BOTS_LIGHTNING_CACHE", str(shared_cache))
+    return shared_cache

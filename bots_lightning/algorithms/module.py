@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
@@ -112,6 +113,11 @@ class PolicyModule(LightningModule):
             raise ValueError(f"num_generations={num_generations}; a group needs at least 2 rollouts to compare.")
         if temperature <= 0:
             raise ValueError(f"temperature={temperature}; expected a positive number: training samples.")
+        if lora is None and dtype == "bfloat16":
+            raise ValueError(
+                "full finetuning of bfloat16 weights loses most updates to rounding. Use dtype=float32 with "
+                "trainer.precision=bf16-mixed, or train a LoRA."
+            )
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints leave frozen weights out; on_load_checkpoint checks the rest
         self.pretrained, self.lora, self.dtype_name = pretrained, lora, dtype
@@ -128,7 +134,7 @@ class PolicyModule(LightningModule):
         self.seed = seed
         self.policy: torch.nn.Module | None = None
         self.progress = Progress()
-        self.evaluations: list[dict[str, Any]] = []  # [{"iteration": int, "scores": {name: float}}]
+        self.evaluations: list[dict[str, Any]] = []  # [{"iteration", "overall", "scores": {name: float}}]
         self._held_out: dict[str, HeldOutScore] = {}
 
     @abstractmethod
@@ -194,6 +200,16 @@ class PolicyModule(LightningModule):
         trainer: Any = self.trainer
         if not isinstance(trainer.datamodule, TaskDataModule):
             raise ValueError("training needs a TaskDataModule; pass Trainer.fit(module, datamodule=TaskDataModule(…)).")
+        if trainer.world_size > 1:
+            raise ValueError(
+                f"the run has {trainer.world_size} processes; training works in one. Set trainer.devices=1 and "
+                "trainer.num_nodes=1."
+            )
+        if str(trainer.precision).startswith("16"):
+            raise ValueError(
+                f"trainer.precision={trainer.precision} scales gradients, and clipping would see the scaled ones. "
+                "Use bf16-mixed or 32."
+            )
         if trainer.overfit_batches:
             raise ValueError(
                 "trainer.overfit_batches replaces the selector by a fixed sampler. Remove it; for a small fixed set of "
@@ -251,7 +267,7 @@ class PolicyModule(LightningModule):
         assert not isinstance(optimizer, list)
         assert isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(trainable, self.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trainable, self.max_grad_norm, error_if_nonfinite=True)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
@@ -277,11 +293,12 @@ class PolicyModule(LightningModule):
         lengths = rollouts.lengths.float()
         logged: dict[str, Any] = metrics | {
             "reward": valid.mean(),
-            "reward_std": rewards.nan_to_num().std(dim=1).mean(),
+            "reward_std": _group_std(rewards).nanmean(),
             "completions/mean_length": lengths.mean(),
             "completions/max_length": lengths.max(),
             "completions/clipped_ratio": (~rollouts.finished).float().mean(),
             "step_time": timings["select"] + timings["step"],
+            "step": float(self.progress.iterations),  # Lightning takes the loggers' step from here
         }
         self.log_dict(logged, batch_size=len(rewards), sync_dist=self.trainer.world_size > 1)
         self.log_dict(
@@ -311,18 +328,18 @@ class PolicyModule(LightningModule):
         with np.errstate(invalid="ignore"):
             quality = np.where(valid, self.scorer.fraction(rewards), 0.0).sum(axis=1) / valid.sum(axis=1)
         solved = (self.scorer.fraction(rewards) >= 1 - 1e-6).sum(axis=1)
-        groups = [score.groups.index(task.group) if task.group in score.groups else -1 for task in batch.tasks]
-        columns = (quality, solved, valid.sum(axis=1), np.array(groups))
-        score.update(*(torch.as_tensor(column, device=self.device) for column in columns))
+        groups = [score.positions.get(task.group, -1) for task in batch.tasks]
+        score.update(
+            torch.as_tensor(quality, dtype=torch.float32, device=self.device),
+            *(torch.as_tensor(column, device=self.device) for column in (solved, valid.sum(axis=1), np.array(groups))),
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Logs `eval/NAME/…` and keeps the scores in the run's history."""
-        scores = self._compute_scores()
-        if self.trainer.sanity_checking:  # the evaluation before training; Lightning keeps its figures from loggers
-            for logger in self.trainer.loggers:
-                logger.log_metrics(scores, step=0)
-        else:
-            self.log_dict(scores, batch_size=1)
+        if not self.trainer.sanity_checking:
+            self.log_dict(self._record_scores() | {"step": float(self.progress.iterations)}, batch_size=1)
+        elif self.trainer.num_sanity_val_steps == math.inf:  # the evaluation before training, and not a part of it
+            self._log_outside_the_loop(self._record_scores())
 
     def on_train_end(self) -> None:
         """Evaluates the final policy, if the last evaluation came before the last iteration."""
@@ -332,18 +349,23 @@ class PolicyModule(LightningModule):
                 for index, loader in enumerate(self._datamodule.val_dataloader()):
                     for batch_idx, batch in enumerate(loader):
                         self.validation_step(batch, batch_idx, index)
-            scores = self._compute_scores()
-            for logger in self.trainer.loggers:
-                logger.log_metrics(scores, step=self.progress.iterations)
+            self._log_outside_the_loop(self._record_scores())
 
-    def _compute_scores(self) -> dict[str, float]:
+    def _log_outside_the_loop(self, scores: dict[str, float]) -> None:
+        """To the loggers themselves: Lightning drops figures of sanity checks and of `on_train_end`."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(scores, step=self.progress.iterations)
+
+    def _record_scores(self) -> dict[str, float]:
         scores = {
             f"eval/{name}/{figure}": float(value)
             for name, score in self._held_out.items()
             for figure, value in score.compute().items()
         }
         if scores:
-            self.evaluations.append({"iteration": self.progress.iterations, "scores": scores})
+            overall = [scores[f"eval/{name}/avg@{self.eval_num_generations}"] for name in self._held_out]
+            entry = {"iteration": self.progress.iterations, "overall": sum(overall) / len(overall), "scores": scores}
+            self.evaluations.append(entry)
         return scores
 
     def on_test_epoch_start(self) -> None:
@@ -397,6 +419,13 @@ class PolicyModule(LightningModule):
     def _trained_names(self, names: Iterable[str]) -> list[str]:
         frozen = {n for n, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         return [name for name in names if name not in frozen]
+
+
+def _group_std(rewards: Tensor) -> Tensor:
+    """(B,) standard deviation of each group's rewards, NaN for a group with fewer than two."""
+    return torch.stack(
+        [group[~group.isnan()].std() if (~group.isnan()).sum() > 1 else group.sum() for group in rewards]
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class PretrainedSource(ABC):
@@ -48,15 +48,16 @@ def load_policy(
         dtype: of the loaded weights. Adapters are float32 always.
         seed: of the adapters' initial weights; the global generator is left as it was.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    shape = AutoConfig.from_pretrained(folder)
+    for name, value in vars(shape).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(shape, name, 0.0)
+    model = AutoModelForCausalLM.from_pretrained(folder, config=shape, dtype=getattr(torch, dtype))
     if lora is not None:
         config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = get_peft_model(model, config)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
     return model
 
 

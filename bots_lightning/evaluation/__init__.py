@@ -1,11 +1,10 @@
 """Measures of runs: held-out quality, effective tasks."""
 
-from bots_lightning.evaluation.effective_tasks import EffectiveTaskRate, effective_number, mixed_groups
+from bots_lightning.evaluation.effective_tasks import effective_number, mixed_groups
 from bots_lightning.evaluation.metrics_csv import MetricsCSV, read_metrics
 from bots_lightning.evaluation.pass_at_k import HeldOutScore, pass_at_k
 
 __all__ = [
-    "EffectiveTaskRate",
     "HeldOutScore",
     "MetricsCSV",
     "effective_number",

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 
 def mixed_groups(rewards: Tensor) -> Tensor:
@@ -20,31 +19,6 @@ def mixed_groups(rewards: Tensor) -> Tensor:
     low = rewards.nan_to_num(nan=torch.inf).amin(dim=1)
     high = rewards.nan_to_num(nan=-torch.inf).amax(dim=1)
     return low < high
-
-
-class EffectiveTaskRate(Metric):
-    """ETR: the share of selected tasks whose rewards are not all equal, over all steps seen.
-
-    Published as effective task ratio in BOTS (arXiv:2510.26374).
-    """
-
-    full_state_update = False
-    mixed: Tensor
-    selected: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("mixed", default=torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("selected", default=torch.tensor(0.0), dist_reduce_fx="sum")
-
-    def update(self, rewards: Tensor) -> None:
-        """Adds the (B, G) rewards of a step."""
-        self.mixed += mixed_groups(rewards).sum()
-        self.selected += len(rewards)
-
-    def compute(self) -> Tensor:
-        """ETR in [0, 1]; NaN before the first step."""
-        return self.mixed / self.selected
 
 
 def effective_number(counts: npt.NDArray[np.int64]) -> float:

@@ -20,14 +20,12 @@ class MetricsCSV(Logger):
 
     Args:
         folder: the run folder.
-        flush_every: rows held back before they are written.
     """
 
-    def __init__(self, folder: str | Path, flush_every: int = 10) -> None:
+    def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.folder = Path(folder)
         self.path = self.folder / "metrics.csv"
-        self.flush_every = flush_every
         self._rows: list[dict[str, Any]] = []
         self._columns: list[str] | None = None
 
@@ -57,12 +55,15 @@ class MetricsCSV(Logger):
         if self._rows and self._rows[-1]["step"] == row["step"]:
             self._rows[-1] |= row
             return
-        if len(self._rows) >= self.flush_every:
-            self.save()
+        self._flush()
         self._rows.append(row)
 
     @rank_zero_only
-    def save(self) -> None:
+    def finalize(self, status: str) -> None:
+        """Writes the last row; until then it may still grow."""
+        self._flush()
+
+    def _flush(self) -> None:
         """Appends the rows held back; rewrites the file when there are new columns."""
         if not self._rows:
             return
@@ -77,11 +78,6 @@ class MetricsCSV(Logger):
         else:
             self._write(self._rows, mode="a")
         self._rows = []
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Writes what is left."""
-        self.save()
 
     def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,7 @@ class HeldOutScore(Metric):
         if not 1 <= k <= n:
             raise ValueError(f"pass@{k} with {n} completions per task; expected 1 <= k <= n.")
         self.n, self.k, self.groups = n, k, groups
+        self.positions = {label: i for i, label in enumerate(groups)}
         for state in ("quality", "successes", "counts", "group"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
@@ -71,8 +72,8 @@ class HeldOutScore(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The figures by name; NaN where there is nothing to average."""
         states: Any = self
-        quality, group = dim_zero_cat(states.quality), dim_zero_cat(states.group)
-        successes, counts = dim_zero_cat(states.successes), dim_zero_cat(states.counts)
+        quality, group = dim_zero_cat(states.quality).cpu(), dim_zero_cat(states.group).cpu()
+        successes, counts = dim_zero_cat(states.successes).cpu(), dim_zero_cat(states.counts).cpu()
         enough = counts >= self.k
         scores = {
             f"avg@{self.n}": quality.nanmean(),

@@ -16,8 +16,8 @@ from filelock import FileLock
 
 def cache_root() -> Path:
     """`$BOTS_LIGHTNING_CACHE`, else `bots_lightning` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "bots_lightning"
-    return Path(os.environ.get("BOTS_LIGHTNING_CACHE", default)).expanduser()
+    users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get("BOTS_LIGHTNING_CACHE") or users / "bots_lightning").expanduser()
 
 
 def digest(description: Any) -> str:

@@ -15,6 +15,9 @@ from bots_lightning.tasks import Task
 
 RewardFunction = Callable[..., Sequence[float | None]]
 
+# Names of the columns that every task has, and its fields.
+NAMED = {"answer": "answer", "task_id": "id", "group": "group"}
+
 
 class Scorer:
     """The weighted sum of reward functions, in a declared range.
@@ -54,10 +57,12 @@ class Scorer:
         Raises:
             ValueError: a function returns the wrong number of rewards, or a reward is outside the range.
         """
-        generations = len(completions) // len(tasks)
+        generations, rest = divmod(len(completions), len(tasks))
+        if rest:
+            raise ValueError(f"{len(completions)} completions of {len(tasks)} tasks; expected as many of each.")
         rows = [task for task in tasks for _ in range(generations)]
         columns: dict[str, list[Any]] = {name: [row.columns[name] for row in rows] for name in _shared_columns(tasks)}
-        columns |= {"answer": [row.answer for row in rows], "task_id": [row.id for row in rows]}
+        columns |= {name: [getattr(row, field) for row in rows] for name, field in NAMED.items()}
         prompts = [row.prompt for row in rows]
         scores = np.stack([self._score(f, prompts, list(completions), columns) for f in self.functions])
         applies = np.isfinite(scores)
@@ -104,4 +109,4 @@ class Scorer:
 def _shared_columns(tasks: Sequence[Task]) -> list[str]:
     """Columns that every task has, but for those that are passed by name."""
     shared = set.intersection(*(set(task.columns) for task in tasks))
-    return sorted(shared - {"prompts", "completions", "answer", "task_id"})
+    return sorted(shared - {"prompts", "completions", *NAMED})

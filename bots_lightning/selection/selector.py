@@ -44,14 +44,20 @@ class TaskSelector(ABC):
     def state_dict(self) -> dict[str, Any]:
         """All that `select` and `observe` change, as numpy arrays, numbers and strings."""
         rng = json.dumps(self.rng.bit_generator.state)
-        return {"fingerprint": self.fingerprint, "num_tasks": self.num_tasks, "rng": rng}
+        kind = type(self).__name__
+        return {"selector": kind, "fingerprint": self.fingerprint, "num_tasks": self.num_tasks, "rng": rng}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a state saved for the same pool.
+        """Takes over a state saved by the same kind of selector for the same pool.
 
         Raises:
-            ValueError: the state belongs to another pool.
+            ValueError: the state belongs to another selector or another pool.
         """
+        if state["selector"] != type(self).__name__:
+            raise ValueError(
+                f"the checkpoint was saved with {state['selector']}, this run selects with {type(self).__name__}. "
+                "Resume with the selector of the checkpoint, or start afresh."
+            )
         if (state["fingerprint"], state["num_tasks"]) != (self.fingerprint, self.num_tasks):
             raise ValueError(
                 f"the checkpoint's selector belongs to the pool {state['fingerprint']!r} of {state['num_tasks']} "

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PhiConfig, PreTrainedTokenizerBase
 
 from bots_lightning.algorithms import LoRA
 from bots_lightning.algorithms.policy import language_model, load_policy, stop_token_ids
@@ -92,10 +92,16 @@ def test_adapters_are_float32_whatever_the_weights_are(checkpoint: str) -> None:
     assert frozen == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(r=4, target_modules=["c_attn", "c_proj"])])
-def test_dropout_is_off_even_in_train_mode(tmp_path: Path, lora: LoRA | None) -> None:
-    config = GPT2Config(
-        vocab_size=16, n_positions=16, n_embd=8, n_layer=1, n_head=2, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5
+@pytest.mark.parametrize("lora", [None, SMALL])
+def test_dropout_layers_are_off_even_in_train_mode(tmp_path: Path, lora: LoRA | None) -> None:
+    config = PhiConfig(
+        vocab_size=16,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        resid_pdrop=0.5,
+        embd_pdrop=0.5,
     )
     with torch.random.fork_rng():
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
@@ -124,7 +130,8 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 @pytest.mark.parametrize(
-    ("configured", "expected"), [(None, (1,)), (1, (1,)), (4, (1, 4)), ([7, 4, 7], (1, 4, 7)), ([0], (0, 1)), ([], (1,))]
+    ("configured", "expected"),
+    [(None, (1,)), (1, (1,)), (4, (1, 4)), ([7, 4, 7], (1, 4, 7)), ([0], (0, 1)), ([], (1,))],
 )
 @pytest.mark.parametrize("lora", [None, SMALL])
 def test_completions_end_with_any_token_that_tokenizer_or_generation_config_name(

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import nan
 
 import pytest
@@ -59,7 +59,7 @@ def test_identities(drawn: tuple[int, int, int]) -> None:
     rates = [float(pass_at_k(torch.tensor([c]), torch.tensor([n]), j)) for j in range(1, n + 1)]
     assert rates[0] == pytest.approx(c / n)  # pass@1 is the mean
     assert rates[-1] == float(c > 0)  # pass@n asks for one success among all
-    assert all(a <= b + 1e-12 for a, b in zip(rates, rates[1:], strict=False))  # more attempts never hurt
+    assert all(a <= b + 1e-12 for a, b in pairwise(rates))  # more attempts never hurt
     if c > n - k:
         assert rates[k - 1] == 1.0  # no k completions are all failures
 
@@ -106,7 +106,7 @@ def test_batches_and_their_order_do_not_matter(rows: list[tuple[float, int, int,
     whole, parts = HeldOutScore(4, 2, ["logic", "maths"]), HeldOutScore(4, 2, ["logic", "maths"])
     whole.update(*columns(ROWS))
     edges = [0, *sorted(set(cuts)), len(rows)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         parts.update(*columns(rows[start:end]))
     assert plain(parts.compute()) == pytest.approx(plain(whole.compute()))
 

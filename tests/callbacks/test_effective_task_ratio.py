@@ -1,0 +1,110 @@
+"""The callback logs the shares of a step, and its mean over the run survives a checkpoint."""
+
+# Shapes: B tasks in the step, G rollouts per task.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callbacks import EffectiveTaskRatio
+
+SOLVED, FAILED, MIXED, HALF = [1.0, 1.0], [0.0, 0.0], [0.0, 1.0], [0.5, 0.5]
+
+
+class Module:
+    """What the callback needs of a module: a device, a reward range, and somewhere to log."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, high: float = 1.0) -> None:
+        self.scorer = SimpleNamespace(high=high)
+        self.logged: dict[str, float] = {}
+        self.synced: dict[str, bool] = {}
+
+    def log_dict(self, metrics: Mapping[str, Any], batch_size: int, sync_dist: bool = False) -> None:
+        self.logged |= {name: float(value) for name, value in metrics.items()}
+        self.synced |= dict.fromkeys(metrics, sync_dist)
+
+
+def trainer(counts: list[int], world_size: int = 1) -> Any:
+    return SimpleNamespace(world_size=world_size, datamodule=SimpleNamespace(selection_counts=np.array(counts)))
+
+
+def step(callback: EffectiveTaskRatio, rewards: list[list[float]], module: Any = None, run: Any = None) -> Any:
+    module = module or Module()
+    callback.on_train_batch_end(run or trainer([1]), module, {"rewards": torch.tensor(rewards)}, None, 0)
+    return module
+
+
+def test_the_shares_of_a_step_by_hand() -> None:
+    module = step(EffectiveTaskRatio(), [SOLVED, MIXED, FAILED, FAILED, MIXED], run=trainer([2, 0, 1, 1]))
+    assert module.logged == pytest.approx(
+        {
+            "selection/effective_task_ratio": 2 / 5,
+            "frac_reward_zero_std": 3 / 5,
+            "selection/solved_all": 1 / 5,
+            "selection/solved_none": 2 / 5,
+            "selection/distinct_tasks": 3,
+            "selection/effective_tasks": 2**1.5,  # shares 1/2, 1/4, 1/4
+        }
+    )
+
+
+def test_solved_means_the_highest_reward_of_the_declared_range() -> None:
+    module = step(EffectiveTaskRatio(), [[2.0, 2.0], SOLVED, HALF], Module(high=2.0))
+    assert module.logged["selection/solved_all"] == pytest.approx(1 / 3)
+    assert module.logged["selection/solved_none"] == pytest.approx(2 / 3)
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=3, max_size=3), min_size=1, max_size=8))
+def test_mixed_solved_all_and_solved_none_cover_every_task_once(rewards: list[list[float]]) -> None:
+    logged = step(EffectiveTaskRatio(), rewards).logged
+    parts = [logged[f"selection/{name}"] for name in ("effective_task_ratio", "solved_all", "solved_none")]
+    assert sum(parts) == pytest.approx(1)
+    assert logged["frac_reward_zero_std"] == pytest.approx(parts[1] + parts[2])
+    assert parts[0] == pytest.approx(sum(len(set(row)) > 1 for row in rewards) / len(rewards))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_shares_are_averaged_over_ranks_and_the_selections_that_all_know_are_not(world_size: int) -> None:
+    synced = step(EffectiveTaskRatio(), [MIXED], run=trainer([1], world_size)).synced
+    assert {name for name, sync in synced.items() if sync} == (
+        set()
+        if world_size == 1
+        else {
+            "selection/effective_task_ratio",
+            "frac_reward_zero_std",
+            "selection/solved_all",
+            "selection/solved_none",
+        }
+    )
+
+
+def test_the_mean_counts_tasks_and_not_steps() -> None:
+    callback = EffectiveTaskRatio()
+    assert math.isnan(callback.mean)
+    step(callback, [MIXED, SOLVED, FAILED, FAILED])
+    step(callback, [MIXED])
+    assert callback.mean == pytest.approx(2 / 5)
+
+
+def test_the_mean_continues_after_a_resume(tmp_path: Path) -> None:
+    callback, resumed = EffectiveTaskRatio(), EffectiveTaskRatio()
+    step(callback, [MIXED, SOLVED, MIXED])
+    step(resumed, [FAILED])  # to be overwritten
+    torch.save(callback.state_dict(), tmp_path / "callback.ckpt")
+    resumed.load_state_dict(torch.load(tmp_path / "callback.ckpt", weights_only=True))
+    resumed.on_fit_start(trainer([1]), Module())  # type: ignore[arg-type]
+    step(resumed, [FAILED])
+    assert resumed.mean == pytest.approx(2 / 4)
+    assert callback.mean == pytest.approx(2 / 3)

@@ -1,0 +1,36 @@
+"""The bar shows reward, effective task ratio and the overall scores of the last evaluation, and nothing else."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from callbacks import TaskProgressBar
+
+
+def shown(logged: dict[str, float], *evaluations: dict[str, float]) -> Any:
+    trainer: Any = SimpleNamespace(callback_metrics={name: torch.tensor(value) for name, value in logged.items()})
+    module: Any = SimpleNamespace(evaluations=[{"iteration": i, "scores": s} for i, s in enumerate(evaluations)])
+    return TaskProgressBar().get_metrics(trainer, module)
+
+
+def test_before_the_first_step_there_is_nothing_to_show() -> None:
+    assert shown({}) == {}
+
+
+def test_reward_and_ratio_are_rounded_and_other_metrics_left_out() -> None:
+    logged = {"reward": 0.126, "selection/effective_task_ratio": 0.875, "loss": 1.0, "v_num": 0.0}
+    assert shown(logged) == {"reward": "0.13", "ETR": "0.88"}
+
+
+def test_the_last_evaluation_is_shown_by_the_names_of_its_pools() -> None:
+    first = {"eval/heldout/avg@4": 0.1}
+    last = {
+        "eval/heldout/avg@4": 0.5,
+        "eval/heldout/pass@4": 0.9,
+        "eval/heldout/maths/avg@4": 0.7,
+        "eval/aime/avg@4": 0.0625,
+    }
+    assert shown({"reward": 1.0}, first, last) == {"reward": "1.00", "heldout": "0.500", "aime": "0.062"}

@@ -1,0 +1,168 @@
+"""`summary.json` is what the run has come to, and the clock survives a resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bots_lightning.algorithms.module import Progress
+from bots_lightning.selection import UniformSelector
+from callbacks import EffectiveTaskRatio, RunSummary, SelectionOverhead
+
+BEFORE = {"eval/heldout/avg@4": 0.25, "eval/heldout/pass@4": 0.5, "eval/heldout/maths/avg@4": 0.9}
+PEAK = {"eval/heldout/avg@4": 0.5, "eval/heldout/pass@4": 0.5, "eval/heldout/maths/avg@4": 0.0}
+AFTER = {"eval/heldout/avg@4": 0.375, "eval/heldout/pass@4": 0.75, "eval/heldout/maths/avg@4": 1.0}
+EVALUATIONS = [{"iteration": i, "scores": s} for i, s in ((0, BEFORE), (20, PEAK), (40, AFTER))]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the time."""
+    now = [0.0]
+    monkeypatch.setattr("callbacks.run_summary.time.perf_counter", lambda: now[0])
+
+    def set_to(seconds: float) -> None:
+        now[0] = seconds
+
+    return set_to
+
+
+def module(evaluations: list[dict[str, Any]] | None = None) -> Any:
+    evaluations = EVALUATIONS if evaluations is None else evaluations
+    return SimpleNamespace(seed=7, progress=Progress(40, 5120, 61_440), evaluations=evaluations)
+
+
+def trainer(folder: Path, callbacks: list[Any], first: bool = True) -> Any:
+    datamodule = SimpleNamespace(selector=UniformSelector(), selection_counts=np.array([2, 1, 1, 0]))
+    return SimpleNamespace(
+        default_root_dir=str(folder), callbacks=callbacks, datamodule=datamodule, is_global_zero=first
+    )
+
+
+def siblings() -> tuple[EffectiveTaskRatio, SelectionOverhead]:
+    """Two that have seen 3 mixed tasks of 4, and 1 second of selection in 8."""
+    ratio, overhead = EffectiveTaskRatio(), SelectionOverhead()
+    ratio.rate.update(torch.tensor([[0.0, 1], [1, 0], [1, 1], [0, 1]]))
+    overhead.load_state_dict({"selection_seconds": 1.0, "step_seconds": 8.0})
+    return ratio, overhead
+
+
+def finish(folder: Path, module: Any, summary: RunSummary | None = None, **options: Any) -> dict[str, Any]:
+    """A run from start to end; what it wrote."""
+    summary = summary or RunSummary(table=False)
+    run = trainer(folder, [*siblings(), summary], **options)
+    summary.setup(run, module, "fit")
+    summary.on_train_start(run, module)
+    summary.on_train_end(run, module)
+    summary.on_fit_end(run, module)
+    path = folder / "summary.json"
+    return json.loads(path.read_text(), parse_constant=refuse) if path.exists() else {}
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_the_summary_of_a_run(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    assert finish(tmp_path / "run", module()) == {
+        "seed": 7,
+        "selector": "UniformSelector",
+        "iterations": 40,
+        "rollouts": 5120,
+        "generated_tokens": 61_440,
+        "wall_seconds": 0.0,
+        "effective_task_ratio": 0.75,
+        "selection_overhead_fraction": 0.125,
+        "pool_tasks": 4,
+        "distinct_tasks": 3,
+        "effective_tasks": pytest.approx(2**1.5),  # shares 1/2, 1/4, 1/4
+        "evaluation": {"before": EVALUATIONS[0], "after": EVALUATIONS[2], "best": EVALUATIONS[1]},
+    }
+
+
+def test_the_best_evaluation_has_the_best_mean_over_the_held_out_pools(tmp_path: Path) -> None:
+    evaluations = [
+        {"iteration": 0, "scores": {"eval/a/avg@4": 0.9, "eval/b/avg@4": 0.0, "eval/a/pass@4": 1.0}},
+        {"iteration": 1, "scores": {"eval/a/avg@4": 0.5, "eval/b/avg@4": 0.5, "eval/a/pass@4": 0.0}},
+        {"iteration": 2, "scores": {"eval/a/avg@4": 0.1, "eval/b/avg@4": 0.6, "eval/a/pass@4": 1.0}},
+    ]
+    assert finish(tmp_path, module(evaluations))["evaluation"]["best"]["iteration"] == 1
+
+
+def test_what_is_missing_is_null(tmp_path: Path) -> None:
+    summary, bare = RunSummary(), module([])
+    run = trainer(tmp_path, [EffectiveTaskRatio(), SelectionOverhead(), summary])
+    summary.setup(run, bare, "fit")
+    summary.on_fit_end(run, bare)
+    written = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    assert written["evaluation"] == {"before": None, "after": None, "best": None}
+    assert written["effective_task_ratio"] is None
+    assert written["selection_overhead_fraction"] is None
+
+
+def test_a_score_that_is_not_a_number_is_null(tmp_path: Path) -> None:
+    scores = {"eval/heldout/avg@4": 0.5, "eval/heldout/pass@4": float("nan")}
+    written = finish(tmp_path, module([{"iteration": 0, "scores": scores}]), RunSummary(table=True))
+    assert written["evaluation"]["before"]["scores"] == {"eval/heldout/avg@4": 0.5, "eval/heldout/pass@4": None}
+
+
+def test_the_clock_runs_while_training_does_and_continues_after_a_resume(
+    tmp_path: Path, clock: Callable[[float], None]
+) -> None:
+    first, second = RunSummary(table=False), RunSummary(table=False)
+    run = trainer(tmp_path, [*siblings(), first, second])
+    for summary in (first, second):
+        summary.setup(run, module(), "fit")
+    clock(100.0)
+    first.on_train_start(run, module())
+    clock(130.0)
+    saved = first.state_dict()
+    assert saved == {"wall_seconds": 30.0}
+    clock(140.0)
+    first.on_train_end(run, module())
+    clock(5000.0)
+    assert first.summarize(run, module())["wall_seconds"] == 40.0
+    second.load_state_dict(saved)
+    second.on_train_start(run, module())
+    clock(5007.0)
+    second.on_train_end(run, module())
+    clock(9000.0)
+    assert second.summarize(run, module())["wall_seconds"] == 37.0
+
+
+def test_the_table_shows_before_after_and_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(tmp_path / "my-run", module(), RunSummary(table=True))
+    printed = capsys.readouterr().out
+    lines = [line.replace("│", " ").split() for line in printed.splitlines()]
+    assert ["heldout/avg@4", "0.250", "0.375", "+0.125"] in lines
+    assert ["heldout/maths/avg@4", "0.900", "1.000", "+0.100"] in lines
+    assert "my-run: 40 iterations" in printed
+    assert "effective task ratio        0.750" in printed
+    assert "distinct / effective tasks  3 / 3 of 4" in printed
+    assert "selection overhead          12.500 %" in printed
+
+
+def test_without_the_table_nothing_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(tmp_path, module(), RunSummary(table=False))
+    assert capsys.readouterr().out == ""
+
+
+def test_only_the_first_rank_writes(tmp_path: Path) -> None:
+    assert finish(tmp_path, module(), first=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("present", "absent"),
+    [(SelectionOverhead, "callbacks.EffectiveTaskRatio"), (EffectiveTaskRatio, "callbacks.SelectionOverhead")],
+)
+def test_a_missing_sibling_is_named(tmp_path: Path, present: type[Any], absent: str) -> None:
+    summary = RunSummary()
+    with pytest.raises(ValueError, match=f"RunSummary needs {absent}; add it to trainer.callbacks"):
+        summary.setup(trainer(tmp_path, [present(), summary]), module(), "fit")

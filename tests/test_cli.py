@@ -1,0 +1,115 @@
+"""The commands, end to end on a few steps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from bots_lightning.cli import main
+from bots_lightning.evaluation import read_metrics
+
+ROOT = Path(__file__).parents[1]
+FEW_STEPS = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "tests/assets/few_steps.yaml")]
+Command = Callable[..., None]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Command:
+    """Runs a command in an empty folder, on the quickstart with few steps."""
+    monkeypatch.chdir(tmp_path)
+    return lambda name, *options: main([name, *FEW_STEPS, *options])
+
+
+def test_fit_leaves_a_complete_run_folder(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("fit")
+    run = tmp_path / "runs" / "quickstart"
+    names = {path.name for path in run.iterdir()}
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "completions.jsonl",
+        "summary.json",
+        "checkpoints",
+        "tensorboard",
+    } >= names - {"completions.jsonl"}
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["seed"], summary["iterations"], summary["rollouts"]) == (0, 2, 2 * 8 * 2)
+    assert 0 <= summary["effective_task_ratio"] <= 1
+    assert 0 < summary["selection_overhead_fraction"] < 1
+    assert [summary["evaluation"][when]["iteration"] for when in ("before", "after")] == [0, 2]
+    rows = read_metrics(run / "metrics.csv")
+    assert [row["step"] for row in rows if "reward" in row] == [1, 2]
+    assert [row["step"] for row in rows if "eval/heldout/avg@2" in row] == [0, 1, 2]
+    assert {"selection/effective_task_ratio", "selection/overhead_fraction", "frac_reward_zero_std"} <= set(rows[1])
+    assert len(rows) == 3
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["class_path"].endswith("GRPO")
+    printed = capsys.readouterr().out
+    assert "effective task ratio" in printed
+    assert "heldout/avg@2" in printed
+
+
+def test_a_second_run_takes_a_folder_of_its_own(command: Command, tmp_path: Path) -> None:
+    command("fit")
+    first = (tmp_path / "runs" / "quickstart" / "metrics.csv").read_text()
+    command("fit")
+    assert (tmp_path / "runs" / "quickstart-2" / "summary.json").is_file()
+    assert (tmp_path / "runs" / "quickstart" / "metrics.csv").read_text() == first
+
+
+def test_ckpt_path_continues_in_the_same_folder_and_equals_the_undisturbed_run(
+    command: Command, tmp_path: Path
+) -> None:
+    four = ["--data.init_args.steps_per_epoch", "4", "--model.init_args.lr_scheduler_type", "constant"]
+    command("fit", *four, "--name", "whole")
+    command("fit", *four, "--name", "halves", "--trainer.max_steps", "2")
+    last = str(tmp_path / "runs/halves/checkpoints/last.ckpt")
+    command("fit", *four, "--name", "halves", "--ckpt_path", last)
+    assert not (tmp_path / "runs" / "halves-2").exists()
+    states = [torch.load(tmp_path / f"runs/{name}/checkpoints/last.ckpt") for name in ("whole", "halves")]
+    assert states[0]["progress"] == states[1]["progress"]
+    assert states[0]["progress"]["iterations"] == 4
+    for name, weight in states[0]["state_dict"].items():
+        assert torch.equal(weight, states[1]["state_dict"][name])
+    curves = [read_metrics(tmp_path / f"runs/{name}/metrics.csv") for name in ("whole", "halves")]
+    rewards = [[row["reward"] for row in rows if "reward" in row] for rows in curves]
+    assert len(rewards[0]) == 4
+    assert rewards[0] == rewards[1]
+
+
+def test_validate_and_test_print_the_same_scores(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("validate", "test"):
+        command(name)
+        assert "eval/heldout/avg@2" in capsys.readouterr().out
+
+
+def test_predict_writes_every_completion(command: Command, tmp_path: Path) -> None:
+    command("predict")
+    rows = [json.loads(line) for line in (tmp_path / "runs/quickstart/predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 40 * 2
+    assert len({row["task_id"] for row in rows}) == 40
+    assert {row["reward"] for row in rows} <= {0.0, 1.0}
+
+
+def test_help_and_print_config_read_well() -> None:
+    def run(*arguments: str) -> str:
+        program = [sys.executable, "-m", "bots_lightning", *arguments]
+        return subprocess.run(program, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    shown = run("--help")
+    assert "\n  bots-lightning fit --config configs/quickstart.yaml\n" in shown
+    assert "Roll out every training task" in shown
+    config = yaml.safe_load(run("fit", "--config", "configs/quickstart.yaml", "--print_config"))
+    assert config["data"]["init_args"]["selector"]["class_path"] == "bots_lightning.selection.ThompsonSelector"
+
+
+def test_a_wrong_option_is_named(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command("fit", "--model.init_args.num_generation", "4")
+    assert "num_generation" in capsys.readouterr().err
