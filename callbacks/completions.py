@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
+
+from bots_lightning.tasks import Task
 
 
 class CompletionsLog(Callback):
@@ -32,9 +35,9 @@ class CompletionsLog(Callback):
         path = Path(trainer.default_root_dir) / "completions.jsonl"
         progress: Any = pl_module.progress
         if trainer.is_global_zero and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["iteration"] <= progress.iterations]
-            path.write_text("".join(kept), encoding="utf-8")
+            lines = path.read_text(encoding="utf-8").split("\n")  # completions may hold other line separators
+            kept = [line for line in lines if line and json.loads(line)["iteration"] <= progress.iterations]
+            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -42,7 +45,7 @@ class CompletionsLog(Callback):
         """Writes some tasks of every n-th step."""
         iteration = pl_module.progress.iterations  # type: ignore[union-attr]
         if iteration % self.every_n_steps == 0:  # type: ignore[operator]
-            self._write(trainer, "completions.jsonl", outputs, {"iteration": iteration}, self.max_tasks)
+            self._write(trainer, "completions.jsonl", batch.tasks[: self.max_tasks], outputs, {"iteration": iteration})
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the predictions' file afresh."""
@@ -59,22 +62,22 @@ class CompletionsLog(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Writes the whole batch."""
-        self._write(trainer, "predictions.jsonl", outputs, {}, len(outputs["tasks"]))
+        self._write(trainer, "predictions.jsonl", batch.tasks, outputs, {})
 
     @staticmethod
-    def _write(trainer: Trainer, name: str, outputs: Any, head: dict[str, Any], max_tasks: int) -> None:
+    def _write(trainer: Trainer, name: str, tasks: Sequence[Task], outputs: Any, head: dict[str, Any]) -> None:
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            _write_rows(file, outputs, head, max_tasks)
+            _write_rows(file, tasks, outputs, head)
 
 
-def _write_rows(file: TextIO, outputs: Any, head: dict[str, Any], max_tasks: int) -> None:
+def _write_rows(file: TextIO, tasks: Sequence[Task], outputs: Any, head: dict[str, Any]) -> None:
     rewards = outputs["rewards"].tolist()
     generations = len(rewards[0])
-    for b, task in enumerate(outputs["tasks"][:max_tasks]):
+    for b, task in enumerate(tasks):
         completions = outputs["completions"][b * generations : (b + 1) * generations]
         for completion, reward in zip(completions, rewards[b], strict=True):
             row = head | {

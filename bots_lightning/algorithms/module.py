@@ -226,8 +226,8 @@ class PolicyModule(LightningModule):
         """Rolls out, scores, updates the belief and the policy.
 
         Returns:
-            what callbacks read: `loss`; `rewards` (B, G); `tasks`; `completions` (B·G strings); `num_tokens`;
-            `timings` in seconds.
+            what callbacks read beside the batch: `loss`; `rewards` (B, G); `completions` (B·G strings);
+            `num_tokens`; `timings` in seconds.
         """
         timings: dict[str, float] = {"select": self._datamodule.select_seconds}
         with _timed(timings, "step"):
@@ -248,7 +248,6 @@ class PolicyModule(LightningModule):
         return {
             "loss": torch.tensor(metrics["loss"]),
             "rewards": reward_tensor,
-            "tasks": batch.tasks,
             "completions": completions,
             "num_tokens": num_tokens,
             "timings": timings,
@@ -381,10 +380,11 @@ class PolicyModule(LightningModule):
         self.on_validation_epoch_end()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Rolls out training tasks; `rewards` (B, G), `tasks` and `completions` for prediction writers."""
+        """Rolls out training tasks; `task_ids`, `rewards` (B, G) and `completions` for prediction writers."""
         seed = derive_seed(self.seed, PREDICT, batch_idx, self.global_rank)
         completions, rewards = self._rollout_and_score(batch.tasks, self.num_generations, seed)
-        return {"rewards": torch.as_tensor(rewards), "tasks": batch.tasks, "completions": completions}
+        task_ids = [task.id for task in batch.tasks]
+        return {"task_ids": task_ids, "rewards": torch.as_tensor(rewards), "completions": completions}
 
     def _rollout_and_score(self, tasks: list[Task], n: int, seed: int) -> tuple[list[str], npt.NDArray[np.float64]]:
         rollouts = self.rollout(tasks, n, seed)

@@ -154,15 +154,19 @@ def test_losses_are_the_same_with_and_without_callbacks(checkpoint: str, tmp_pat
 @pytest.mark.parametrize("lora", [LoRA(r=4, alpha=8), None], ids=["lora", "full"])
 @pytest.mark.parametrize("selector", [bots, UniformSelector], ids=["bots", "uniform"])
 @pytest.mark.parametrize("k", [2, 4], ids=["mid-epoch", "epoch boundary"])
+@pytest.mark.parametrize("after_evaluation", [False, True], ids=["after a step", "after an evaluation"])
 def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(
-    checkpoint: str, tmp_path: Path, lora: LoRA | None, selector: Any, k: int
+    checkpoint: str, tmp_path: Path, lora: LoRA | None, selector: Any, k: int, after_evaluation: bool
 ) -> None:
     def run(folder: str, steps: int, ckpt_path: str | None = None) -> tuple[GRPO, TaskDataModule, str]:
         torch.manual_seed(steps)  # the global generator must not matter
         policy = module(checkpoint, lora=lora, lr_scheduler_type="constant")
         tasks = data(selector(), evaluation={"heldout": Tasks(8)})
-        save = ModelCheckpoint(tmp_path / folder, every_n_train_steps=k, save_last=True)
+        save = ModelCheckpoint(tmp_path / folder, every_n_epochs=1, save_on_train_epoch_end=False, save_last=True)
+        if not after_evaluation:
+            save = ModelCheckpoint(tmp_path / folder, every_n_train_steps=k, save_last=True)
         options = {"max_steps": steps, "callbacks": [save, EffectiveTaskRatio()], "enable_checkpointing": True}
+        options |= {"val_check_interval": k, "num_sanity_val_steps": -1} if after_evaluation else {}
         trainer(tmp_path, **options).fit(policy, tasks, ckpt_path=ckpt_path)
         return policy, tasks, str(tmp_path / folder / "last.ckpt")
 
@@ -170,6 +174,9 @@ def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(
     *_, last = run("first", k)
     *resumed, _ = run("second", 2 * k, ckpt_path=last)
     assert resumed[0].progress.iterations == 2 * k
+    if after_evaluation:
+        assert [evaluation["iteration"] for evaluation in resumed[0].evaluations] == [0, k, 2 * k]
+        assert resumed[0].evaluations == whole[0].evaluations
     assert_same_state(tuple(whole), tuple(resumed))
 
 
@@ -260,6 +267,38 @@ def test_a_prompt_that_is_too_long_is_refused_before_the_first_step_or_cut(check
     assert policy.progress.iterations == 1
 
 
+def test_what_would_go_wrong_silently_is_refused(checkpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="full finetuning of bfloat16 weights loses most updates"):
+        module(checkpoint, lora=None, dtype="bfloat16")
+
+
+def test_a_selector_of_another_kind_is_refused_on_resume_and_left_alone_by_validate(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    save = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=4)
+    trainer(tmp_path, callbacks=[save], enable_checkpointing=True).fit(module(checkpoint), data())
+    last = str(tmp_path / "last.ckpt")
+    other = data(UniformSelector(), evaluation={"heldout": Tasks(8)})
+    with pytest.raises(ValueError, match="saved with ThompsonSelector, this run selects with UniformSelector"):
+        trainer(tmp_path, max_steps=8).fit(module(checkpoint), other, ckpt_path=last)
+    assert trainer(tmp_path).validate(module(checkpoint), other, ckpt_path=last, verbose=False)
+
+
+def test_a_part_of_the_held_out_set_is_no_evaluation_before_training(checkpoint: str, tmp_path: Path) -> None:
+    policy, tasks = module(checkpoint), data(evaluation={"heldout": Tasks(8)}, eval_batch_size=2)
+    trainer(tmp_path, max_steps=4, num_sanity_val_steps=1).fit(policy, tasks)
+    assert [evaluation["iteration"] for evaluation in policy.evaluations] == [4]
+
+
+def test_an_interrupted_run_can_be_started_again(checkpoint: str, tmp_path: Path) -> None:
+    tasks, policy = data(), module(checkpoint, reward_funcs=[twice_a])
+    with pytest.raises(ValueError, match="outside reward_range"):
+        trainer(tmp_path).fit(policy, tasks)
+    again = module(checkpoint)
+    trainer(tmp_path).fit(again, tasks)
+    assert again.progress.iterations == 4
+
+
 def test_overfit_batches_and_a_foreign_data_module_are_refused(checkpoint: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="overfit_batches replaces the selector"):
         trainer(tmp_path, overfit_batches=2).fit(module(checkpoint), data())
@@ -335,8 +374,8 @@ def test_evaluation_before_and_after_is_kept_and_repeatable(checkpoint: str, tmp
 
 def test_predict_rolls_out_every_task_of_the_pool(checkpoint: str, tmp_path: Path) -> None:
     outputs = trainer(tmp_path).predict(module(checkpoint), data(eval_batch_size=10))
-    assert [len(batch["tasks"]) for batch in outputs] == [10, 10, 4]
-    assert all(batch["rewards"].shape == (len(batch["tasks"]), 4) for batch in outputs)
+    assert [task_id for batch in outputs for task_id in batch["task_ids"]] == Tasks().load().ids
+    assert [tuple(batch["rewards"].shape) for batch in outputs] == [(10, 4), (10, 4), (4, 4)]
 
 
 def test_an_endless_run_needs_a_constant_schedule(checkpoint: str, tmp_path: Path) -> None:

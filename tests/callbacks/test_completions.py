@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 
+from bots_lightning.data import TaskBatch
 from bots_lightning.tasks import Task
 from callbacks import CompletionsLog
 
 CHAT = [{"role": "user", "content": "Grüße?\n"}]
 TASKS = [Task("a", "1+1=", "2", "maths"), Task("b", CHAT, "é"), Task("c", "3", "3", "maths")]
+BATCH = TaskBatch([0, 1, 2], TASKS)
 OUTPUTS = {
-    "tasks": TASKS,
     "completions": ["2", "3", "é", "", "x\u2028y", '"}'],
     "rewards": torch.tensor([[1.0, 0.0], [0.25, float("nan")], [0.0, -1.0]]),
 }
@@ -31,7 +32,7 @@ def trainer(folder: Path, first: bool = True) -> Any:
 def train(callback: CompletionsLog, folder: Path, iterations: range, first: bool = True) -> None:
     for iteration in iterations:
         module: Any = SimpleNamespace(progress=SimpleNamespace(iterations=iteration))
-        callback.on_train_batch_end(trainer(folder, first), module, OUTPUTS, None, 0)
+        callback.on_train_batch_end(trainer(folder, first), module, OUTPUTS, BATCH, 0)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -60,6 +61,16 @@ def test_every_completion_has_a_line_with_its_task_and_its_reward(tmp_path: Path
     }
 
 
+def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    callback = CompletionsLog(every_n_steps=1)
+    train(callback, tmp_path, range(1, 6))
+    module: Any = SimpleNamespace(progress=SimpleNamespace(iterations=3))
+    callback.on_train_start(trainer(tmp_path), module)
+    rows = read(tmp_path / "completions.jsonl")
+    assert [row["iteration"] for row in rows] == [1] * 6 + [2] * 6 + [3] * 6
+    assert rows[4]["completion"] == "x\u2028y"
+
+
 def test_every_nth_iteration_is_written_and_earlier_ones_are_kept(tmp_path: Path) -> None:
     train(CompletionsLog(every_n_steps=3), tmp_path, range(1, 8))
     train(CompletionsLog(every_n_steps=3), tmp_path, range(8, 10))  # a resumed run
@@ -82,7 +93,7 @@ def test_predictions_are_whole_and_start_afresh(tmp_path: Path) -> None:
     for _ in range(2):
         callback.on_predict_start(trainer(tmp_path), None)  # type: ignore[arg-type]
         for batch_idx in range(2):
-            callback.on_predict_batch_end(trainer(tmp_path), None, OUTPUTS, None, batch_idx)  # type: ignore[arg-type]
+            callback.on_predict_batch_end(trainer(tmp_path), None, OUTPUTS, BATCH, batch_idx)  # type: ignore[arg-type]
     rows = read(tmp_path / "predictions.jsonl")
     assert [row["completion"] for row in rows] == 2 * OUTPUTS["completions"]  # type: ignore[operator]
     assert "iteration" not in rows[0]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from bots_lightning.algorithms.module import Progress
 from bots_lightning.selection import UniformSelector
@@ -19,7 +18,10 @@ from callbacks import EffectiveTaskRatio, RunSummary, SelectionOverhead
 BEFORE = {"eval/heldout/avg@4": 0.25, "eval/heldout/pass@4": 0.5, "eval/heldout/maths/avg@4": 0.9}
 PEAK = {"eval/heldout/avg@4": 0.5, "eval/heldout/pass@4": 0.5, "eval/heldout/maths/avg@4": 0.0}
 AFTER = {"eval/heldout/avg@4": 0.375, "eval/heldout/pass@4": 0.75, "eval/heldout/maths/avg@4": 1.0}
-EVALUATIONS = [{"iteration": i, "scores": s} for i, s in ((0, BEFORE), (20, PEAK), (40, AFTER))]
+EVALUATIONS = [
+    {"iteration": iteration, "overall": scores["eval/heldout/avg@4"], "scores": scores}
+    for iteration, scores in ((0, BEFORE), (20, PEAK), (40, AFTER))
+]
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def trainer(folder: Path, callbacks: list[Any], first: bool = True) -> Any:
 def siblings() -> tuple[EffectiveTaskRatio, SelectionOverhead]:
     """Two that have seen 3 mixed tasks of 4, and 1 second of selection in 8."""
     ratio, overhead = EffectiveTaskRatio(), SelectionOverhead()
-    ratio.rate.update(torch.tensor([[0.0, 1], [1, 0], [1, 1], [0, 1]]))
+    ratio.load_state_dict({"mixed": 3.0, "selected": 4.0})
     overhead.load_state_dict({"selection_seconds": 1.0, "step_seconds": 8.0})
     return ratio, overhead
 
@@ -87,11 +89,11 @@ def test_the_summary_of_a_run(tmp_path: Path, clock: Callable[[float], None]) ->
     }
 
 
-def test_the_best_evaluation_has_the_best_mean_over_the_held_out_pools(tmp_path: Path) -> None:
+def test_the_best_evaluation_is_the_best_overall(tmp_path: Path) -> None:
     evaluations = [
-        {"iteration": 0, "scores": {"eval/a/avg@4": 0.9, "eval/b/avg@4": 0.0, "eval/a/pass@4": 1.0}},
-        {"iteration": 1, "scores": {"eval/a/avg@4": 0.5, "eval/b/avg@4": 0.5, "eval/a/pass@4": 0.0}},
-        {"iteration": 2, "scores": {"eval/a/avg@4": 0.1, "eval/b/avg@4": 0.6, "eval/a/pass@4": 1.0}},
+        {"iteration": 0, "overall": 0.45, "scores": {"eval/a/avg@4": 0.9, "eval/b/avg@4": 0.0}},
+        {"iteration": 1, "overall": 0.5, "scores": {"eval/a/avg@4": 0.5, "eval/b/avg@4": 0.5}},
+        {"iteration": 2, "overall": 0.35, "scores": {"eval/a/avg@4": 0.1, "eval/b/avg@4": 0.6}},
     ]
     assert finish(tmp_path, module(evaluations))["evaluation"]["best"]["iteration"] == 1
 
@@ -109,7 +111,7 @@ def test_what_is_missing_is_null(tmp_path: Path) -> None:
 
 def test_a_score_that_is_not_a_number_is_null(tmp_path: Path) -> None:
     scores = {"eval/heldout/avg@4": 0.5, "eval/heldout/pass@4": float("nan")}
-    written = finish(tmp_path, module([{"iteration": 0, "scores": scores}]), RunSummary(table=True))
+    written = finish(tmp_path, module([{"iteration": 0, "overall": 0.5, "scores": scores}]), RunSummary(table=True))
     assert written["evaluation"]["before"]["scores"] == {"eval/heldout/avg@4": 0.5, "eval/heldout/pass@4": None}
 
 

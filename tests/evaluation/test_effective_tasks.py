@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from bots_lightning.algorithms import group_advantages
-from bots_lightning.evaluation import EffectiveTaskRate, effective_number, mixed_groups
+from bots_lightning.evaluation import effective_number, mixed_groups
 
 NAN = math.nan
 REWARDS = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 0, 1], [0.5, 0.5, 0.25], [0.5, 0.5, 0.5]])
@@ -39,16 +39,6 @@ def test_mixed_groups_are_those_with_an_advantage(rewards: list[list[float]]) ->
     mixed = mixed_groups(torch.tensor(rewards))
     assert mixed.tolist() == [len({r for r in row if not math.isnan(r)}) > 1 for row in rewards]
     assert mixed.tolist() == (group_advantages(torch.tensor(rewards)) != 0).any(dim=1).tolist()
-
-
-def test_the_rate_is_a_share_of_tasks_over_all_steps_whatever_their_sizes() -> None:
-    rate = EffectiveTaskRate()
-    rate.update(REWARDS)  # 2 of 5
-    rate.update(REWARDS[2:3])  # 1 of 1
-    assert float(rate.compute()) == pytest.approx(3 / 6)
-    rate.reset()
-    rate.update(REWARDS[:1])
-    assert float(rate.compute()) == 0.0
 
 
 def test_effective_number_by_hand() -> None:

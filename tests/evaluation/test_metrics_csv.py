@@ -9,8 +9,8 @@ import pytest
 from bots_lightning.evaluation import MetricsCSV, read_metrics
 
 
-def write(folder: Path, rows: list[dict[str, float]], flush_every: int = 10) -> None:
-    logger = MetricsCSV(folder, flush_every)
+def write(folder: Path, rows: list[dict[str, float]]) -> None:
+    logger = MetricsCSV(folder)
     for row in rows:
         logger.log_metrics({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
     logger.finalize("success")
@@ -28,11 +28,10 @@ def test_the_metrics_of_one_step_share_a_row(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.csv") == rows
 
 
-@pytest.mark.parametrize("flush_every", [1, 2, 3, 100])
-def test_columns_that_come_later_leave_earlier_rows_as_they_were(tmp_path: Path, flush_every: int) -> None:
+def test_columns_that_come_later_leave_earlier_rows_as_they_were(tmp_path: Path) -> None:
     rows: list[dict[str, float]] = [{"step": i, "reward": i / 7} for i in range(4)]
     rows += [{"step": 4, "avg": 0.5}, {"step": 5, "reward": 0.1, "avg": 0.6}, {"step": 6, "loss": 3.0}]
-    write(tmp_path, rows, flush_every)
+    write(tmp_path, rows)
     assert read_metrics(tmp_path / "metrics.csv") == rows
     header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
     assert header == "step,avg,loss,reward"
@@ -40,9 +39,9 @@ def test_columns_that_come_later_leave_earlier_rows_as_they_were(tmp_path: Path,
 
 @pytest.mark.parametrize("resumed_at", [0, 2, 5, 9])
 def test_a_resumed_run_keeps_earlier_rows_and_writes_its_own_anew(tmp_path: Path, resumed_at: int) -> None:
-    write(tmp_path, [{"step": i, "reward": 0.0} for i in range(5)], flush_every=2)
+    write(tmp_path, [{"step": i, "reward": 0.0} for i in range(5)])
     resumed: list[dict[str, float]] = [{"step": i, "reward": 1.0, "loss": 2.0} for i in range(resumed_at, 12)]
-    write(tmp_path, resumed, flush_every=3)
+    write(tmp_path, resumed)
     kept = [{"step": i, "reward": 0.0} for i in range(min(5, resumed_at))]
     assert read_metrics(tmp_path / "metrics.csv") == kept + resumed
 
@@ -54,13 +53,15 @@ def test_a_resumed_run_that_logs_nothing_leaves_the_file_alone(tmp_path: Path) -
     assert (tmp_path / "metrics.csv").read_text() == before
 
 
-def test_rows_are_held_back_until_enough_have_come(tmp_path: Path) -> None:
-    logger = MetricsCSV(tmp_path, flush_every=2)
+def test_only_the_last_row_is_held_back_since_it_may_still_grow(tmp_path: Path) -> None:
+    logger = MetricsCSV(tmp_path)
     for step in range(3):
         logger.log_metrics({"reward": 0.5}, step)
+        logger.save()  # Lightning calls this after every row
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == [0, 1]
-    logger.save()
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == [0, 1, 2]
+    logger.log_metrics({"avg": 0.25}, 2)
+    logger.finalize("success")
+    assert read_metrics(tmp_path / "metrics.csv")[2] == {"step": 2, "reward": 0.5, "avg": 0.25}
 
 
 def test_nan_survives_and_a_missing_file_has_no_rows(tmp_path: Path) -> None:

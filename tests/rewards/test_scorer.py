@@ -73,7 +73,7 @@ def test_functions_receive_prompts_completions_answers_ids_and_the_columns_that_
         return [0.0] * len(completions)
 
     tasks = [
-        Task("a", "p", "1", columns={"level": 1, "hint": "h", "answer": "not this", "task_id": 9}),
+        Task("a", "p", "1", "maths", columns={"level": 1, "hint": "h", "answer": "not this", "task_id": 9}),
         Task("b", "q", "2", columns={"level": 2}),
     ]
     Scorer([spy])(tasks, ["w", "x", "y", "z"])
@@ -82,6 +82,7 @@ def test_functions_receive_prompts_completions_answers_ids_and_the_columns_that_
         "completions": ["w", "x", "y", "z"],
         "answer": ["1", "1", "2", "2"],
         "task_id": ["a", "a", "b", "b"],
+        "group": ["maths", "maths", "", ""],
         "level": [1, 1, 2, 2],
     }
 
