@@ -4,6 +4,16 @@ from bots_lightning.algorithms.advantages import group_advantages
 from bots_lightning.algorithms.grpo import GRPO
 from bots_lightning.algorithms.losses import LossOutputs, grpo_loss
 from bots_lightning.algorithms.module import PolicyModule
+from bots_lightning.algorithms.online import OnlineModule
 from bots_lightning.algorithms.policy import LoRA, PretrainedSource
 
-__all__ = ["GRPO", "LoRA", "LossOutputs", "PolicyModule", "PretrainedSource", "group_advantages", "grpo_loss"]
+__all__ = [
+    "GRPO",
+    "LoRA",
+    "LossOutputs",
+    "OnlineModule",
+    "PolicyModule",
+    "PretrainedSource",
+    "group_advantages",
+    "grpo_loss",
+]

@@ -27,11 +27,15 @@ def group_advantages(rewards: Tensor, scale: bool = True, eps: float = 1e-4) -> 
     """
     if rewards.ndim != 2:
         raise ValueError(f"rewards have shape {tuple(rewards.shape)}; expected (B, G).")
+    mean, std = group_mean_and_std(rewards)
+    centred = torch.where(rewards.isnan(), torch.zeros_like(rewards), rewards - mean)
+    return centred / (std + eps) if scale else centred
+
+
+def group_mean_and_std(rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation of each group's rewards, each (B, 1); NaN is left out, 0 if all is NaN."""
     valid = ~rewards.isnan()
     count = valid.sum(dim=1, keepdim=True)
     mean = rewards.nansum(dim=1, keepdim=True) / count.clamp(min=1)
-    centred = torch.where(valid, rewards - mean, torch.zeros_like(rewards))
-    if not scale:
-        return centred
-    std = (centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    return centred / (std + eps)
+    squares = torch.where(valid, rewards - mean, torch.zeros_like(rewards)).square().sum(dim=1, keepdim=True)
+    return mean, (squares / (count - 1).clamp(min=1)).sqrt()

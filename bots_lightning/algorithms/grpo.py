@@ -13,14 +13,14 @@ from torch import Tensor
 from bots_lightning.algorithms.advantages import group_advantages
 from bots_lightning.algorithms.logprobs import completion_logprobs, microbatches
 from bots_lightning.algorithms.losses import grpo_loss
-from bots_lightning.algorithms.module import PolicyModule
+from bots_lightning.algorithms.online import OnlineModule
 from bots_lightning.rollouts import Rollouts
 
 
-class GRPO(PolicyModule):
+class GRPO(OnlineModule):
     """Raises the probability of completions that did better than their group, within a clipped ratio.
 
-    Options have TRL's names. All arguments of `PolicyModule` apply.
+    Options have TRL's names. All arguments of `OnlineModule` and `PolicyModule` apply.
 
     Args:
         epsilon: lower clip of the probability ratio.
@@ -29,7 +29,7 @@ class GRPO(PolicyModule):
         scale_rewards: "group" divides advantages by the group's standard deviation, "none" does not.
         max_tokens_per_microbatch: budget of one forward and backward pass in tokens, prompts and padding included;
             None takes the whole batch at once.
-        **kwargs: see `PolicyModule`.
+        **kwargs: see `OnlineModule` and `PolicyModule`.
     """
 
     def __init__(
