@@ -39,7 +39,7 @@ class QuickstartTasks(TaskSource):
 
     def __init__(
         self,
-        num_tasks: int = 4000,
+        num_tasks: int = 3000,
         seed: int = 0,
         split: Literal["train", "heldout"] = "train",
         reference_rollouts: int = 8,
