@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from bots_lightning.beliefs import TaskFeatures
 from bots_lightning.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +48,20 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
                 main([*words[1:last], *few_steps, *words[last:]])
                 ran += 1
     assert ran >= 4
+
+
+def test_the_selector_of_the_readme_selects_evenly_and_resumes() -> None:
+    source = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert source is not None
+    names: dict[str, Any] = {}
+    exec(source.group(1), names)
+    first, second = names["LeastSelected"](), names["LeastSelected"]()
+    for selector in (first, second):
+        selector.setup(TaskFeatures(7), seed=3)
+    counts = np.bincount(np.concatenate([first.select(3) for _ in range(7)]))
+    assert counts.tolist() == [3] * 7
+    second.load_state_dict(first.state_dict())
+    assert [first.select(3).tolist() for _ in range(5)] == [second.select(3).tolist() for _ in range(5)]
 
 
 def test_every_file_of_the_tree_exists() -> None:

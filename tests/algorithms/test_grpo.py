@@ -21,8 +21,6 @@ from bots_lightning.selection import TaskSelector, ThompsonSelector, UniformSele
 from bots_lightning.tasks import ProceduralTasks, TaskPool, TaskSource
 from callbacks import CompletionsLog, EffectiveTaskRatio, RunSummary, SelectionOverhead
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 class Tasks(TaskSource):
     """Some procedural tasks, with reference pass rates that a test may choose."""
