@@ -43,6 +43,8 @@ NOISE = (
     r".*is_gradient_checkpointing.*deprecated.*",
     r".*isinstance\(treespec, LeafSpec\).*deprecated.*",
     r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+    r".*resuming from a checkpoint that ended before the epoch ended.*",  # the selector's state is in the checkpoint
+    r".*custom batch sampler `_FixedBatches`.*",
     r".*Total length of `list` across ranks is zero.*",  # no held-out tasks
     r".*Using ModelCheckpoint with manual optimization.*",  # a checkpoint after the step is meant
 )

@@ -45,7 +45,7 @@ def test_loss_and_gradient_agree_with_the_definition(seed: int, low: float, high
     outputs = grpo_loss(logprobs, old, advantages, mask, epsilon=low, epsilon_high=high)
     outputs.loss.backward()
     loss, gradient = slow_loss_and_gradient(logprobs.detach(), old, advantages, mask, low, high)
-    assert float(outputs.loss) == pytest.approx(loss, abs=1e-12)
+    assert outputs.loss.item() == pytest.approx(loss, abs=1e-12)
     torch.testing.assert_close(logprobs.grad, torch.tensor(gradient, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
@@ -70,7 +70,7 @@ def test_clipped_tokens_by_hand() -> None:
     )
     first = (1.2 + 0.5 + 1.0) / 3  # A > 0: clipped from above only
     second = (-2 * 1.5 + -2 * 0.8) / 2  # A < 0: clipped from below only
-    assert float(outputs.loss) == pytest.approx(-(first + second) / 2)
+    assert outputs.loss.item() == pytest.approx(-(first + second) / 2)
     assert outputs.metrics["clip_ratio/high_tokens"] == 1
     assert outputs.metrics["clip_ratio/low_tokens"] == 1
 
@@ -89,7 +89,7 @@ def test_values_outside_the_mask_do_not_matter() -> None:
     logprobs, old, advantages, mask = random_case(2)
     garbage = torch.where(mask, old, torch.full_like(old, -torch.inf))
     clean, dirty = (grpo_loss(logprobs, o, advantages, mask).loss for o in (old, garbage))
-    assert float(clean) == float(dirty)
+    assert clean.item() == dirty.item()
     dirty.backward()
     assert logprobs.grad is not None
     assert torch.isfinite(logprobs.grad).all()
