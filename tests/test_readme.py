@@ -18,9 +18,12 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands() -> list[str]:
-    """The lines of all shell blocks, continued lines joined."""
+    """The lines of all shell blocks, continued lines joined, loops at their first value."""
     blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", README, flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    text = "\n".join(blocks).replace("\\\n", " ")
+    for variable, first in re.findall(r"for (\w+) in (\w+)", text):
+        text = text.replace(f"${variable}", first)
+    lines = text.splitlines()
     return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
