@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ RL finetuning of language models on the tasks that teach most.
   bots-lightning fit --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   bots-lightning validate --config runs/quickstart/config.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   bots-lightning fit --config configs/quickstart.yaml --print_config
+  bots-lightning replay --data trajectories.jsonl --selectors uniform bots
 
 Every field of a config can be set on the command line: --model.init_args.learning_rate 5e-4
 """
@@ -35,6 +37,7 @@ COMMANDS = {
     "validate": "Evaluate a policy on the held-out tasks.",
     "test": "The same, under the names of a final test.",
     "predict": "Roll out every training task and write predictions.jsonl.",
+    "replay": "Compare selectors on a recorded run; its options: bots-lightning replay --help.",
 }
 # What libraries say of things that are as they are meant to be.
 NOISE = (
@@ -61,8 +64,10 @@ class BotsCLI(LightningCLI):
         """Says in a line what each command is for."""
         super().setup_parser(*args, **kwargs)
         for action in self.parser._actions:
-            for command in getattr(action, "_choices_actions", ()):
-                command.help = COMMANDS[command.dest]
+            if commands := getattr(action, "_choices_actions", None):
+                commands.append(type(commands[0])("replay", [], ""))  # listed here, run by `main`
+                for command in commands:
+                    command.help = COMMANDS[command.dest]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder's options; hands the seed on."""
@@ -109,6 +114,12 @@ def _unused(folder: Path) -> Path:
 
 def main(args: ArgsType | Sequence[str] = None) -> None:
     """Runs a command; `args` replaces the command line."""
+    words = sys.argv[1:] if args is None else args
+    if isinstance(words, list) and words[:1] == ["replay"]:
+        from bots_lightning.evaluation.replay_command import replay_command  # loads matplotlib, which no run needs
+
+        replay_command(words[1:])
+        return
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)

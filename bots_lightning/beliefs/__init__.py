@@ -1,8 +1,20 @@
 """What is known of each task: beliefs about success probabilities, on numpy and scipy alone."""
 
+from bots_lightning.beliefs.ability import AbilityBelief
 from bots_lightning.beliefs.belief import Belief, TaskFeatures
 from bots_lightning.beliefs.beta import BetaBelief
 from bots_lightning.beliefs.evidence import Evidence
 from bots_lightning.beliefs.implicit import ReferenceInterpolation
+from bots_lightning.beliefs.logit_beta import LogitTable
+from bots_lightning.beliefs.visited import VisitedBetaBelief
 
-__all__ = ["Belief", "BetaBelief", "Evidence", "ReferenceInterpolation", "TaskFeatures"]
+__all__ = [
+    "AbilityBelief",
+    "Belief",
+    "BetaBelief",
+    "Evidence",
+    "LogitTable",
+    "ReferenceInterpolation",
+    "TaskFeatures",
+    "VisitedBetaBelief",
+]

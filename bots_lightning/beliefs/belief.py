@@ -83,6 +83,13 @@ class Belief(ABC):
     def mean(self) -> FloatArray:
         """The posterior mean of the success probability of every task, shape (N,), in (0, 1)."""
 
+    def concentrations(self) -> tuple[FloatArray, FloatArray] | None:
+        """(α, β) of the Beta distribution, exact or matched, of every task's success probability, each (N,), positive.
+
+        None for a belief that has no such distribution; it cannot be scored by log predictive and coverage.
+        """
+        return None
+
     def metrics(self) -> dict[str, float]:
         """Numbers worth a curve, by metric name."""
         return {}

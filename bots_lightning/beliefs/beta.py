@@ -117,6 +117,10 @@ class BetaBelief(Belief):
         """α / (α + β), shape (N,)."""
         return self.alpha / (self.alpha + self.beta)
 
+    def concentrations(self) -> tuple[FloatArray, FloatArray]:
+        """(α, β), each (N,)."""
+        return self.alpha.copy(), self.beta.copy()
+
     def metrics(self) -> dict[str, float]:
         """Mean predicted pass rate and evidence per task; where the policy stands between the references."""
         evidence = (self.alpha + self.beta).mean() - sum(self.prior)

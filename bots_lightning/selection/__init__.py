@@ -1,7 +1,19 @@
 """Which tasks next: selectors, on numpy alone."""
 
+from bots_lightning.selection.adarft import AdaRFTSelector
+from bots_lightning.selection.curriculum import EasyToHardSelector
+from bots_lightning.selection.fair import FairShareSelector
+from bots_lightning.selection.greso import GresoSelector
 from bots_lightning.selection.selector import TaskSelector
 from bots_lightning.selection.thompson import ThompsonSelector
 from bots_lightning.selection.uniform import UniformSelector
 
-__all__ = ["TaskSelector", "ThompsonSelector", "UniformSelector"]
+__all__ = [
+    "AdaRFTSelector",
+    "EasyToHardSelector",
+    "FairShareSelector",
+    "GresoSelector",
+    "TaskSelector",
+    "ThompsonSelector",
+    "UniformSelector",
+]

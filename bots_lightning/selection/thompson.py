@@ -19,6 +19,12 @@ def smallest(scores: FloatArray, k: int) -> Indices:
     return nearest[np.argsort(scores[nearest], kind="stable")]
 
 
+def smallest_with_random_ties(scores: FloatArray, k: int, rng: np.random.Generator) -> Indices:
+    """(k,) positions of the k smallest scores, ascending; scores that agree to 12 digits are a tie."""
+    shuffled = rng.permutation(len(scores))
+    return shuffled[smallest(scores[shuffled].round(12), k)]
+
+
 class ThompsonSelector(TaskSelector):
     """Draws p̂ from the belief for every task and takes the B smallest |p̂ − p*| (BOTS, arXiv:2510.26374).
 
@@ -45,10 +51,8 @@ class ThompsonSelector(TaskSelector):
         self.check_batch_size(batch_size)
         if self.explore:
             return smallest(np.abs(self.belief.sample(self.rng) - self.target_pass_rate), batch_size)
-        shuffled = self.rng.permutation(self.num_tasks)
-        # Rounded, since |0.2 − 0.5| and |0.8 − 0.5| differ in their last bit and are a tie all the same.
-        distance = np.abs(self.belief.mean() - self.target_pass_rate).round(12)
-        return shuffled[smallest(distance[shuffled], batch_size)]
+        # |0.2 − 0.5| and |0.8 − 0.5| differ in their last bit and are a tie all the same.
+        return smallest_with_random_ties(np.abs(self.belief.mean() - self.target_pass_rate), batch_size, self.rng)
 
     def observe(self, evidence: Evidence) -> None:
         """Updates the belief."""

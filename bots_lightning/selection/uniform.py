@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bots_lightning.beliefs import TaskFeatures
+from bots_lightning.selection.epoch import ShuffledEpoch
 from bots_lightning.selection.selector import Indices, TaskSelector
 
 
@@ -19,28 +20,21 @@ class UniformSelector(TaskSelector):
     def setup(self, features: TaskFeatures, seed: int = 0) -> None:
         """Shuffles the first epoch."""
         super().setup(features, seed)
-        self._epoch = self.rng.permutation(self.num_tasks)
-        self._cursor = 0
+        self._epoch = ShuffledEpoch(self.num_tasks, self.rng)
 
     def select(self, batch_size: int) -> Indices:
         """(B,) the next tasks of the shuffled epoch."""
         self.check_batch_size(batch_size)
-        batch = self._epoch[self._cursor : self._cursor + batch_size]
-        self._cursor += batch_size
-        if len(batch) < batch_size:
-            fresh = self.rng.permutation(self.num_tasks)
-            taken = np.isin(fresh, batch)
-            self._epoch = np.concatenate([fresh[~taken], fresh[taken]])
-            self._cursor = batch_size - len(batch)
-            batch = np.concatenate([batch, self._epoch[: self._cursor]])
-        return batch.astype(np.int64)
+        batch: list[int] = []
+        while len(batch) < batch_size:
+            batch.append(self._epoch.next(batch, self.rng))
+        return np.array(batch, dtype=np.int64)
 
     def state_dict(self) -> dict[str, Any]:
         """Adds the rest of the epoch."""
-        return super().state_dict() | {"epoch": self._epoch.copy(), "cursor": self._cursor}
+        return super().state_dict() | self._epoch.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues in the middle of an epoch."""
         super().load_state_dict(state)
-        self._epoch = np.array(state["epoch"], dtype=np.int64)
-        self._cursor = int(state["cursor"])
+        self._epoch.load_state_dict(state)

@@ -10,8 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from bots_lightning.beliefs import BetaBelief, Evidence, ReferenceInterpolation, TaskFeatures
-from bots_lightning.selection import TaskSelector, ThompsonSelector, UniformSelector
+from bots_lightning.beliefs import (
+    AbilityBelief,
+    BetaBelief,
+    Evidence,
+    ReferenceInterpolation,
+    TaskFeatures,
+    VisitedBetaBelief,
+)
+from bots_lightning.selection import (
+    EasyToHardSelector,
+    FairShareSelector,
+    GresoSelector,
+    TaskSelector,
+    ThompsonSelector,
+    UniformSelector,
+)
 
 NAN = float("nan")
 FEATURES = TaskFeatures(
@@ -30,6 +44,10 @@ SELECTORS: dict[str, Callable[[], TaskSelector]] = {
     "implicit": lambda: ThompsonSelector(
         BetaBelief(1.0, 1.0, implicit=ReferenceInterpolation("small", "large")), explore=False
     ),
+    "easy to hard": lambda: EasyToHardSelector("large"),
+    "greso": GresoSelector,
+    "mopps": lambda: ThompsonSelector(VisitedBetaBelief()),
+    "ability": lambda: FairShareSelector(AbilityBelief(references=["small", "large"])),
 }
 
 

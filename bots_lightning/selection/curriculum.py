@@ -1,0 +1,54 @@
+"""A fixed curriculum: from the easiest task to the hardest."""
+
+# Shapes: N tasks in the pool, B tasks to select.
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bots_lightning.beliefs import TaskFeatures
+from bots_lightning.selection.selector import Indices, TaskSelector
+
+
+class EasyToHardSelector(TaskSelector):
+    """The pool in descending order of a reference model's pass rate, over and over.
+
+    Sorted once, ties broken at random; tasks without a pass rate come last.
+
+    Args:
+        reference: the pool's column of pass rates.
+    """
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+
+    def setup(self, features: TaskFeatures, seed: int = 0) -> None:
+        """Sorts the pool.
+
+        Raises:
+            ValueError: the pool has no such column.
+        """
+        super().setup(features, seed)
+        shuffled = self.rng.permutation(self.num_tasks)
+        # numpy sorts NaN to the end.
+        self._order = shuffled[np.argsort(-features.reference(self.reference)[shuffled], kind="stable")]
+        self._cursor = 0
+
+    def select(self, batch_size: int) -> Indices:
+        """(B,) the next tasks of the order, easiest first."""
+        self.check_batch_size(batch_size)
+        batch = self._order[(self._cursor + np.arange(batch_size)) % self.num_tasks]
+        self._cursor = (self._cursor + batch_size) % self.num_tasks
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds the order, whose ties were broken at random, and the place in it."""
+        return super().state_dict() | {"order": self._order.copy(), "cursor": self._cursor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues in the middle of the order."""
+        super().load_state_dict(state)
+        self._order = np.array(state["order"], dtype=np.int64)
+        self._cursor = int(state["cursor"])
