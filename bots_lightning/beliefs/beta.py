@@ -39,7 +39,51 @@ def generalized_update(
     return remembered + (1 - implicit_weight) * explicit + implicit_weight * implicit
 
 
-class BetaBelief(Belief):
+class BetaPosterior(Belief):
+    """What beliefs have in common that hold α and β of every task; how evidence moves them is the subclass's.
+
+    Args:
+        prior: (α0, β0).
+    """
+
+    def __init__(self, prior: tuple[float, float]) -> None:
+        if len(prior) != 2 or not all(0 < concentration < np.inf for concentration in prior):
+            raise ValueError(f"prior={tuple(prior)}; expected two finite positive numbers (alpha0, beta0).")
+        self.prior = float(prior[0]), float(prior[1])
+
+    def setup(self, features: TaskFeatures) -> None:
+        """Every task starts from the prior."""
+        self.alpha = np.full(features.num_tasks, self.prior[0])
+        self.beta = np.full(features.num_tasks, self.prior[1])
+
+    def sample(self, rng: np.random.Generator) -> FloatArray:
+        """p̂ ~ Beta(α, β) for every task, shape (N,)."""
+        return rng.beta(self.alpha, self.beta)
+
+    def mean(self) -> FloatArray:
+        """α / (α + β), shape (N,)."""
+        return self.alpha / (self.alpha + self.beta)
+
+    def concentrations(self) -> tuple[FloatArray, FloatArray]:
+        """(α, β), each (N,)."""
+        return self.alpha.copy(), self.beta.copy()
+
+    def metrics(self) -> dict[str, float]:
+        """Mean predicted pass rate and evidence per task."""
+        evidence = (self.alpha + self.beta).mean() - sum(self.prior)
+        return {"belief/mean_pass_rate": float(self.mean().mean()), "belief/evidence": float(evidence)}
+
+    def state_dict(self) -> State:
+        """α and β."""
+        return {"alpha": self.alpha.copy(), "beta": self.beta.copy()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Takes over α and β."""
+        self.alpha = np.array(state["alpha"], dtype=np.float64)
+        self.beta = np.array(state["beta"], dtype=np.float64)
+
+
+class BetaBelief(BetaPosterior):
     """Every task's success probability is Beta(α, β): explicit counts, implicit evidence and forgetting.
 
     The posterior of BOTS (arXiv:2510.26374). Special cases: ρ = 0 uses direct evidence only, ρ = λ = 1
@@ -63,17 +107,14 @@ class BetaBelief(Belief):
         for name, value in (("forgetting", forgetting), ("implicit_weight", implicit_weight)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}; expected a number in [0, 1].")
-        if len(prior) != 2 or not all(0 < concentration < np.inf for concentration in prior):
-            raise ValueError(f"prior={tuple(prior)}; expected two finite positive numbers (alpha0, beta0).")
+        super().__init__(prior)
         self.forgetting = forgetting
         self.implicit_weight = implicit_weight
-        self.prior = float(prior[0]), float(prior[1])
         self.implicit = implicit
 
     def setup(self, features: TaskFeatures) -> None:
-        """Every task starts from the prior."""
-        self.alpha = np.full(features.num_tasks, self.prior[0])
-        self.beta = np.full(features.num_tasks, self.prior[1])
+        """Every task starts from the prior; reads the references."""
+        super().setup(features)
         if self.implicit is not None:
             self.implicit.setup(features)
 
@@ -109,29 +150,16 @@ class BetaBelief(Belief):
         pseudo_failures[evidence.indices] = failures[evidence.indices]
         return pseudo_successes, pseudo_failures
 
-    def sample(self, rng: np.random.Generator) -> FloatArray:
-        """p̂ ~ Beta(α, β) for every task, shape (N,)."""
-        return rng.beta(self.alpha, self.beta)
-
-    def mean(self) -> FloatArray:
-        """α / (α + β), shape (N,)."""
-        return self.alpha / (self.alpha + self.beta)
-
-    def concentrations(self) -> tuple[FloatArray, FloatArray]:
-        """(α, β), each (N,)."""
-        return self.alpha.copy(), self.beta.copy()
-
     def metrics(self) -> dict[str, float]:
-        """Mean predicted pass rate and evidence per task; where the policy stands between the references."""
-        evidence = (self.alpha + self.beta).mean() - sum(self.prior)
-        metrics = {"belief/mean_pass_rate": float(self.mean().mean()), "belief/evidence": float(evidence)}
+        """Adds where the policy stands between the references."""
+        metrics = super().metrics()
         if self.implicit is not None and self.implicit.ability is not None:
             metrics["belief/relative_ability"] = self.implicit.ability
         return metrics
 
     def state_dict(self) -> State:
         """α, β and the implicit predictor's state."""
-        state: State = {"alpha": self.alpha.copy(), "beta": self.beta.copy()}
+        state = super().state_dict()
         if self.implicit is not None:
             state["implicit"] = self.implicit.state_dict()
         return state
@@ -147,7 +175,6 @@ class BetaBelief(Belief):
                 f"the saved belief has {'an' if 'implicit' in state else 'no'} implicit predictor, this one has "
                 f"{'none' if self.implicit is None else 'one'}. Resume with the `implicit` of the checkpoint's config."
             )
-        self.alpha = np.array(state["alpha"], dtype=np.float64)
-        self.beta = np.array(state["beta"], dtype=np.float64)
+        super().load_state_dict(state)
         if self.implicit is not None:
             self.implicit.load_state_dict(state["implicit"])
