@@ -197,10 +197,11 @@ class OnlineModule(PolicyModule):
             "step": float(self.progress.iterations),  # Lightning takes the loggers' step from here
         }
         self.log_dict(logged, batch_size=len(rewards), sync_dist=self.trainer.world_size > 1)
-        self.log_dict(
-            {"num_tokens": float(self.progress.generated_tokens)} | self._datamodule.selector.metrics(),
-            batch_size=len(rewards),
-        )
+        spent = {
+            "num_tokens": float(self.progress.generated_tokens),
+            "num_rollouts": float(self.progress.rollouts),
+        }
+        self.log_dict(spent | self._datamodule.selector.metrics(), batch_size=len(rewards))
 
 
 @contextmanager
