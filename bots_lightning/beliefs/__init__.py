@@ -5,7 +5,7 @@ from bots_lightning.beliefs.belief import Belief, TaskFeatures
 from bots_lightning.beliefs.beta import BetaBelief
 from bots_lightning.beliefs.evidence import Evidence
 from bots_lightning.beliefs.implicit import ReferenceInterpolation
-from bots_lightning.beliefs.logit_beta import LogitTable
+from bots_lightning.beliefs.reward_shape import RewardShape
 from bots_lightning.beliefs.visited import VisitedBetaBelief
 
 __all__ = [
@@ -13,8 +13,8 @@ __all__ = [
     "Belief",
     "BetaBelief",
     "Evidence",
-    "LogitTable",
     "ReferenceInterpolation",
+    "RewardShape",
     "TaskFeatures",
     "VisitedBetaBelief",
 ]

@@ -1,6 +1,6 @@
 """The ability belief: what a policy learns on some tasks moves all of their group."""
 
-# Shapes: N tasks in the pool, B tasks in the step, F features of a task, K groups.
+# Shapes: N tasks in the pool, B tasks in the step, P profiles, F regressors of a profile, K groups.
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bots_lightning.beliefs.belief import Belief, FloatArray, State, TaskFeatures
+from bots_lightning.beliefs.belief import ALL, Belief, FloatArray, State, TaskFeatures, Where
+from bots_lightning.beliefs.design import design_of
 from bots_lightning.beliefs.evidence import Evidence
-from bots_lightning.beliefs.logit_beta import logit_moments, match_beta
+from bots_lightning.beliefs.logit_beta import logit_cells, logit_grid, logit_moments, match_beta
+from bots_lightning.beliefs.reward_shape import RewardShape
 
 Moments = tuple[FloatArray, FloatArray]  # mean and variance of a logit
-Where = slice | npt.NDArray[np.int64]
-ALL = slice(None)
 
 # Variance to which a visited task's uncertainty may grow. A wider logit is nearly 0 or 1, which nobody has shown.
 MOST_DRIFTED = 9.0
@@ -38,34 +38,14 @@ def score_and_information(prior: Moments, posterior: Moments) -> Moments:
     return (new_mean - mean) / variance, information
 
 
-def reference_columns(rates: FloatArray, rollouts: float) -> FloatArray:
-    """A reference's columns of x: its logits log((np+½)/(n(1−p)+½)) and a mark where p is unknown.
-
-    An unknown logit is replaced by the mean of the known ones; what the mark is worth is learned.
-
-    Args:
-        rates: (N,) pass rates in [0, 1], NaN where unknown.
-        rollouts: n, rollouts behind each rate.
-
-    Returns:
-        (N, 2), or (N, 1) if all rates are known, or (N, 0) if none is.
-    """
-    known = np.isfinite(rates)
-    if not known.any():
-        return np.empty((len(rates), 0))
-    p = np.where(known, rates, 0.5)
-    logit = np.log((p * rollouts + 0.5) / ((1 - p) * rollouts + 0.5))
-    logit[~known] = logit[known].mean()
-    return np.stack([logit] if known.all() else [logit, (~known).astype(np.float64)], axis=1)
-
-
 class AbilityBelief(Belief):
     """A dynamic beta-binomial generalized linear model (West, Harrison & Migon 1985) of all tasks together.
 
         logit p_k(t) = x_k·w + A_g(k)(t) + θ_k(t)
 
     A_g is the ability shared by a group of tasks, a random walk; θ_k a task's own deviation, whose variance grows by
-    Q a step since its last visit; x_k holds 1 and the logits of any number of reference pass rates, none included.
+    Q a step since its last visit; x_k holds 1, the logits of any number of reference pass rates, none included, and
+    any further numbers, labels or embeddings.
 
         predict   visited: m = m_k + A_g now − at the last visit,   v = v_k + Q·(steps since), at most 9
                   never:   m = x_k·w + A_g,                         v = exp(z_k·u)
@@ -76,12 +56,16 @@ class AbilityBelief(Belief):
 
     Departures from the cited model: moments are matched exactly, not for many counts; A is moved by scores, not by
     empirical logits; the variance of untried tasks is learned and depends on |x| (z_k), as a reference rate near 0
-    or 1 says less about the logit. `observe` costs O(B + K), `predict` O(N) elementwise. With one group, A starts
-    at exactly 0 since the weight of 1 is the level; with several, their levels differ with variance 1.
+    or 1 says less about the logit; rewards other than 0 and 1 are counted as coin flips (`RewardShape`). `observe`
+    costs O(B + K), `predict` O(N) elementwise. Tasks of which the same is known share a profile, so that x is kept
+    once for all of them; beyond 65,536 profiles, references and numbers are rounded. With one group, A starts at
+    exactly 0 since the weight of 1 is the level; with several, their levels differ with variance 1.
 
     Args:
         references: columns of the pool to use; None uses all of them, an empty list none.
         reference_rollouts: rollouts behind a reference rate, which bound its logit; a low guess is the safer one.
+        features: further columns with numbers, such as `prompt_length`, or with lists of numbers (embeddings).
+        categories: further columns with labels, such as a level or a family.
         task_drift: Q, variance per step.
         ability_drift: q_A, variance per step.
     """
@@ -90,6 +74,8 @@ class AbilityBelief(Belief):
         self,
         references: Sequence[str] | None = None,
         reference_rollouts: float = 8.0,
+        features: Sequence[str] = (),
+        categories: Sequence[str] = (),
         task_drift: float = 0.003,
         ability_drift: float = 0.0008,
     ) -> None:
@@ -100,6 +86,8 @@ class AbilityBelief(Belief):
                 raise ValueError(f"{name}={value}; expected a finite number >= 0.")
         self.references = references
         self.reference_rollouts = reference_rollouts
+        self.features = features
+        self.categories = categories
         self.task_drift = task_drift
         self.ability_drift = ability_drift
 
@@ -107,49 +95,71 @@ class AbilityBelief(Belief):
         """No task has been tried; its logit is taken to lie near 0.8 times the mean of the references'.
 
         Raises:
-            ValueError: the pool lacks a column named in `references`.
+            ValueError: the pool lacks a column named in `references`, `features` or `categories`.
         """
-        n = features.num_tasks
-        names = sorted(features.references) if self.references is None else self.references
-        columns = [reference_columns(features.reference(name), self.reference_rollouts) for name in names]
-        self._set_up_weights(n, [column for column in columns if column.shape[1]])
-        labels, group = np.unique(features.groups, return_inverse=True)
-        self._group = group.astype(np.int64) if len(labels) > 1 else np.zeros(n, dtype=np.int64)
-        groups = max(len(labels), 1)
+        n, groups = features.num_tasks, len(features.group_names)
+        self._read(features)
+        self.weights, self.weight_precision = self._design.weights.copy(), np.diag(self._design.weight_precision)
+        self.spread, self.spread_precision = self._design.spread.copy(), np.diag(self._design.spread_precision)
         self.ability = np.zeros(groups)
         self.ability_variance = np.full(groups, 1.0 if groups > 1 else 0.0)
+        self._shape = RewardShape(groups)
         self.logit = np.zeros(n)  # less the ability at the last visit
         self.variance = np.zeros(n)
-        self.last = np.full(n, -1)
+        self.last = np.full(n, -1, dtype=np.int32)
         self.step = 0
 
-    def _set_up_weights(self, n: int, references: list[FloatArray]) -> None:
-        """x, z and the priors of w and u: means, and precisions in units of one observation."""
-        is_logit = np.array([at == 0 for columns in references for at in range(columns.shape[1])], dtype=bool)
-        share = 1 / max(len(references), 1)
-        size = np.hstack([np.empty((n, 0)), *references])
-        self._x = np.hstack([np.ones((n, 1)), size])
-        self._z = np.hstack([np.ones((n, 1)), np.abs(size) - np.abs(size).mean(axis=0)])
-        self.weights = np.r_[0.0, np.where(is_logit, 0.8 * share, 0.0)]
-        self.weight_precision = np.diag(np.r_[0.25, np.full(len(is_logit), 4.0)])
-        self.spread = np.r_[np.log(2.0 if references else 6.0), np.full(len(is_logit), 0.5 * share)]
-        self.spread_precision = np.diag(np.r_[1.0, np.full(len(is_logit), 10.0)])
+    def _read(self, features: TaskFeatures) -> None:
+        names = sorted(features.references) if self.references is None else self.references
+        self._design = design_of(features, names, self.reference_rollouts, self.features, self.categories)
+        self._profile = self._design.profiles.labels
+        self._group_of_profile = features.group_codes[self._design.profiles.members].astype(np.int64)
+        self._forget_profiles()
+
+    def _forget_profiles(self) -> None:
+        """What `cells` keeps between calls: moments of untried tasks and abilities by profile, each (P,)."""
+        self._of_profile: tuple[npt.NDArray[np.float32], ...] | None = None
+
+    def _group(self, where: Where) -> npt.NDArray[np.int64]:
+        return self._group_of_profile[self._profile[where]]
+
+    def _untried(self, profiles: Where = ALL) -> Moments:
+        """Mean and variance of logit p of profiles whose tasks nobody has tried, (P,) or some."""
+        mean = self._design.x[profiles] @ self.weights + self.ability[self._group_of_profile[profiles]]
+        return mean, np.exp(np.clip(self._design.z[profiles] @ self.spread, -4, 4))
 
     def predict(self, where: Where = ALL) -> Moments:
         """Mean and variance of logit p now, of all tasks (N,) or of some."""
-        last = self.last[where]
-        untried = last < 0
-        kept = self.variance[where]
+        last, kept = self.last[where], self.variance[where]
+        mean = self.logit[where] + self.ability[self._group(where)]
         variance = np.minimum(kept + self.task_drift * (self.step - last), np.maximum(kept, MOST_DRIFTED))
-        mean = self.logit[where].copy()
+        untried = last < 0
         if untried.any():
-            mean[untried] = self._x[where][untried] @ self.weights
-            variance[untried] = np.exp(np.clip(self._z[where][untried] @ self.spread, -4, 4))
-        return mean + self.ability[self._group[where]], variance
+            mean[untried], variance[untried] = self._untried(self._profile[where][untried])
+        return mean, variance
 
     def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
         """(α, β) now, of all tasks (N,) or of some; some microseconds a task."""
         return match_beta(*self.predict(where))
+
+    def grid(self) -> tuple[FloatArray, FloatArray]:
+        """Cells of 1/16 of the logit's mean and of its log variance."""
+        return logit_grid()
+
+    def cells(self, where: slice) -> npt.NDArray[np.int32]:
+        """The cell of each task, in single precision."""
+        if self._of_profile is None:
+            untried = *self._untried(), self.ability[self._group_of_profile]
+            self._of_profile = tuple(values.astype(np.float32) for values in untried)
+        untried_mean, untried_variance, ability = self._of_profile
+        profile, last = self._profile[where], self.last[where]
+        kept, age = self.variance[where].astype(np.float32), (self.step - last).astype(np.float32)
+        age *= np.float32(self.task_drift)
+        age += kept
+        np.minimum(age, np.maximum(kept, np.float32(MOST_DRIFTED)), out=age)
+        tried = last >= 0
+        mean = np.where(tried, self.logit[where].astype(np.float32) + ability[profile], untried_mean[profile])
+        return logit_cells(mean, np.where(tried, age, untried_variance[profile]))
 
     def sample(self, rng: np.random.Generator) -> FloatArray:
         """p̂ ~ Beta(α, β) for every task, shape (N,)."""
@@ -160,6 +170,11 @@ class AbilityBelief(Belief):
         alpha, beta = self.concentrations()
         return alpha / (alpha + beta)
 
+    @property
+    def reward_shape(self) -> RewardShape:
+        """Of each group; rewards of 0 and 1 leave it at coin flips."""
+        return self._shape
+
     def observe(self, evidence: Evidence) -> None:
         """Updates the step's tasks, their groups' abilities and, by tasks tried for the first time, the weights.
 
@@ -169,21 +184,23 @@ class AbilityBelief(Belief):
         if len(evidence) == 0:
             return
         at = evidence.indices
-        new = self.last[at] < 0
+        group, new = self._group(at), self.last[at] < 0
         alpha, beta = self.concentrations(at)
+        self._shape.observe(evidence, group)
+        evidence = self._shape.as_coin_flips(evidence, group)
         prior = logit_moments(alpha, beta)
         posterior = logit_moments(alpha + evidence.successes, beta + evidence.counts - evidence.successes)
         score, information = score_and_information(prior, posterior)
-        moved = self._observe_ability(self._group[at], score, information)
+        moved = self._observe_ability(group, score, information)
         if new.any():
             left = score[new] - information[new] * moved[new]
-            self._observe_weights(at[new], prior[1][new], score[new], left, information[new])
+            self._observe_weights(self._profile[at[new]], prior[1][new], score[new], left, information[new])
         # Had A been known to move, m′ would have moved by v′/v of it; the task keeps only what A did not explain.
-        self.logit[at] = posterior[0] + moved * posterior[1] / prior[1] - self.ability[self._group[at]]
+        self.logit[at] = posterior[0] + moved * posterior[1] / prior[1] - self.ability[group]
         self.variance[at] = posterior[1]
         self.last[at] = self.step
         self.step += 1
-
+        self._forget_profiles()
     def _observe_ability(self, group: npt.NDArray[np.int64], score: FloatArray, information: FloatArray) -> FloatArray:
         """One Kalman step of each A_g; returns by how much each task's A_g moved, (B,)."""
         self.ability_variance += self.ability_drift
@@ -197,7 +214,7 @@ class AbilityBelief(Belief):
 
     def _observe_weights(
         self,
-        at: npt.NDArray[np.int64],
+        profile: npt.NDArray[np.int64],
         variance: FloatArray,
         score: FloatArray,
         left: FloatArray,
@@ -208,17 +225,37 @@ class AbilityBelief(Belief):
         For v the gradient of the log predictive is (score² − information)/2, times v for log v; it is clipped since
         a single task far from its prediction would throw u off.
         """
-        x, z = self._x[at], self._z[at]
+        x, z = self._design.x[profile], self._design.z[profile]
         self.weight_precision += x.T @ (x * information[:, None])
         self.weights += np.linalg.solve(self.weight_precision, x.T @ left)
         gradient = np.clip(variance * (score**2 - information) / 2, -2, 2)
         self.spread_precision += z.T @ (z * ((variance * information) ** 2 / 2)[:, None])
         self.spread += np.clip(np.linalg.solve(self.spread_precision, z.T @ gradient), -0.5, 0.5)
 
+    def add_tasks(self, features: TaskFeatures) -> None:
+        """The new tasks are predicted as all untried ones, from their columns and the ability of their group.
+
+        A group that is new starts at the mean ability of the others, a label that is new at the weight 0.
+        """
+        old, names = len(self.last), self._design
+        self._read(features)
+        if self._design.x.shape[1] != names.x.shape[1]:
+            raise ValueError(
+                f"with the added tasks there are {self._design.x.shape[1]} regressors instead of {names.x.shape[1]}: a "
+                "label that is new in `categories`, or a column that had no gaps before. Start a new run."
+            )
+        more, groups = features.num_tasks - old, len(features.group_names) - len(self.ability)
+        self.logit, self.variance = (np.concatenate([v, np.zeros(more)]) for v in (self.logit, self.variance))
+        self.last = np.concatenate([self.last, np.full(more, -1, dtype=np.int32)])
+        self.ability = np.concatenate([self.ability, np.full(groups, self.ability.mean())])
+        self.ability_variance = np.concatenate([self.ability_variance, np.full(groups, 1.0)])
+        self._shape = self._shape.grown(len(self.ability))
+        self._forget_profiles()
+
     def metrics(self) -> dict[str, float]:
-        """Mean ability (logits above the start) over tasks, share of tasks tried, typical deviation of untried ones."""
+        """Mean ability (logits above the start) over profiles, share of tasks tried, deviation of untried ones."""
         return {
-            "belief/ability": float(self.ability[self._group].mean()),
+            "belief/ability": float(np.average(self.ability[self._group_of_profile], weights=self._design.profiles.sizes)),
             "belief/tried": float((self.last >= 0).mean()),
             "belief/untried_deviation": float(np.exp(self.spread[0] / 2)),
         }
@@ -230,7 +267,10 @@ class AbilityBelief(Belief):
 
     def state_dict(self) -> State:
         """The tasks' posteriors, the abilities and the regressions."""
-        return {name: getattr(self, name).copy() for name in self._ARRAYS} | {"step": self.step}
+        return {name: getattr(self, name).copy() for name in self._ARRAYS} | {
+            "step": self.step,
+            "reward_shape": self._shape.state_dict(),
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Takes over such a state.
@@ -247,3 +287,5 @@ class AbilityBelief(Belief):
         for name in self._ARRAYS:
             setattr(self, name, np.array(state[name], dtype=getattr(self, name).dtype))
         self.step = int(state["step"])
+        self._shape.load_state_dict(state["reward_shape"])
+        self._forget_profiles()

@@ -1,14 +1,19 @@
-"""The belief of BOTS: one Beta posterior per task."""
+"""The belief of BOTS: one Beta posterior per task, updated lazily."""
 
-# Shapes: N tasks in the pool, B tasks in the step, G rollouts per task.
+# Shapes: N tasks in the pool, B tasks in the step, G rollouts per task, P profiles.
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from bots_lightning.beliefs.belief import Belief, FloatArray, State, TaskFeatures
+from bots_lightning.beliefs.belief import ALL, FloatArray, State, TaskFeatures, Where
+from bots_lightning.beliefs.beta_posterior import BetaPosterior
 from bots_lightning.beliefs.evidence import Evidence
 from bots_lightning.beliefs.implicit import ReferenceInterpolation
+from bots_lightning.beliefs.pseudo_counts import PseudoCounts
+
+Float32Array = npt.NDArray[np.float32]
 
 
 def generalized_update(
@@ -23,6 +28,8 @@ def generalized_update(
     """One step of the generalized posterior update of BOTS (arXiv:2510.26374), for α and likewise for β.
 
         α_k ← (1−λ) α_k + λ α0 + (1−ρ) s_k + ρ s̃_k
+
+    The dense form; `BetaBelief` arrives at the same without touching the tasks that were not tried.
 
     Args:
         concentration: (N,) α (or β) before the step.
@@ -39,56 +46,18 @@ def generalized_update(
     return remembered + (1 - implicit_weight) * explicit + implicit_weight * implicit
 
 
-class BetaPosterior(Belief):
-    """What beliefs have in common that hold α and β of every task; how evidence moves them is the subclass's.
-
-    Args:
-        prior: (α0, β0).
-    """
-
-    def __init__(self, prior: tuple[float, float]) -> None:
-        if len(prior) != 2 or not all(0 < concentration < np.inf for concentration in prior):
-            raise ValueError(f"prior={tuple(prior)}; expected two finite positive numbers (alpha0, beta0).")
-        self.prior = float(prior[0]), float(prior[1])
-
-    def setup(self, features: TaskFeatures) -> None:
-        """Every task starts from the prior."""
-        self.alpha = np.full(features.num_tasks, self.prior[0])
-        self.beta = np.full(features.num_tasks, self.prior[1])
-
-    def sample(self, rng: np.random.Generator) -> FloatArray:
-        """p̂ ~ Beta(α, β) for every task, shape (N,)."""
-        return rng.beta(self.alpha, self.beta)
-
-    def mean(self) -> FloatArray:
-        """α / (α + β), shape (N,)."""
-        return self.alpha / (self.alpha + self.beta)
-
-    def concentrations(self) -> tuple[FloatArray, FloatArray]:
-        """(α, β), each (N,)."""
-        return self.alpha.copy(), self.beta.copy()
-
-    def metrics(self) -> dict[str, float]:
-        """Mean predicted pass rate and evidence per task."""
-        evidence = (self.alpha + self.beta).mean() - sum(self.prior)
-        return {"belief/mean_pass_rate": float(self.mean().mean()), "belief/evidence": float(evidence)}
-
-    def state_dict(self) -> State:
-        """α and β."""
-        return {"alpha": self.alpha.copy(), "beta": self.beta.copy()}
-
-    def load_state_dict(self, state: State) -> None:
-        """Takes over α and β."""
-        self.alpha = np.array(state["alpha"], dtype=np.float64)
-        self.beta = np.array(state["beta"], dtype=np.float64)
-
-
 class BetaBelief(BetaPosterior):
     """Every task's success probability is Beta(α, β): explicit counts, implicit evidence and forgetting.
 
     The posterior of BOTS (arXiv:2510.26374). Special cases: ρ = 0 uses direct evidence only, ρ = λ = 1
     predictions only. A task without a prediction receives no implicit evidence: its posterior returns to the prior
-    by λ.
+    by λ. Rewards other than 0 and 1 are counted as coin flips (`RewardShape`), which the published code does not do.
+
+    A step costs O(B), whatever N is. With S_k what task k had received if it had never been tried (`PseudoCounts`),
+
+        α_k = α0 + S_k + (1−λ)^(steps since its last visit) D_k,   D_k ← (1−λ)(α_k − α0) + s_k − S_k at a visit,
+
+    which is `generalized_update` of all tasks, step by step.
 
     Args:
         forgetting: λ, the share of the posterior that returns to the prior at each step.
@@ -115,8 +84,23 @@ class BetaBelief(BetaPosterior):
     def setup(self, features: TaskFeatures) -> None:
         """Every task starts from the prior; reads the references."""
         super().setup(features)
+        self.step = 0
+        self.last = np.zeros(features.num_tasks, dtype=np.int32)
+        self._pseudo = PseudoCounts()
         if self.implicit is not None:
             self.implicit.setup(features)
+        self._receive()
+
+    def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
+        """(α, β) of all tasks, each (N,), or of some."""
+        successes, failures = self._beyond_prior(where)
+        return self.prior[0] + successes, self.prior[1] + failures
+
+    def _beyond_prior(self, where: Where) -> tuple[FloatArray, FloatArray]:
+        """α − α0 and β − β0."""
+        kept = (1 - self.forgetting) ** (self.step - self.last[where])
+        successes, failures = self._received(where)
+        return successes + kept * self.successes[where], failures + kept * self.failures[where]
 
     def observe(self, evidence: Evidence) -> None:
         """One generalized posterior update of all N tasks.
@@ -124,31 +108,67 @@ class BetaBelief(BetaPosterior):
         The G of the pseudo-counts is the mean count of the step's tasks, rows of the same task added up. Evidence
         without any rollouts is no step: nothing changes, nothing is forgotten.
         """
-        evidence = evidence.merged()
-        if len(evidence) == 0:
+        if not evidence.counts.any():
             return
-        successes, failures = np.zeros_like(self.alpha), np.zeros_like(self.beta)
-        successes[evidence.indices] = evidence.successes
-        failures[evidence.indices] = evidence.counts - evidence.successes
-        pseudo_successes, pseudo_failures = self._pseudo_counts(evidence, successes, failures)
-        rates = {"forgetting": self.forgetting, "implicit_weight": self.implicit_weight}
-        self.alpha = generalized_update(self.alpha, successes, pseudo_successes, prior=self.prior[0], **rates)
-        self.beta = generalized_update(self.beta, failures, pseudo_failures, prior=self.prior[1], **rates)
+        at = evidence.merged().indices
+        before = self._beyond_prior(at)
+        evidence = self._in_coin_flips(evidence)
+        ability = None
+        if self.implicit is not None:
+            self.implicit.observe(evidence)
+            ability = self.implicit.ability
+        self._pseudo.add(ability, self.implicit_weight * evidence.counts.mean(), self.forgetting)
+        self._receive()
+        self.step += 1
+        self.last[at] = self.step
+        successes, failures = self._received(at)
+        kept = 1 - self.forgetting
+        self.successes[at] = kept * before[0] + evidence.successes - successes
+        self.failures[at] = kept * before[1] + (evidence.counts - evidence.successes) - failures
 
-    def _pseudo_counts(
-        self, evidence: Evidence, successes: FloatArray, failures: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """(s̃, f̃), each (N,): the counts where a task was tried, G·p̃ and G·(1−p̃) where it was not."""
+    # --- what tasks have received that were never tried ----------------------------------------------------------
+
+    def _receive(self) -> None:
+        """Works it out for every profile of references: (P,) successes and failures."""
+        if self.implicit is not None:
+            self._of_profile = self._received_by(*self.implicit.references(self.implicit.profiles.members))
+
+    def _received_by(self, weak: FloatArray, strong: FloatArray) -> tuple[FloatArray, FloatArray]:
+        successes = self._pseudo.successes(weak, strong)
+        known = np.isfinite(successes)
+        return np.where(known, successes, 0.0), np.where(known, self._pseudo.total - successes, 0.0)
+
+    def _received(self, where: Where) -> tuple[FloatArray | float, FloatArray | float]:
+        """Implicit successes and failures of all tasks, each (N,), or of some."""
         if self.implicit is None:
-            return successes, failures
-        self.implicit.observe(evidence)
-        predicted = self.implicit.predict()
-        known, rollouts = np.isfinite(predicted), evidence.counts.mean()
-        pseudo_successes = np.where(known, rollouts * predicted, 0.0)
-        pseudo_failures = np.where(known, rollouts * (1 - predicted), 0.0)
-        pseudo_successes[evidence.indices] = successes[evidence.indices]
-        pseudo_failures[evidence.indices] = failures[evidence.indices]
-        return pseudo_successes, pseudo_failures
+            return 0.0, 0.0
+        profiles = self.implicit.profiles
+        if not profiles.exact:
+            return self._received_by(*self.implicit.references(where))
+        of_task = profiles.labels[where]
+        return self._of_profile[0][of_task], self._of_profile[1][of_task]
+
+    def _coarse_concentrations(self, where: slice) -> tuple[Float32Array, Float32Array]:
+        kept = np.float32(1 - self.forgetting) ** (self.step - self.last[where]).astype(np.float32)
+        alpha, beta = kept * self.successes[where].astype(np.float32), kept * self.failures[where].astype(np.float32)
+        alpha += np.float32(self.prior[0])
+        beta += np.float32(self.prior[1])
+        if self.implicit is not None:
+            of_task = self.implicit.profiles.labels[where]
+            alpha += self._of_profile[0].astype(np.float32)[of_task]
+            beta += self._of_profile[1].astype(np.float32)[of_task]
+        return alpha, beta
+
+    def add_tasks(self, features: TaskFeatures) -> None:
+        """The new tasks are predicted from their references, or else start at their group's mean pass rate."""
+        old = len(self.successes)
+        super().add_tasks(features)
+        self.last = np.concatenate([self.last, np.full(features.num_tasks - old, self.step, dtype=np.int32)])
+        if self.implicit is not None:
+            self.implicit.read(features)
+            self._receive()
+            predicted = old + np.flatnonzero(np.isfinite(self.implicit.predict(slice(old, None))))
+            self.successes[predicted] = self.failures[predicted] = 0.0
 
     def metrics(self) -> dict[str, float]:
         """Adds where the policy stands between the references."""
@@ -158,14 +178,14 @@ class BetaBelief(BetaPosterior):
         return metrics
 
     def state_dict(self) -> State:
-        """α, β and the implicit predictor's state."""
-        state = super().state_dict()
+        """Evidence, visits and implicit evidence."""
+        state = super().state_dict() | {"last": self.last.copy(), "step": self.step}
         if self.implicit is not None:
-            state["implicit"] = self.implicit.state_dict()
+            state["implicit"] = self.implicit.state_dict() | {"pseudo_counts": self._pseudo.state_dict()}
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """Takes over α, β and the implicit predictor's state.
+        """Takes over such a state.
 
         Raises:
             ValueError: only one of state and belief has an implicit predictor.
@@ -176,5 +196,8 @@ class BetaBelief(BetaPosterior):
                 f"{'none' if self.implicit is None else 'one'}. Resume with the `implicit` of the checkpoint's config."
             )
         super().load_state_dict(state)
+        self.last, self.step = np.array(state["last"], dtype=np.int32), int(state["step"])
         if self.implicit is not None:
             self.implicit.load_state_dict(state["implicit"])
+            self._pseudo.load_state_dict(state["implicit"]["pseudo_counts"])
+            self._receive()

@@ -10,41 +10,74 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+Floats = npt.NDArray[np.float64]
+_SUMS = ("successes", "counts", "squares", "interior")
+
 
 @dataclass(frozen=True)
 class Evidence:
     """Success counts of the tasks that were rolled out in one step.
 
+    The last two attributes tell binary rewards from others; left out, rewards are taken to be 0 or 1.
+
     Attributes:
         indices: (B,) int, positions of the tasks in the pool. A task may appear more than once.
         successes: (B,) float, sum of the task's rewards after mapping each to [0, 1].
         counts: (B,) float, how many rewards that sum covers (the real G of each task).
+        squares: (B,) float, sum of the squares of those rewards; `successes` if they are 0 or 1.
+        interior: (B,) float, how many of them lie strictly between 0 and 1.
 
     Raises:
-        ValueError: lengths differ, an index is negative, or successes lie outside [0, counts].
+        ValueError: lengths differ, an index is negative, or a sum is none of rewards in [0, 1].
     """
 
     indices: npt.NDArray[np.int64]
-    successes: npt.NDArray[np.float64]
-    counts: npt.NDArray[np.float64]
+    successes: Floats
+    counts: Floats
+    squares: Floats | None = None
+    interior: Floats | None = None
 
     def __post_init__(self) -> None:
         if len(self.indices) and np.asarray(self.indices).dtype.kind not in "iu":
             raise ValueError(f"indices have dtype {np.asarray(self.indices).dtype}; expected integers.")
         object.__setattr__(self, "indices", np.asarray(self.indices, dtype=np.int64))
-        object.__setattr__(self, "successes", np.asarray(self.successes, dtype=np.float64))
-        object.__setattr__(self, "counts", np.asarray(self.counts, dtype=np.float64))
+        for name in ("successes", "counts"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
         shapes = self.indices.shape, self.successes.shape, self.counts.shape
         if len(set(shapes)) != 1 or self.indices.ndim != 1:
             raise ValueError(f"indices, successes and counts have shapes {shapes}; expected three times (B,).")
         if (self.indices < 0).any():
             raise ValueError(f"task index {self.indices.min()} is negative; expected positions in the pool.")
-        bad = ~((self.successes >= 0) & (self.successes <= self.counts) & np.isfinite(self.counts))
-        if bad.any():
-            at = int(np.flatnonzero(bad)[0])
+        self._check(
+            (self.successes >= 0) & (self.successes <= self.counts) & np.isfinite(self.counts),
+            "successes",
+            "0 <= successes <= counts",
+        )
+        self._complete()
+
+    def _complete(self) -> None:
+        """Fills in what binary rewards need not say, and checks what others do."""
+        for name, default in (("squares", self.successes), ("interior", np.zeros_like(self.counts))):
+            given = getattr(self, name)
+            values = default.copy() if given is None else np.asarray(given, dtype=np.float64)
+            if values.shape != self.indices.shape:
+                raise ValueError(f"{name} has shape {values.shape}; expected {self.indices.shape}, one per task.")
+            object.__setattr__(self, name, values)
+        assert self.squares is not None
+        assert self.interior is not None
+        slack = 1e-6 * np.maximum(self.counts, 1)
+        least = self.successes**2 / np.maximum(self.counts, 1e-300)
+        sound = (self.squares >= least - slack) & (self.squares <= self.successes + slack)
+        self._check(sound, "squares", "successes²/counts <= squares <= successes")
+        self._check((self.interior >= 0) & (self.interior <= self.counts), "interior", "0 <= interior <= counts")
+
+    def _check(self, sound: npt.NDArray[np.bool_], name: str, expected: str) -> None:
+        if not sound.all():
+            at = int(np.flatnonzero(~sound)[0])
+            also = "" if name == "successes" else f", and {self.successes[at]} successes"
             raise ValueError(
-                f"task index {self.indices[at]} has {self.successes[at]} successes in {self.counts[at]} rollouts; "
-                "expected 0 <= successes <= counts. Declare the reward's range so that rewards map to [0, 1]."
+                f"task index {self.indices[at]} has {getattr(self, name)[at]} {name} in {self.counts[at]} rollouts"
+                f"{also}; expected {expected}. Declare the reward's range so that rewards map to [0, 1]."
             )
 
     def __len__(self) -> int:
@@ -55,19 +88,28 @@ class Evidence:
 
         Rows of the same task are added up. The result does not depend on the order of the rows, to the bit.
         """
-        order = np.lexsort((self.counts, self.successes, self.indices))
+        order = np.lexsort((self.interior, self.squares, self.counts, self.successes, self.indices))
         order = order[self.counts[order] > 0]
         indices, starts = np.unique(self.indices[order], return_index=True)
         if len(indices) == 0:
             return Evidence(indices, np.empty(0), np.empty(0))
-        successes = np.add.reduceat(self.successes[order], starts)
-        return Evidence(indices, successes, np.add.reduceat(self.counts[order], starts))
+        return Evidence(indices, *(np.add.reduceat(getattr(self, name)[order], starts) for name in _SUMS))
 
     @staticmethod
     def concatenate(parts: Sequence[Evidence]) -> Evidence:
         """The rows of all parts, e.g. of all ranks."""
-        return Evidence(
-            np.concatenate([part.indices for part in parts]),
-            np.concatenate([part.successes for part in parts]),
-            np.concatenate([part.counts for part in parts]),
-        )
+        names = ("indices", *_SUMS)
+        return Evidence(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    @staticmethod
+    def from_rewards(indices: npt.NDArray[np.int64], rewards: Floats) -> Evidence:
+        """Counts the rewards of a step.
+
+        Args:
+            indices: (B,) positions in the pool.
+            rewards: (B, G) float in [0, 1], NaN where a rollout has none.
+        """
+        valid = np.isfinite(rewards)
+        known = np.where(valid, rewards, 0.0)
+        inside = valid & (rewards > 1e-6) & (rewards < 1 - 1e-6)
+        return Evidence(indices, known.sum(1), valid.sum(1), (known**2).sum(1), inside.sum(1))

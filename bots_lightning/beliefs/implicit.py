@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from bots_lightning.beliefs.belief import FloatArray, State, TaskFeatures
+from bots_lightning.beliefs.belief import ALL, FloatArray, State, TaskFeatures, Where
 from bots_lightning.beliefs.evidence import Evidence
+from bots_lightning.beliefs.profiles import coarse_profiles
+
+# So many pairs of reference rates are told apart; further ones are rounded where only a cell is asked for.
+MOST_PROFILES = 4096
 
 
 def relative_ability(pass_rates: FloatArray, weak: FloatArray, strong: FloatArray) -> float:
@@ -55,28 +59,37 @@ class ReferenceInterpolation:
 
     def setup(self, features: TaskFeatures) -> None:
         """Reads both reference columns; forgets μ̃."""
-        self._weak = features.reference(self.weak)
-        self._strong = features.reference(self.strong)
-        self._known = np.isfinite(self._weak) & np.isfinite(self._strong)
+        self.read(features)
         self.ability = None
+
+    def read(self, features: TaskFeatures) -> None:
+        """Reads both reference columns, also of a pool that has grown."""
+        self._weak, self._strong = features.reference(self.weak), features.reference(self.strong)
+        self.profiles = coarse_profiles(features.num_tasks, [self._weak, self._strong], MOST_PROFILES)
+
+    def references(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
+        """(w, u) of all tasks, each (N,), or of some; both NaN where one is unknown."""
+        weak, strong = self._weak[where], self._strong[where]
+        unknown = np.isnan(weak + strong)
+        return np.where(unknown, np.nan, weak), np.where(unknown, np.nan, strong)
 
     def observe(self, evidence: Evidence) -> None:
         """Moves μ̃ by the tasks of a step (merged evidence) that have both references."""
-        known = self._known[evidence.indices]
-        at = evidence.indices[known]
-        if len(at) == 0:
+        weak, strong = self.references(evidence.indices)
+        known = np.isfinite(weak)
+        if not known.any():
             return
-        weak, strong = self._weak[at], self._strong[at]
+        weak, strong = weak[known], strong[known]
         if abs(strong.mean() - weak.mean()) < self.min_gap:
             return
         mu = relative_ability(evidence.successes[known] / evidence.counts[known], weak, strong)
         self.ability = mu if self.ability is None else self.momentum * self.ability + (1 - self.momentum) * mu
 
-    def predict(self) -> FloatArray:
-        """p̃: (N,) predicted pass rates, NaN where there is no prediction."""
-        if self.ability is None:
-            return np.full(len(self._weak), np.nan)
-        return np.clip(self._weak + self.ability * (self._strong - self._weak), 0.0, 1.0)
+    def predict(self, where: Where = ALL) -> FloatArray:
+        """p̃: (N,) predicted pass rates, or those of some tasks, NaN where there is no prediction."""
+        weak, strong = self.references(where)
+        ability = np.nan if self.ability is None else self.ability
+        return np.clip(weak + ability * (strong - weak), 0.0, 1.0)
 
     def state_dict(self) -> State:
         """μ̃ (NaN before the first batch)."""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from bots_lightning.beliefs.beta import BetaPosterior, generalized_update
+from bots_lightning.beliefs.beta_posterior import BetaPosterior
 from bots_lightning.beliefs.evidence import Evidence
 
 
@@ -30,8 +30,10 @@ class VisitedBetaBelief(BetaPosterior):
 
     def observe(self, evidence: Evidence) -> None:
         """Updates the tasks that were tried; rows of the same task are one visit."""
-        evidence = evidence.merged()
-        tried, successes, failures = evidence.indices, evidence.successes, evidence.counts - evidence.successes
-        rates = {"forgetting": 1 - self.decay, "implicit_weight": 0.0}
-        self.alpha[tried] = generalized_update(self.alpha[tried], successes, successes, prior=self.prior[0], **rates)
-        self.beta[tried] = generalized_update(self.beta[tried], failures, failures, prior=self.prior[1], **rates)
+        if not evidence.counts.any():
+            return
+        evidence = self._in_coin_flips(evidence)
+        tried = evidence.indices
+        kept = 1 - (1 - self.decay)  # rounded as the 1 − λ of BetaBelief
+        self.successes[tried] = kept * self.successes[tried] + evidence.successes
+        self.failures[tried] = kept * self.failures[tried] + (evidence.counts - evidence.successes)

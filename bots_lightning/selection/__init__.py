@@ -1,18 +1,26 @@
 """Which tasks next: selectors, on numpy alone."""
 
 from bots_lightning.selection.adarft import AdaRFTSelector
+from bots_lightning.selection.bayesian import BayesianSelector
 from bots_lightning.selection.curriculum import EasyToHardSelector
 from bots_lightning.selection.fair import FairShareSelector
 from bots_lightning.selection.greso import GresoSelector
+from bots_lightning.selection.proportional import ProportionalSelector
+from bots_lightning.selection.rules import SelectionRules
+from bots_lightning.selection.schedule import LinearSchedule
 from bots_lightning.selection.selector import TaskSelector
 from bots_lightning.selection.thompson import ThompsonSelector
 from bots_lightning.selection.uniform import UniformSelector
 
 __all__ = [
     "AdaRFTSelector",
+    "BayesianSelector",
     "EasyToHardSelector",
     "FairShareSelector",
     "GresoSelector",
+    "LinearSchedule",
+    "ProportionalSelector",
+    "SelectionRules",
     "TaskSelector",
     "ThompsonSelector",
     "UniformSelector",

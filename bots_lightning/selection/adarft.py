@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bots_lightning.beliefs import Evidence, TaskFeatures
-from bots_lightning.selection.selector import Indices, TaskSelector
-from bots_lightning.selection.thompson import smallest_with_random_ties
+from bots_lightning.selection.chunks import Indices, smallest_with_random_ties
+from bots_lightning.selection.selector import TaskSelector
 
 
 def moved_target(target: float, mean_reward: float, *, eta: float, alpha: float, target_reward: float) -> float:
@@ -73,6 +73,11 @@ class AdaRFTSelector(TaskSelector):
         super().setup(features, seed)
         self._difficulties = 1 - features.reference(self.reference)
         self._target = self.initial_difficulty
+
+    def add_tasks(self, features: TaskFeatures) -> None:
+        """Reads the difficulties of the new tasks too."""
+        super().add_tasks(features)
+        self._difficulties = 1 - features.reference(self.reference)
 
     def select(self, batch_size: int) -> Indices:
         """(B,) tasks, nearest to the target difficulty first."""

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from bots_lightning.beliefs import TaskFeatures
-from bots_lightning.selection.selector import Indices, TaskSelector
+from bots_lightning.selection.chunks import Indices
+from bots_lightning.selection.selector import TaskSelector
 
 
 class EasyToHardSelector(TaskSelector):
@@ -35,6 +36,17 @@ class EasyToHardSelector(TaskSelector):
         # numpy sorts NaN to the end.
         self._order = shuffled[np.argsort(-features.reference(self.reference)[shuffled], kind="stable")]
         self._cursor = 0
+
+    def add_tasks(self, features: TaskFeatures) -> None:
+        """The new tasks take their place in the order; those that are easier than the present ones come next round."""
+        old = self.num_tasks
+        super().add_tasks(features)
+        rates = features.reference(self.reference)
+        joined = np.concatenate([self._order, old + self.rng.permutation(self.num_tasks - old)])
+        done = set(self._order[: self._cursor].tolist())
+        self._order = joined[np.argsort(-rates[joined], kind="stable")]
+        seen = np.array([task in done for task in self._order.tolist()])
+        self._cursor = int(np.flatnonzero(seen)[-1]) + 1 if seen.any() else 0
 
     def select(self, batch_size: int) -> Indices:
         """(B,) the next tasks of the order, easiest first."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bots_lightning.selection.selector import Indices
+from bots_lightning.selection.chunks import Indices
 
 
 class ShuffledEpoch:
@@ -32,6 +32,11 @@ class ShuffledEpoch:
             self.order, self.cursor = np.concatenate([fresh[~taken], fresh[taken]]), 0
         self.cursor += 1
         return int(self.order[self.cursor - 1])
+
+    def add(self, count: int, rng: np.random.Generator) -> None:
+        """Further tasks join what is left of this epoch, at random places."""
+        left = np.concatenate([self.order[self.cursor :], len(self.order) + np.arange(count)])
+        self.order = np.concatenate([self.order[: self.cursor], rng.permutation(left)])
 
     def state_dict(self) -> dict[str, Any]:
         """The order and the place in it."""

@@ -10,8 +10,9 @@ import numpy as np
 
 from bots_lightning.beliefs import Evidence, TaskFeatures
 from bots_lightning.beliefs.belief import FloatArray
+from bots_lightning.selection.chunks import Indices
 from bots_lightning.selection.epoch import ShuffledEpoch
-from bots_lightning.selection.selector import Indices, TaskSelector
+from bots_lightning.selection.selector import TaskSelector
 
 
 class GresoSelector(TaskSelector):
@@ -46,6 +47,13 @@ class GresoSelector(TaskSelector):
         super().setup(features, seed)
         self._epoch = ShuffledEpoch(self.num_tasks, self.rng)
         self._equal_visits = np.zeros(self.num_tasks, dtype=np.int64)
+
+    def add_tasks(self, features: TaskFeatures) -> None:
+        """The new tasks join the present epoch."""
+        old = self.num_tasks
+        super().add_tasks(features)
+        self._epoch.add(self.num_tasks - old, self.rng)
+        self._equal_visits = np.concatenate([self._equal_visits, np.zeros(self.num_tasks - old, dtype=np.int64)])
 
     def keep_probabilities(self) -> FloatArray:
         """max(p^z, floor) for every task, shape (N,)."""

@@ -9,11 +9,10 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bots_lightning.beliefs import Evidence, TaskFeatures
-
-Indices = npt.NDArray[np.int64]
+from bots_lightning.beliefs.belief import FloatArray
+from bots_lightning.selection.chunks import Indices
 
 
 class TaskSelector(ABC):
@@ -36,6 +35,25 @@ class TaskSelector(ABC):
 
     def observe(self, evidence: Evidence) -> None:  # noqa: B027 - a selector may have nothing to learn
         """Learns from the success counts of the last step."""
+
+    def forecast(self, indices: Indices) -> tuple[FloatArray, FloatArray] | None:
+        """(α, β) of what is believed of some tasks' success probabilities, each (n,); None without a belief."""
+        return None
+
+    def add_tasks(self, features: TaskFeatures) -> None:
+        """The pool has grown while the run goes on; call between `observe` and `select`.
+
+        Args:
+            features: of the whole pool; its first N tasks are those known before, in the same order.
+
+        Raises:
+            ValueError: there are fewer tasks than before.
+        """
+        if features.num_tasks < self.num_tasks:
+            raise ValueError(
+                f"the pool has {features.num_tasks} tasks, {self.num_tasks} before; tasks can be added and not removed."
+            )
+        self.num_tasks, self.fingerprint = features.num_tasks, features.fingerprint
 
     def metrics(self) -> dict[str, float]:
         """Numbers worth a curve, by metric name."""

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from bots_lightning.beliefs import TaskFeatures
+from bots_lightning.selection.chunks import Indices
 from bots_lightning.selection.epoch import ShuffledEpoch
-from bots_lightning.selection.selector import Indices, TaskSelector
+from bots_lightning.selection.selector import TaskSelector
 
 
 class UniformSelector(TaskSelector):
@@ -21,6 +22,12 @@ class UniformSelector(TaskSelector):
         """Shuffles the first epoch."""
         super().setup(features, seed)
         self._epoch = ShuffledEpoch(self.num_tasks, self.rng)
+
+    def add_tasks(self, features: TaskFeatures) -> None:
+        """The new tasks join the present epoch."""
+        old = self.num_tasks
+        super().add_tasks(features)
+        self._epoch.add(self.num_tasks - old, self.rng)
 
     def select(self, batch_size: int) -> Indices:
         """(B,) the next tasks of the shuffled epoch."""

@@ -8,7 +8,8 @@ from scipy import stats
 from scipy.special import expit, logit, polygamma
 
 from bots_lightning.beliefs import AbilityBelief, Evidence, TaskFeatures
-from bots_lightning.beliefs.ability import reference_columns, score_and_information
+from bots_lightning.beliefs.ability import score_and_information
+from bots_lightning.beliefs.design import reference_columns
 
 NAN = float("nan")
 G = 8.0

@@ -360,7 +360,8 @@ def test_a_restored_belief_goes_on_as_the_saved_one(with_references: bool) -> No
         original.observe(evidence_of(random_rows(steps, len(WEAK))))
     state = original.state_dict()
     restored.load_state_dict(state)
-    for values in (state["alpha"], state["beta"]):
+    implicit = state.get("implicit", {"pseudo_counts": {}})["pseudo_counts"].values()
+    for values in (state["successes"], state["failures"], state["reward_shape"]["sums"], *implicit):
         values[:] = NAN  # the state is a copy on its way out and on its way in
     rngs = np.random.default_rng(1), np.random.default_rng(1)
     for _ in range(10):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit, polygamma
 
-from bots_lightning.beliefs.logit_beta import LogitTable, logit_moments, match_beta
+from bots_lightning.beliefs.logit_beta import logit_cells, logit_grid, logit_moments, match_beta
 
 
 def test_moments_of_the_uniform_are_those_of_the_logistic() -> None:
@@ -65,17 +65,25 @@ def test_a_mean_beyond_thirty_counts_as_thirty() -> None:
     )
 
 
-def test_the_table_is_the_function_within_its_steps() -> None:
+def test_the_grid_is_the_function_within_its_steps() -> None:
     rng = np.random.default_rng(0)
     mean, variance = rng.normal(0, 4, 3000).clip(-12, 12), np.exp(rng.uniform(-6, 4, 3000))
     alpha, beta = match_beta(mean, variance)
-    table = LogitTable(lambda a, b: a / (a + b))
-    np.testing.assert_allclose(table(mean, variance), alpha / (alpha + beta), rtol=0, atol=0.01)
+    grid_alpha, grid_beta = logit_grid()
+    means = (grid_alpha / (grid_alpha + grid_beta)).ravel()
+    np.testing.assert_allclose(means[logit_cells(mean, variance)], alpha / (alpha + beta), rtol=0, atol=0.01)
     # Where a logit is known well, the mean of p is near σ of it.
-    assert table(np.array([1.5]), np.array([3e-3]))[0] == pytest.approx(expit(1.5), abs=1e-3)
+    assert means[logit_cells(np.array([1.5]), np.array([3e-3]))][0] == pytest.approx(expit(1.5), abs=1e-3)
 
 
-def test_the_table_holds_its_edge_beyond_its_range() -> None:
-    table = LogitTable(lambda a, b: a + 2 * b)
-    inside = table(np.array([12.0, -12.0, 0.0, 0.0]), np.exp([0.0, 0.0, 4.0, -6.0]))
-    np.testing.assert_array_equal(table(np.array([99.0, -99.0, 0.0, 0.0]), np.exp([0.0, 0.0, 9.0, -9.0])), inside)
+def test_cells_in_single_precision_are_those_in_double_but_for_rounding_at_their_borders() -> None:
+    rng = np.random.default_rng(1)
+    mean, variance = rng.normal(0, 4, 20_000), np.exp(rng.uniform(-7, 5, 20_000))
+    double, single = logit_cells(mean, variance), logit_cells(mean.astype(np.float32), variance.astype(np.float32))
+    assert (double != single).mean() < 1e-3
+
+
+def test_the_grid_holds_its_edge_beyond_its_range() -> None:
+    inside = logit_cells(np.array([12.0, -12.0, 0.0, 0.0]), np.exp([0.0, 0.0, 4.0, -6.0]))
+    beyond = logit_cells(np.array([99.0, -99.0, 0.0, 0.0]), np.exp([0.0, 0.0, 9.0, -9.0]))
+    np.testing.assert_array_equal(beyond, inside)

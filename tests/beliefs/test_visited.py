@@ -119,7 +119,7 @@ def test_a_restored_belief_goes_on_as_the_saved_one() -> None:
     restored.observe(evidence_of([(5, 8, 8)]))
     state = original.state_dict()
     restored.load_state_dict(state)
-    for values in state.values():
+    for values in (state["successes"], state["failures"], state["reward_shape"]["sums"]):
         values[:] = NAN  # the state is a copy on its way out and on its way in
     rngs = np.random.default_rng(1), np.random.default_rng(1)
     for task in [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]:

@@ -12,8 +12,9 @@ from scipy import stats
 from scipy.special import poch
 
 from bots_lightning.beliefs import AbilityBelief, Evidence, TaskFeatures
+from bots_lightning.beliefs.densities import beta_moment
 from bots_lightning.selection import FairShareSelector
-from bots_lightning.selection.fair import beta_moment, mixed_probability
+from bots_lightning.selection.informative import mixed_probability
 
 NAN = float("nan")
 concentrations = st.floats(0.05, 60)
@@ -78,7 +79,8 @@ def test_counts_keep_to_the_shares() -> None:
     """With weights that do not change, c_k ∝ exp(U_k/τ): counts of weights 1 and e² differ by 7.4 within a turn."""
     selector = selector_of(30)
     log_weight = np.repeat([0.0, 1.0, 2.0], 10)
-    selector._log_weight = lambda mean, variance: log_weight  # type: ignore[assignment]
+    selector.belief.cells = lambda where: np.repeat([0, 1, 2], 10)[where]  # type: ignore[method-assign]
+    selector._table = np.array([0.0, 1.0, 2.0], dtype=np.float32)
     counts = Counter[int]()
     for _ in range(900):
         counts.update(selector.select(5).tolist())

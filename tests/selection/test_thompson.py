@@ -10,7 +10,7 @@ from scipy import stats
 
 from bots_lightning.beliefs import BetaBelief, Evidence, TaskFeatures
 from bots_lightning.selection import ThompsonSelector
-from bots_lightning.selection.thompson import smallest
+from bots_lightning.selection.chunks import smallest
 
 pools = st.lists(st.tuples(st.floats(0.2, 50), st.floats(0.2, 50)), min_size=1, max_size=30).flatmap(
     lambda posteriors: st.tuples(st.just(posteriors), st.integers(1, len(posteriors)))
@@ -24,7 +24,7 @@ def selector_of(
     alpha, beta = np.array(posteriors).T
     selector = ThompsonSelector(BetaBelief(), target, explore)
     selector.setup(TaskFeatures(len(posteriors)), seed)
-    selector.belief.load_state_dict({"alpha": alpha, "beta": beta})
+    selector.belief.successes[:], selector.belief.failures[:] = alpha - 1, beta - 1  # type: ignore[attr-defined]
     return selector
 
 

@@ -1,0 +1,138 @@
+"""What beliefs with a Beta posterior per task have in common."""
+
+# Shapes: N tasks in the pool, B tasks in the step.
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from bots_lightning.beliefs.belief import ALL, Belief, FloatArray, State, TaskFeatures, Where
+from bots_lightning.beliefs.evidence import Evidence
+from bots_lightning.beliefs.reward_shape import RewardShape
+
+# Cells of α and β: 16 an octave, from 2^-8 to 2^16; beyond, the outermost.
+_PER_OCTAVE, _LEAST, _MOST = 16, -8, 16
+_SIZE = (_MOST - _LEAST) * _PER_OCTAVE
+# Means over the pool are means over so many of its tasks.
+_SAMPLE = 4096
+
+
+@cache
+def _octave_grid() -> tuple[FloatArray, FloatArray]:
+    """(α, β) at the centres of the cells."""
+    # A cell is what a float's exponent and first four bits of mantissa say: 16 equal steps within an octave.
+    steps = np.arange(_SIZE)
+    centres = 2.0 ** (_LEAST + steps // _PER_OCTAVE) * (1 + (steps % _PER_OCTAVE + 0.5) / _PER_OCTAVE)
+    alpha, beta = np.meshgrid(centres, centres, indexing="ij")
+    return alpha, beta
+
+
+def _octave_cell(concentration: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """The cell of α (or β) along its axis: the leading bits of the float, without a logarithm."""
+    bits = concentration.view(np.int32) >> (23 - 4)
+    bits -= (127 + _LEAST) * _PER_OCTAVE
+    return np.clip(bits, 0, _SIZE - 1, out=bits)
+
+
+class BetaPosterior(Belief):
+    """What beliefs have in common that hold α and β of every task; how evidence moves them is the subclass's.
+
+    Args:
+        prior: (α0, β0).
+    """
+
+    def __init__(self, prior: tuple[float, float]) -> None:
+        if len(prior) != 2 or not all(0 < concentration < np.inf for concentration in prior):
+            raise ValueError(f"prior={tuple(prior)}; expected two finite positive numbers (alpha0, beta0).")
+        self.prior = float(prior[0]), float(prior[1])
+
+    def setup(self, features: TaskFeatures) -> None:
+        """Every task starts from the prior."""
+        self.successes = np.zeros(features.num_tasks)  # what the task's own rollouts have added to α0 …
+        self.failures = np.zeros(features.num_tasks)  # … and to β0
+        self._groups = features.group_codes
+        self._shape = RewardShape(len(features.group_names))
+
+    def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
+        """(α, β) of all tasks, each (N,), or of some."""
+        return self.prior[0] + self.successes[where], self.prior[1] + self.failures[where]
+
+    @property
+    def alpha(self) -> FloatArray:
+        """(N,) α."""
+        return self.concentrations()[0]
+
+    @property
+    def beta(self) -> FloatArray:
+        """(N,) β."""
+        return self.concentrations()[1]
+
+    def sample(self, rng: np.random.Generator) -> FloatArray:
+        """p̂ ~ Beta(α, β) for every task, shape (N,)."""
+        return rng.beta(*self.concentrations())
+
+    def mean(self) -> FloatArray:
+        """α / (α + β), shape (N,)."""
+        alpha, beta = self.concentrations()
+        return alpha / (alpha + beta)
+
+    def grid(self) -> tuple[FloatArray, FloatArray]:
+        """Cells of 1/16 octave of α and β."""
+        return _octave_grid()
+
+    def cells(self, where: slice) -> npt.NDArray[np.int32]:
+        """The cell of each task."""
+        alpha, beta = self._coarse_concentrations(where)
+        return _octave_cell(alpha) * _SIZE + _octave_cell(beta)
+
+    def _coarse_concentrations(self, where: slice) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """α and β to the precision of a cell."""
+        alpha = self.successes[where].astype(np.float32) + np.float32(self.prior[0])
+        return alpha, self.failures[where].astype(np.float32) + np.float32(self.prior[1])
+
+    @property
+    def reward_shape(self) -> RewardShape:
+        """Of each group; rewards of 0 and 1 leave it at coin flips."""
+        return self._shape
+
+    def _in_coin_flips(self, evidence: Evidence) -> Evidence:
+        """The step's evidence, merged, in counts that say as much as coin flips."""
+        evidence = evidence.merged()
+        groups = self._groups[evidence.indices].astype(np.int64)
+        self._shape.observe(evidence, groups)
+        return self._shape.as_coin_flips(evidence, groups)
+
+    def add_tasks(self, features: TaskFeatures) -> None:
+        """The new tasks start with the prior's weight at the mean pass rate of their group's tasks."""
+        old, new = len(self.successes), features.num_tasks
+        mean, groups = self.mean(), features.group_codes.astype(np.int64)
+        self._groups = features.group_codes
+        self._shape = self._shape.grown(len(features.group_names))
+        tasks = np.bincount(groups[:old], minlength=len(features.group_names))
+        rate = np.bincount(groups[:old], mean, len(features.group_names)) / np.maximum(tasks, 1)
+        known = tasks > 0
+        weight = sum(self.prior)
+        level = np.where(known, weight * rate - self.prior[0], 0.0)[groups[old:new]]
+        self.successes = np.concatenate([self.successes, level])
+        self.failures = np.concatenate([self.failures, -level])
+
+    def metrics(self) -> dict[str, float]:
+        """Mean predicted pass rate and evidence per task, over at most 4,096 tasks spread over the pool."""
+        size = len(self.successes)
+        alpha, beta = self.concentrations(np.arange(0, size, -(-size // _SAMPLE)))
+        evidence = (alpha + beta).mean() - sum(self.prior)
+        return {"belief/mean_pass_rate": float((alpha / (alpha + beta)).mean()), "belief/evidence": float(evidence)}
+
+    def state_dict(self) -> State:
+        """The evidence of every task and the shape of the rewards."""
+        arrays = {"successes": self.successes.copy(), "failures": self.failures.copy()}
+        return arrays | {"reward_shape": self._shape.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Takes over such a state."""
+        self.successes = np.array(state["successes"], dtype=np.float64)
+        self.failures = np.array(state["failures"], dtype=np.float64)
+        self._shape.load_state_dict(state["reward_shape"])

@@ -1,0 +1,46 @@
+"""Densities and moments of Beta distributions, elementwise."""
+
+# Shapes: any; arguments of a function broadcast.
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import betaln, xlog1py, xlogy
+
+from bots_lightning.beliefs.belief import FloatArray
+
+
+def log_density(x: FloatArray | float, alpha: FloatArray, beta: FloatArray) -> FloatArray:
+    """Log density of Beta(α, β) at x: (α−1) log x + (β−1) log(1−x) − log B(α, β)."""
+    logs: FloatArray = xlogy(alpha - 1, x) + xlog1py(beta - 1, -np.asarray(x)) - betaln(alpha, beta)
+    return logs
+
+
+def largest_density(low: float, high: float, alpha: FloatArray, beta: FloatArray) -> FloatArray:
+    """The largest density of Beta(α, β) within [low, high]; inf where it has a pole there.
+
+    At the mode if that lies within, else at an end: the density rises towards the mode and falls behind it, or, for
+    α or β below 1, is largest at an end.
+    """
+    inner = (alpha > 1) & (beta > 1)
+    mode = np.where(inner, (alpha - 1) / np.where(inner, alpha + beta - 2, 1.0), low)
+    logs = [log_density(x, alpha, beta) for x in (low, high, np.clip(mode, low, high))]
+    with np.errstate(over="ignore"):
+        return np.exp(np.max(logs, axis=0))
+
+
+def beta_moment(alpha: FloatArray, beta: FloatArray, i: int, j: int) -> FloatArray:
+    """E[p^i (1−p)^j] = (α)_i (β)_j / (α+β)_(i+j) for p ~ Beta(α, β); (x)_n is the rising factorial.
+
+    Args:
+        alpha: (...) α.
+        beta: (...) β.
+        i: exponent of p.
+        j: exponent of 1 − p.
+    """
+    moment = np.ones_like(alpha)
+    for n in range(i):  # factor by factor, as the factorials overflow
+        moment = moment * (alpha + n) / (alpha + beta + n)
+    for n in range(j):
+        moment = moment * (beta + n) / (alpha + beta + i + n)
+    return moment

@@ -1,0 +1,190 @@
+"""The regressors of the ability belief: what is known of a task before anybody has tried it."""
+
+# Shapes: N tasks in the pool, P profiles, F regressors, E regressors of the variance.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bots_lightning.beliefs.belief import FloatArray, TaskFeatures
+from bots_lightning.beliefs.profiles import Profiles, coarse_profiles
+
+MOST_PROFILES = 65_536
+
+
+@dataclass(frozen=True)
+class Block:
+    """Columns of x that belong together, and the prior of their weights.
+
+    Attributes:
+        columns: (P, f) values.
+        mean: (f,) prior mean of the weights.
+        precision: prior precision of each, in units of one observation.
+        is_reference: whether their size also tells how far tasks scatter.
+    """
+
+    columns: FloatArray
+    mean: FloatArray
+    precision: float
+    is_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Design:
+    """x and z of every profile, the constant 1 first, and the priors of their weights.
+
+    Attributes:
+        profiles: P of them.
+        x: (P, F) regressors of the logit.
+        z: (P, E) regressors of the log variance: 1 and the centred size of the reference columns.
+        weights: (F,) prior means for x.
+        weight_precision: (F,) prior precisions.
+        spread: (E,) prior means for z.
+        spread_precision: (E,).
+    """
+
+    profiles: Profiles
+    x: FloatArray
+    z: FloatArray
+    weights: FloatArray
+    weight_precision: FloatArray
+    spread: FloatArray
+    spread_precision: FloatArray
+
+
+def reference_columns(rates: FloatArray, rollouts: float, sizes: npt.NDArray[np.int64] | None = None) -> FloatArray:
+    """A reference's columns of x: its logits log((np+½)/(n(1−p)+½)) and a mark where p is unknown.
+
+    An unknown logit is replaced by the mean of the known ones; what the mark is worth is learned.
+
+    Args:
+        rates: (P,) pass rates in [0, 1], NaN where unknown.
+        rollouts: n, rollouts behind each rate.
+        sizes: (P,) tasks behind each rate; one by default.
+
+    Returns:
+        (P, 2), or (P, 1) if all rates are known, or (P, 0) if none is.
+    """
+    known = np.isfinite(rates)
+    if not known.any():
+        return np.empty((len(rates), 0))
+    p = np.where(known, rates, 0.5)
+    logit = np.log((p * rollouts + 0.5) / ((1 - p) * rollouts + 0.5))
+    return _filled(logit, known, np.ones(len(rates)) if sizes is None else sizes)
+
+
+def number_columns(values: FloatArray, sizes: npt.NDArray[np.int64]) -> FloatArray:
+    """Columns of x for numbers such as a prompt's length: in units of their deviation, unknown ones marked.
+
+    Args:
+        values: (P,) numbers, NaN where unknown.
+        sizes: (P,) tasks behind each.
+
+    Returns:
+        (P, 2), or (P, 1) if all are known, or (P, 0) if they do not differ.
+    """
+    known = np.isfinite(values)
+    if not known.any():
+        return np.empty((len(values), 0))
+    centred = np.where(known, values, 0.0) - np.average(values[known], weights=sizes[known])
+    deviation = np.sqrt(np.average(centred[known] ** 2, weights=sizes[known]))
+    if deviation == 0 and known.all():
+        return np.empty((len(values), 0))
+    return _filled(centred / max(deviation, 1e-300), known, sizes)
+
+
+def _filled(values: FloatArray, known: npt.NDArray[np.bool_], sizes: npt.NDArray[Any]) -> FloatArray:
+    values = np.where(known, values, np.average(values[known], weights=sizes[known]))
+    return np.stack([values] if known.all() else [values, (~known).astype(np.float64)], axis=1)
+
+
+def category_columns(labels: npt.NDArray[Any]) -> FloatArray:
+    """A column of x for each label: 1 for its tasks, 0 for the others; (P, labels)."""
+    values, codes = np.unique(labels, return_inverse=True)
+    return np.eye(len(values))[codes]
+
+
+def design_of(
+    features: TaskFeatures,
+    references: Sequence[str],
+    reference_rollouts: float,
+    numbers: Sequence[str] = (),
+    categories: Sequence[str] = (),
+) -> Design:
+    """Reads the columns of a pool.
+
+    Args:
+        features: the pool.
+        references: reference columns.
+        reference_rollouts: rollouts behind each rate.
+        numbers: columns of numbers (N,) or embeddings (N, f).
+        categories: columns of labels, taken as they are printed.
+
+    Raises:
+        ValueError: the pool lacks a column, or one holds no numbers.
+    """
+    rates = [features.reference(name) for name in references]
+    given = [_numbers(features, name) for name in numbers]
+    labels = [features.column(name).astype(str) for name in categories]
+    flat = [*rates, *(column for column in given if column.ndim == 1), *labels]
+    embeddings = [column for column in given if column.ndim == 2]
+    if embeddings:  # no two tasks are alike
+        profiles = Profiles(np.arange(features.num_tasks, dtype=np.uint32), np.arange(features.num_tasks))
+    else:
+        profiles = coarse_profiles(features.num_tasks, [features.group_codes, *flat], MOST_PROFILES)
+    at, sizes = profiles.members, profiles.sizes
+    known = [reference_columns(rate[at], reference_rollouts, sizes) for rate in rates]
+    known = [columns for columns in known if columns.shape[1]]
+    blocks = [_reference_block(columns, len(known)) for columns in known]
+    blocks += [_plain_block(number_columns(column[at], sizes)) for column in given if column.ndim == 1]
+    blocks += [_plain_block(category_columns(column[at])) for column in labels]
+    blocks += [_embedding_block(matrix[at]) for matrix in embeddings]
+    return _assembled(profiles, blocks)
+
+
+def _numbers(features: TaskFeatures, name: str) -> npt.NDArray[Any]:
+    column = features.column(name)
+    if column.dtype.kind not in "fiub" or column.ndim > 2:
+        raise ValueError(
+            f"column {name!r} holds {column.dtype} of shape {column.shape}; expected numbers (N,) or embeddings "
+            "(N, F). Name labels in `categories`."
+        )
+    return column.astype(np.float64)
+
+
+def _reference_block(columns: FloatArray, number: int) -> Block:
+    """The logit lies near 0.8 times the mean of the references' logits."""
+    return Block(columns, np.r_[0.8 / number, np.zeros(columns.shape[1] - 1)], 4.0, is_reference=True)
+
+
+def _plain_block(columns: FloatArray) -> Block:
+    return Block(columns, np.zeros(columns.shape[1]), 4.0)
+
+
+def _embedding_block(matrix: FloatArray) -> Block:
+    """Of unit total variance, so that its prior does not depend on the number of dimensions."""
+    centred = np.nan_to_num(matrix - np.nanmean(matrix, axis=0))
+    scale = np.sqrt((centred**2).sum(axis=1).mean())
+    return Block(centred / max(scale, 1e-300), np.zeros(matrix.shape[1]), 1.0)
+
+
+def _assembled(profiles: Profiles, blocks: list[Block]) -> Design:
+    one = np.ones((len(profiles), 1))
+    sized = [block for block in blocks if block.is_reference]
+    size = np.hstack([np.empty((len(profiles), 0)), *(np.abs(block.columns) for block in sized)])
+    centre = np.average(size, axis=0, weights=profiles.sizes)
+    slope = np.full(size.shape[1], 0.5 / max(len(sized), 1))
+    return Design(
+        profiles,
+        x=np.hstack([one, *(block.columns for block in blocks)]),
+        z=np.hstack([one, size - centre]),
+        weights=np.concatenate([[0.0], *(block.mean for block in blocks)]),
+        weight_precision=np.concatenate([[0.25], *(np.full(len(b.mean), b.precision) for b in blocks)]),
+        spread=np.concatenate([[np.log(2.0 if sized else 6.0)], slope]),
+        spread_precision=np.concatenate([[1.0], np.full(size.shape[1], 10.0)]),
+    )

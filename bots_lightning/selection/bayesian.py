@@ -1,0 +1,142 @@
+"""What all selectors have in common that choose by a belief."""
+
+# Shapes: N tasks in the pool, B tasks to select, K groups, S slots of a batch.
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+
+from bots_lightning.beliefs import Belief, Evidence, TaskFeatures
+from bots_lightning.beliefs.belief import FloatArray
+from bots_lightning.selection.chunks import Eligible, Indices
+from bots_lightning.selection.rules import SelectionRules, whole_tasks
+from bots_lightning.selection.selector import TaskSelector
+
+# So many tasks are looked at for each batch when mastered ones are wanted.
+REVIEW_CANDIDATES = 2048
+
+
+class BayesianSelector(TaskSelector):
+    """Chooses by what a belief says of each task, within rules for every batch; subclasses say how.
+
+    A task whose pass rate is believed to be 0 is deferred and never dropped: beliefs forget, and every task can come up.
+
+    Args:
+        belief: what is known of each task.
+        rules: cooldown, group quotas and review share; none by default.
+    """
+
+    def __init__(self, belief: Belief, rules: SelectionRules | None = None) -> None:
+        self.belief = belief
+        self.rules = rules or SelectionRules()
+
+    def setup(self, features: TaskFeatures, seed: int = 0) -> None:
+        """Starts the belief from its prior."""
+        super().setup(features, seed)
+        self.belief.setup(features)
+        self._use_groups(features)
+        self.steps = 0
+        self._recent: list[Indices] = []  # the batches that rest, oldest first
+        self._review_due = 0.0
+
+    def _use_groups(self, features: TaskFeatures) -> None:
+        self._group_codes = features.group_codes
+        self._slots = self.rules.slots(features.group_names)
+        self._due = np.zeros(len(self._slots))
+
+    def select(self, batch_size: int) -> Indices:
+        """(B,) tasks, the best of each slot first."""
+        self.check_batch_size(batch_size)
+        batch = self._review(batch_size)
+        self._due += (batch_size - len(batch)) * np.array([share for share, _ in self._slots])
+        sizes = whole_tasks(self._due, batch_size - len(batch))
+        self._due -= sizes
+        for slot, size in enumerate(sizes.tolist()):
+            batch = self._extended(batch, size, self._recent, slot)
+        resting = self._recent
+        while len(batch) < batch_size:  # a group, or the pool, has too few tasks that may be chosen
+            batch = self._extended(batch, batch_size - len(batch), resting, None)
+            resting = resting[1:]
+        self._recent = [*self._recent, batch][-self.rules.cooldown :] if self.rules.cooldown else []
+        self.steps += 1
+        return batch
+
+    def _extended(self, batch: Indices, size: int, resting: list[Indices], slot: int | None) -> Indices:
+        if size == 0:
+            return batch
+        groups = None if slot is None else self._slots[slot][1]
+        eligible = Eligible(np.concatenate([batch, *resting]), self._group_codes, groups)
+        return np.concatenate([batch, self._choose(size, eligible, slot or 0)])
+
+    @abstractmethod
+    def _choose(self, size: int, eligible: Eligible, slot: int) -> Indices:
+        """The best eligible tasks, best first; fewer only if there are not so many.
+
+        Args:
+            size: how many.
+            eligible: which may be chosen.
+            slot: for which slot of the batch, for what a subclass remembers of each.
+        """
+
+    def _review(self, batch_size: int) -> Indices:
+        """Tasks believed mastered, at random, for the review share; the batch's other tasks fill what it lacks."""
+        self._review_due += self.rules.review_share * batch_size
+        size = int(self._review_due)
+        if size == 0:
+            return np.empty(0, dtype=np.int64)
+        self._review_due -= size
+        candidates = self.rng.permutation(self.num_tasks)
+        if self.num_tasks > REVIEW_CANDIDATES:
+            candidates = candidates[:REVIEW_CANDIDATES]
+        candidates = candidates[~np.isin(candidates, np.concatenate([candidates[:0], *self._recent]))]
+        alpha, beta = self._concentrations(candidates)
+        return candidates[alpha / (alpha + beta) >= self.rules.mastered][:size]
+
+    def _concentrations(self, where: Indices) -> tuple[FloatArray, FloatArray]:
+        concentrations = self.belief.concentrations(where)
+        if concentrations is None:
+            raise TypeError(f"{type(self.belief).__name__} has no concentrations, which {type(self).__name__} needs.")
+        return concentrations
+
+    def forecast(self, indices: Indices) -> tuple[FloatArray, FloatArray] | None:
+        """(α, β) of some tasks as believed now."""
+        return self.belief.concentrations(indices)
+
+    def observe(self, evidence: Evidence) -> None:
+        """Updates the belief."""
+        self.belief.observe(evidence)
+
+    def add_tasks(self, features: TaskFeatures) -> None:
+        """The belief takes the new tasks in, with priors from their group."""
+        super().add_tasks(features)
+        self.belief.add_tasks(features)
+        self._use_groups(features)
+
+    def metrics(self) -> dict[str, float]:
+        """The belief's metrics."""
+        return self.belief.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds the belief's state and what the rules remember."""
+        recent = np.concatenate([np.empty(0, dtype=np.int64), *self._recent])
+        return super().state_dict() | {
+            "belief": self.belief.state_dict(),
+            "steps": self.steps,
+            "recent": recent,
+            "recent_sizes": np.array([len(batch) for batch in self._recent], dtype=np.int64),
+            "due": self._due.copy(),
+            "review_due": self._review_due,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores generator, belief and rules."""
+        super().load_state_dict(state)
+        self.belief.load_state_dict(state["belief"])
+        self.steps, self._review_due = int(state["steps"]), float(state["review_due"])
+        sizes = np.array(state["recent_sizes"], dtype=np.int64)
+        recent = np.array(state["recent"], dtype=np.int64)
+        self._recent = np.split(recent, np.cumsum(sizes)[:-1]) if len(sizes) else []
+        self._due = np.array(state["due"], dtype=np.float64)

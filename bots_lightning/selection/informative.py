@@ -1,0 +1,50 @@
+"""How likely a group of rollouts is to teach something: the probability that its rewards are not all equal."""
+
+# Shapes: any; G rollouts per task.
+
+from __future__ import annotations
+
+import numpy as np
+
+from bots_lightning.beliefs.belief import FloatArray
+from bots_lightning.beliefs.densities import beta_moment
+
+
+def mixed_at(rates: FloatArray, rollouts: int) -> FloatArray:
+    """U_G(p) = 1 − p^G − (1−p)^G, the probability that a group's rewards differ if p is known."""
+    mixed: FloatArray = 1 - rates**rollouts - (1 - rates) ** rollouts
+    return mixed
+
+
+def mixed_probability(
+    alpha: FloatArray, beta: FloatArray, rollouts: int, extreme_share: float = 1.0
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of the probability that a group's rewards differ, for p ~ Beta(α, β).
+
+        E[U_G] = 1 − (e α)_G/(α+β)_G − (e β)_G/(α+β)_G
+
+    Rewards are at the top of their range with probability e·p, at the bottom with e·(1−p), and in between otherwise:
+    a Dirichlet over {minimum, interior, maximum} with the weights (e β, (1−e)(α+β), e α); rewards in between are taken
+    to differ. e = 1 is the case of rewards 0 and 1. The deviation is what there is to learn about the task.
+
+    Args:
+        alpha: (...) α of each task's Beta.
+        beta: (...) β.
+        rollouts: G.
+        extreme_share: e, share of rewards at either end of the range.
+    """
+    g, total = rollouts, alpha + beta
+    top, bottom, e = alpha * extreme_share, beta * extreme_share, extreme_share
+    solved, failed = beta_moment(top, total - top, g, 0), beta_moment(bottom, total - bottom, g, 0)
+    squares = beta_moment(top, total - top, 2 * g, 0) + beta_moment(bottom, total - bottom, 2 * g, 0)
+    both = _dirichlet_moment(top, bottom, total, g) if e < 1 else beta_moment(alpha, beta, g, g)
+    variance = squares + 2 * both - (solved + failed) ** 2
+    return 1 - solved - failed, np.sqrt(np.maximum(variance, 0))
+
+
+def _dirichlet_moment(top: FloatArray, bottom: FloatArray, total: FloatArray, power: int) -> FloatArray:
+    """E[q^n r^n] = (top)_n (bottom)_n / (total)_2n for two parts q, r of a Dirichlet of that total."""
+    moment = np.ones_like(total)
+    for n in range(power):
+        moment = moment * (top + n) / (total + n) * (bottom + n) / (total + power + n)
+    return moment

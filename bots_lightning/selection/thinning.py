@@ -1,0 +1,119 @@
+"""Thompson sampling in pools of millions: exact, and without a draw for every task."""
+
+# Shapes: N tasks in the pool, n tasks of a chunk.
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from bots_lightning.beliefs import Belief
+from bots_lightning.beliefs.belief import FloatArray
+from bots_lightning.beliefs.densities import largest_density, log_density
+from bots_lightning.selection.chunks import Eligible, Indices, chunks
+
+# Uniform numbers in single precision are multiples of this.
+_STEP = 2.0**-24
+# A cell's bound covers so many cells on either side: where a posterior may lie that was rounded into it.
+_REACH = 2
+
+
+def first_radius(num_tasks: int, size: int) -> float:
+    """A power of 2 within which some of the pool's draws lie, if their density at the target is about 1/2."""
+    return float(2.0 ** np.clip(np.ceil(np.log2((3 * size + 20) / num_tasks)), -40, 0))
+
+
+def next_radius(radius: float, found: int, size: int) -> float:
+    """Half or twice the radius where it gave many more draws than needed, or hardly enough."""
+    if found > 8 * size + 80:
+        return radius / 2
+    return min(radius * 2, 1.0) if found < 2 * size + 16 else radius
+
+
+def draws_within(
+    belief: Belief, target: float, radius: float, num_tasks: int, eligible: Eligible, rng: np.random.Generator
+) -> tuple[Indices, FloatArray]:
+    """The tasks whose draw p̂_k ~ Beta(α_k, β_k) lies within a radius of the target, and those draws.
+
+    By thinning: a task is a candidate with a probability that bounds that of a draw in the interval, looked up by its
+    cell; a candidate's draw is uniform in the interval and kept with probability f_k(p̂)/bound. Each task so yields
+    p̂ in dp with probability f_k(p) dp, exactly as if all had been drawn, and the others lie outside. Only candidates,
+    some hundred of them, are looked at closely.
+
+    Args:
+        belief: with cells.
+        target: p*.
+        radius: r.
+        num_tasks: N.
+        eligible: which tasks may be chosen.
+        rng: two uniform numbers a candidate and one a task.
+
+    Returns:
+        tasks and draws, in the order of the pool.
+    """
+    low, high = max(target - radius, 0.0), min(target + radius, 1.0)
+    bound = _bounds(belief, low, high)
+    candidates, probabilities = [], []
+    for where in chunks(num_tasks):
+        likely = bound[belief.cells(where)]
+        hits = np.flatnonzero(rng.random(len(likely), dtype=np.float32) < likely)
+        candidates.append(hits + where.start)
+        probabilities.append(likely[hits])
+    tasks, probability = np.concatenate(candidates), np.concatenate(probabilities).astype(np.float64)
+    allowed = eligible.of(tasks)
+    tasks, probability = tasks[allowed], probability[allowed]
+    return _kept(belief, tasks, probability, low, high, rng)
+
+
+def _kept(
+    belief: Belief, tasks: Indices, probability: FloatArray, low: float, high: float, rng: np.random.Generator
+) -> tuple[Indices, FloatArray]:
+    """Draws of the candidates, those outside of the interval dropped."""
+    concentrations = belief.concentrations(tasks)
+    assert concentrations is not None
+    alpha, beta = concentrations
+    draws = rng.uniform(low, high, len(tasks))
+    density = np.exp(log_density(draws, alpha, beta))
+    kept = rng.random(len(tasks)) * probability < density * (high - low)
+    sure = probability >= 1  # the bound says nothing: an ordinary draw
+    draws[sure] = rng.beta(alpha[sure], beta[sure])
+    kept[sure] = (draws[sure] >= low) & (draws[sure] <= high)
+    return tasks[kept], draws[kept]
+
+
+def _bounds(belief: Belief, low: float, high: float) -> npt.NDArray[np.float32]:
+    """For each cell, a bound on the probability of a draw in [low, high]: a multiple of 2^-24, at most 1."""
+    grid = belief.grid()
+    assert grid is not None
+    return _bounds_on(_Grid(*grid), low, high)
+
+
+class _Grid:
+    """A belief's grid as a key of the cache: grids are made once."""
+
+    def __init__(self, alpha: FloatArray, beta: FloatArray) -> None:
+        self.alpha, self.beta = alpha, beta
+
+    def __hash__(self) -> int:
+        return hash((id(self.alpha), id(self.beta)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Grid) and other.alpha is self.alpha and other.beta is self.beta
+
+
+@lru_cache(maxsize=8)
+def _bounds_on(grid: _Grid, low: float, high: float) -> npt.NDArray[np.float32]:
+    density = largest_density(low, high, grid.alpha, grid.beta)
+    for axis in (0, 1):
+        density = _largest_nearby(density, axis)
+    probability = np.minimum(1.05 * density * (high - low), 1.0)
+    return (np.ceil(probability / _STEP) * _STEP).astype(np.float32).ravel()
+
+
+def _largest_nearby(values: FloatArray, axis: int) -> FloatArray:
+    """The maximum over `_REACH` neighbours on either side along an axis."""
+    padded = np.moveaxis(np.pad(values, [(_REACH, _REACH) if i == axis else (0, 0) for i in (0, 1)], mode="edge"), axis, 0)
+    count = values.shape[axis]
+    return np.moveaxis(np.max([padded[i : i + count] for i in range(2 * _REACH + 1)], axis=0), 0, axis)
