@@ -6,12 +6,10 @@ import logging
 import os
 import sys
 import warnings
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import DefaultHelpFormatter
 from lightning import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -19,6 +17,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from bots_lightning.algorithms import PolicyModule
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV
+from bots_lightning.evaluation.command_line import HelpFormatter
 
 DESCRIPTION = """\
 RL finetuning of language models on the tasks that teach most.
@@ -29,6 +28,7 @@ RL finetuning of language models on the tasks that teach most.
   bots-lightning validate --config runs/quickstart/config.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   bots-lightning fit --config configs/quickstart.yaml --print_config
   bots-lightning replay --data trajectories.jsonl --selectors uniform bots
+  bots-lightning compare runs/bots-0 runs/bots-1 runs/uniform-0 runs/uniform-1
 
 Every field of a config can be set on the command line: --model.init_args.learning_rate 5e-4
 """
@@ -38,7 +38,9 @@ COMMANDS = {
     "test": "The same, under the names of a final test.",
     "predict": "Roll out every training task and write predictions.jsonl.",
     "replay": "Compare selectors on a recorded run; its options: bots-lightning replay --help.",
+    "compare": "Compare methods by their runs; its options: bots-lightning compare --help.",
 }
+OWN_COMMANDS = ("replay", "compare")  # not LightningCLI's
 # What libraries say of things that are as they are meant to be.
 NOISE = (
     r".*does not have many workers.*",  # a draw must not run ahead of the evidence
@@ -53,10 +55,6 @@ NOISE = (
 )
 
 
-class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the description."""
-
-
 class BotsCLI(LightningCLI):
     """LightningCLI with a run folder, its loggers, and one seed for everything."""
 
@@ -65,7 +63,7 @@ class BotsCLI(LightningCLI):
         super().setup_parser(*args, **kwargs)
         for action in self.parser._actions:
             if commands := getattr(action, "_choices_actions", None):
-                commands.append(type(commands[0])("replay", [], ""))  # listed here, run by `main`
+                commands += [type(commands[0])(name, [], "") for name in OWN_COMMANDS]  # listed here, run by `main`
                 for command in commands:
                     command.help = COMMANDS[command.dest]
 
@@ -112,13 +110,23 @@ def _unused(folder: Path) -> Path:
     return chosen
 
 
+def _run_own_command(name: str, options: list[str]) -> None:
+    """Runs a command that is not LightningCLI's; both load matplotlib, which no run needs."""
+    if name == "compare":
+        from bots_lightning.evaluation.compare_command import compare_command
+
+        compare_command(options)
+    else:
+        from bots_lightning.evaluation.replay_command import replay_command
+
+        replay_command(options)
+
+
 def main(args: ArgsType | Sequence[str] = None) -> None:
     """Runs a command; `args` replaces the command line."""
     words = sys.argv[1:] if args is None else args
-    if isinstance(words, list) and words[:1] == ["replay"]:
-        from bots_lightning.evaluation.replay_command import replay_command  # loads matplotlib, which no run needs
-
-        replay_command(words[1:])
+    if isinstance(words, list) and words and words[0] in OWN_COMMANDS:
+        _run_own_command(words[0], words[1:])
         return
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)

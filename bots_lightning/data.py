@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from lightning import LightningDataModule
@@ -35,6 +37,23 @@ class TaskBatch:
 
     def __len__(self) -> int:
         return len(self.tasks)
+
+
+@dataclass
+class Forecast:
+    """What was believed of a step's tasks before their evidence was observed, and that evidence.
+
+    Attributes:
+        evidence: of all ranks, merged: one row per task that was rolled out.
+        alpha: (B,) α of each row's task.
+        beta: (B,) β.
+        dispersion: (B,) φ of its rewards, 1 for rewards of 0 and 1.
+    """
+
+    evidence: Evidence
+    alpha: npt.NDArray[np.float64]
+    beta: npt.NDArray[np.float64]
+    dispersion: npt.NDArray[np.float64]
 
 
 class TaskDataModule(LightningDataModule):
@@ -80,6 +99,8 @@ class TaskDataModule(LightningDataModule):
         self.eval_pools: dict[str, TaskPool] = {}
         self.selection_counts = np.zeros(0, dtype=np.int64)
         self.awaiting_evidence = False
+        self.forecast: Forecast | None = None  # of the last step's tasks, before their evidence was observed
+        self._added: list[str] = []  # JSON of the tasks of each `add_tasks`
         self.select_seconds = 0.0
         self.observe_seconds = 0.0
 
@@ -130,10 +151,33 @@ class TaskDataModule(LightningDataModule):
             parts: list[Any] = [None] * _world_size()
             dist.all_gather_object(parts, evidence)
             evidence = Evidence.concatenate(parts)
+        self.forecast = self._forecast(evidence.merged())
         start = time.perf_counter()
         self.selector.observe(evidence)
         self.awaiting_evidence = False
         self.observe_seconds = time.perf_counter() - start
+
+    def _forecast(self, evidence: Evidence) -> Forecast | None:
+        believed = self.selector.forecast(evidence.indices) if len(evidence) else None
+        return None if believed is None else Forecast(evidence, *believed, self.selector.dispersion(evidence.indices))
+
+    def add_tasks(self, more: TaskPool) -> None:
+        """Appends tasks while the run goes on, between two steps; the belief starts them from what their group shows.
+
+        Checkpoints hold them, so that a resumed run has them too. Call it with the same tasks on every rank.
+
+        Raises:
+            RuntimeError: a batch has been selected and its evidence is still awaited.
+            ValueError: an id is there already, or the new tasks lack a reference column.
+        """
+        if self.awaiting_evidence:
+            raise RuntimeError("tasks were added between select and observe. Add them between two training steps.")
+        pool = self.require_pool().extended(more)
+        self.selector.add_tasks(pool.features())
+        self.pool = pool
+        new = np.zeros(len(more), dtype=np.int64)
+        self.selection_counts = np.concatenate([self.selection_counts, new])
+        self._added.append(json.dumps(more.table.to_pylist()))
 
     # --- loaders ------------------------------------------------------------------------------------------------
 
@@ -183,7 +227,11 @@ class TaskDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The selector's state and the selection counts; tensors, numbers, strings and lists only."""
-        state = {"selector": self.selector.state_dict(), "selection_counts": self.selection_counts}
+        state = {
+            "selector": self.selector.state_dict(),
+            "selection_counts": self.selection_counts,
+            "added_tasks": list(self._added),
+        }
         return _arrays_to_tensors(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -191,6 +239,9 @@ class TaskDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
         state = _tensors_to_arrays(state_dict)
+        for rows in state["added_tasks"][len(self._added) :]:
+            pool = self.require_pool()
+            self.add_tasks(TaskPool.from_rows(json.loads(rows), pool.references, pool.name))
         self.selector.load_state_dict(state["selector"])
         self.selection_counts = state["selection_counts"].copy()
         self.awaiting_evidence = False

@@ -1,9 +1,17 @@
 """Callbacks that observe a run; losses are the same with and without them."""
 
+from callbacks.belief_quality import BeliefQuality
 from callbacks.completions import CompletionsLog
 from callbacks.effective_task_ratio import EffectiveTaskRatio
 from callbacks.progress_bar import TaskProgressBar
 from callbacks.run_summary import RunSummary
 from callbacks.selection_overhead import SelectionOverhead
 
-__all__ = ["CompletionsLog", "EffectiveTaskRatio", "RunSummary", "SelectionOverhead", "TaskProgressBar"]
+__all__ = [
+    "BeliefQuality",
+    "CompletionsLog",
+    "EffectiveTaskRatio",
+    "RunSummary",
+    "SelectionOverhead",
+    "TaskProgressBar",
+]

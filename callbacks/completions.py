@@ -45,7 +45,8 @@ class CompletionsLog(Callback):
         """Writes some tasks of every n-th step."""
         iteration = pl_module.progress.iterations  # type: ignore[union-attr]
         if iteration % self.every_n_steps == 0:  # type: ignore[operator]
-            self._write(trainer, "completions.jsonl", batch.tasks[: self.max_tasks], outputs, {"iteration": iteration})
+            tasks = outputs["tasks"][: self.max_tasks]
+            self._write(trainer, "completions.jsonl", tasks, outputs, {"iteration": iteration})
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the predictions' file afresh."""

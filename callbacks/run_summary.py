@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bots_lightning.evaluation import effective_number
+from callbacks.belief_quality import BeliefQuality
 from callbacks.effective_task_ratio import EffectiveTaskRatio
 from callbacks.selection_overhead import SelectionOverhead
 
@@ -23,7 +24,7 @@ C = TypeVar("C", bound=Callback)
 class RunSummary(Callback):
     """Writes `summary.json` in the run folder when training ends, and prints it as a table.
 
-    Needs `EffectiveTaskRatio` and `SelectionOverhead` beside it.
+    Needs `EffectiveTaskRatio` and `SelectionOverhead` beside it; takes the figures of `BeliefQuality` if it is there.
 
     Args:
         table: print the table.
@@ -38,6 +39,7 @@ class RunSummary(Callback):
         """Looks for the callbacks whose figures it collects."""
         self._etr = _sibling(trainer, EffectiveTaskRatio)
         self._overhead = _sibling(trainer, SelectionOverhead)
+        self._belief = _find(trainer, BeliefQuality)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -75,6 +77,7 @@ class RunSummary(Callback):
             "pool_tasks": len(counts),
             "distinct_tasks": int((counts > 0).sum()),
             "effective_tasks": effective_number(counts),
+            "belief": None if self._belief is None else self._belief.means,
             "evaluation": _before_after_best(pl_module.evaluations),  # type: ignore[arg-type]
         }
         return _without_nan(summary)
@@ -92,11 +95,15 @@ class RunSummary(Callback):
         self.wall_seconds = state_dict["wall_seconds"]
 
 
+def _find(trainer: Trainer, kind: type[C]) -> C | None:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
+
+
 def _sibling(trainer: Trainer, kind: type[C]) -> C:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, kind):
-            return callback
-    raise ValueError(f"RunSummary needs callbacks.{kind.__name__}; add it to trainer.callbacks.")
+    if (callback := _find(trainer, kind)) is None:
+        raise ValueError(f"RunSummary needs callbacks.{kind.__name__}; add it to trainer.callbacks.")
+    return callback
 
 
 def _before_after_best(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,13 +141,22 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         f"of {summary['pool_tasks']:,}",
         "rollouts / tokens": f"{summary['rollouts']:,} / {summary['generated_tokens']:,}",
         "selection overhead": "–" if overhead is None else f"{100 * overhead:.3f} %",
+        "belief": _belief_facts(summary.get("belief")),
         "files": str(folder),
     }
     console = Console()
     console.print()
     console.print(table)
     for label, fact in facts.items():
-        console.print(f"{label:<28}{fact}", highlight=False)
+        if fact is not None:
+            console.print(f"{label:<28}{fact}", highlight=False)
+
+
+def _belief_facts(means: dict[str, float] | None) -> str | None:
+    if means is None:
+        return None
+    errors = f"RMSE {means['rmse']:.3f}, log p {means['log_predictive']:.2f}"
+    return f"{errors}, {means['coverage_90']:.0%} in 90 % intervals"
 
 
 def _before_after(before: float | None, after: float | None) -> tuple[str, str, str]:

@@ -1,6 +1,7 @@
 """Algorithms: pure advantages and losses, and the LightningModules that apply them."""
 
 from bots_lightning.algorithms.advantages import group_advantages
+from bots_lightning.algorithms.dynamic_sampling import DynamicSampling
 from bots_lightning.algorithms.grpo import GRPO
 from bots_lightning.algorithms.losses import LossOutputs, grpo_loss
 from bots_lightning.algorithms.module import PolicyModule
@@ -9,6 +10,7 @@ from bots_lightning.algorithms.policy import LoRA, PretrainedSource
 
 __all__ = [
     "GRPO",
+    "DynamicSampling",
     "LoRA",
     "LossOutputs",
     "OnlineModule",

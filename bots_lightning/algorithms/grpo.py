@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bots_lightning.algorithms.advantages import group_advantages
-from bots_lightning.algorithms.logprobs import completion_logprobs, microbatches
+from bots_lightning.algorithms.logprobs import completion_logprobs, microbatches, sampling_logprobs
 from bots_lightning.algorithms.losses import grpo_loss
 from bots_lightning.algorithms.online import OnlineModule
 from bots_lightning.rollouts import Rollouts
@@ -20,15 +20,14 @@ from bots_lightning.rollouts import Rollouts
 class GRPO(OnlineModule):
     """Raises the probability of completions that did better than their group, within a clipped ratio.
 
-    Options have TRL's names. All arguments of `OnlineModule` and `PolicyModule` apply.
+    Options have TRL's names. All arguments of `OnlineModule` and `PolicyModule` apply. Where rollouts come with
+    log-probabilities (leftovers of dynamic sampling, or of an engine that knows them), the ratio is taken to those.
 
     Args:
         epsilon: lower clip of the probability ratio.
         epsilon_high: upper clip, `epsilon` if not given.
         num_iterations: optimizer steps on each batch of rollouts.
         scale_rewards: "group" divides advantages by the group's standard deviation, "none" does not.
-        max_tokens_per_microbatch: budget of one forward and backward pass in tokens, prompts and padding included;
-            None takes the whole batch at once.
         **kwargs: see `OnlineModule` and `PolicyModule`.
     """
 
@@ -39,14 +38,12 @@ class GRPO(OnlineModule):
         epsilon_high: float | None = None,
         num_iterations: int = 1,
         scale_rewards: Literal["group", "none"] = "group",
-        max_tokens_per_microbatch: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.epsilon, self.epsilon_high = epsilon, epsilon_high
         self.num_iterations = num_iterations
         self.scale_rewards = scale_rewards
-        self.max_tokens_per_microbatch = max_tokens_per_microbatch
 
     @property
     def optimizer_steps_per_iteration(self) -> int:
@@ -78,7 +75,7 @@ class GRPO(OnlineModule):
             width = part.completion_ids.shape[1]
             logprobs, entropy = completion_logprobs(self.policy, part, self.temperature)
             if first:
-                old_logprobs[rows, :width] = logprobs.detach()
+                old_logprobs[rows, :width] = sampling_logprobs(part, logprobs.detach())
             part_mask = mask[rows, :width]
             outputs = grpo_loss(
                 logprobs,

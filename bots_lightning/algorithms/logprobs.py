@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,37 @@ def completion_logprobs(model: nn.Module, rollouts: Rollouts, temperature: float
     with torch.no_grad():
         entropy = -(log_softmax.exp() * log_softmax).sum(dim=-1)
     return logprobs, entropy
+
+
+def sampling_logprobs(rollouts: Rollouts, present: Tensor) -> Tensor:
+    """(R, T) log-probabilities under the policy that sampled: the recorded ones; where there are none, the present.
+
+    Args:
+        rollouts: R rows, with recorded log-probabilities or without.
+        present: (R, T) float, log-probabilities under the present policy.
+    """
+    if rollouts.logprobs is None:
+        return present
+    return torch.where(rollouts.logprobs.isnan(), present, rollouts.logprobs)
+
+
+@torch.no_grad()
+def record_logprobs(
+    model: nn.Module, rollouts: Rollouts, temperature: float = 1.0, max_tokens: int | None = None
+) -> Rollouts:
+    """Rollouts of the present policy with their log-probabilities, for an update that comes after others.
+
+    Args:
+        model: the policy that sampled them.
+        rollouts: R rows; what is recorded already stays.
+        temperature: as in `completion_logprobs`.
+        max_tokens: as in `microbatches`.
+    """
+    present = torch.full(rollouts.completion_ids.shape, torch.nan, device=rollouts.completion_ids.device)
+    for rows in microbatches(rollouts.prompt_mask.sum(dim=1) + rollouts.lengths, max_tokens):
+        logprobs, _ = completion_logprobs(model, rollouts.rows(rows), temperature)
+        present[rows, : logprobs.shape[1]] = logprobs
+    return replace(rollouts, logprobs=sampling_logprobs(rollouts, present))
 
 
 def microbatches(lengths: Tensor, max_tokens: int | None) -> list[Tensor]:

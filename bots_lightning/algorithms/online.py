@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,10 +14,15 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
-from bots_lightning.algorithms.advantages import group_mean_and_std
+from bots_lightning.algorithms.checks import check_trainer
+from bots_lightning.algorithms.dynamic_sampling import DynamicSampling
+from bots_lightning.algorithms.groups import Groups, Sampled
+from bots_lightning.algorithms.logprobs import record_logprobs
 from bots_lightning.algorithms.module import TRAIN, PolicyModule
+from bots_lightning.algorithms.schedule import total_optimizer_steps
+from bots_lightning.algorithms.step_metrics import rollout_metrics, timed
 from bots_lightning.beliefs import Evidence
-from bots_lightning.data import TaskBatch, TaskDataModule
+from bots_lightning.data import TaskBatch
 from bots_lightning.rollouts import Rollouts, derive_seed
 from bots_lightning.tasks import TaskPool
 
@@ -36,6 +39,9 @@ class OnlineModule(PolicyModule):
         lr_scheduler_type: a schedule of transformers over the run's optimizer steps.
         warmup_steps: optimizer steps of linear warm-up.
         max_grad_norm: gradients are clipped to this norm.
+        max_tokens_per_microbatch: budget of one forward and backward pass in tokens, prompts and padding included;
+            None takes the whole batch at once.
+        dynamic_sampling: replaces groups of equal rewards by further ones; None learns from what was selected.
         **kwargs: see `PolicyModule`.
     """
 
@@ -47,6 +53,8 @@ class OnlineModule(PolicyModule):
         lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
         warmup_steps: int = 0,
         max_grad_norm: float = 1.0,
+        max_tokens_per_microbatch: int | None = None,
+        dynamic_sampling: DynamicSampling | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -54,6 +62,9 @@ class OnlineModule(PolicyModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.lr_scheduler_type, self.warmup_steps = lr_scheduler_type, warmup_steps
         self.max_grad_norm = max_grad_norm
+        self.max_tokens_per_microbatch = max_tokens_per_microbatch
+        self.dynamic_sampling = dynamic_sampling
+        self.leftovers: Groups | None = None  # mixed groups that the next iteration starts with
 
     @abstractmethod
     def update(self, rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
@@ -78,47 +89,21 @@ class OnlineModule(PolicyModule):
         """AdamW over the trainable weights, with its schedule."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=self.learning_rate, weight_decay=self.weight_decay)
-        scheduler = get_scheduler(self.lr_scheduler_type, optimizer, self.warmup_steps, self._total_optimizer_steps())
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-    def _total_optimizer_steps(self) -> int:
-        """Optimizer steps of the whole run; the schedule ends there."""
-        trainer = self.trainer
-        limits = [trainer.max_steps] if trainer.max_steps > 0 else []
-        if trainer.max_epochs is not None and trainer.max_epochs > 0:
-            trainer.fit_loop.setup_data()
-            batches = int(trainer.num_training_batches)
-            limits.append(trainer.max_epochs * batches * self.optimizer_steps_per_iteration)
-        if not limits and self.lr_scheduler_type in ("linear", "cosine"):
+        steps = total_optimizer_steps(self.trainer, self.optimizer_steps_per_iteration)
+        if steps is None and self.lr_scheduler_type in ("linear", "cosine"):
             raise ValueError(
                 f"lr_scheduler_type={self.lr_scheduler_type!r} needs the length of the run; set trainer.max_steps or "
                 "trainer.max_epochs, or use lr_scheduler_type=constant."
             )
-        return min(limits, default=1)
+        scheduler = get_scheduler(self.lr_scheduler_type, optimizer, self.warmup_steps, steps or 1)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     # --- one iteration ------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
         """Refuses what would fail or go wrong silently hours later."""
-        trainer: Any = self.trainer
-        if not isinstance(trainer.datamodule, TaskDataModule):
-            raise ValueError("training needs a TaskDataModule; pass Trainer.fit(module, datamodule=TaskDataModule(…)).")
-        if trainer.world_size > 1:
-            raise ValueError(
-                f"the run has {trainer.world_size} processes; training works in one. Set trainer.devices=1 and "
-                "trainer.num_nodes=1."
-            )
-        if str(trainer.precision).startswith("16"):
-            raise ValueError(
-                f"trainer.precision={trainer.precision} scales gradients, and clipping would see the scaled ones. "
-                "Use bf16-mixed or 32."
-            )
-        if trainer.overfit_batches:
-            raise ValueError(
-                "trainer.overfit_batches replaces the selector by a fixed sampler. Remove it; for a small fixed set of "
-                "tasks use a source with `limit` and UniformSelector."
-            )
-        for pool in (trainer.datamodule.require_pool(), *trainer.datamodule.eval_pools.values()):
+        check_trainer(self.trainer)
+        for pool in (self._datamodule.require_pool(), *self._datamodule.eval_pools.values()):
             self._check_prompts(pool)
 
     def _check_prompts(self, pool: TaskPool) -> None:
@@ -129,33 +114,79 @@ class OnlineModule(PolicyModule):
         """Rolls out, scores, updates the belief and the policy.
 
         Returns:
-            what callbacks read beside the batch: `loss`; `rewards` (B, G); `completions` (B·G strings);
-            `num_tokens`; `timings` in seconds.
+            what callbacks read, on all B' groups rolled out, B' = B without dynamic sampling: `loss`; `tasks`;
+            `rewards` (B', G); `completions` (B'·G strings); `num_tokens`; `timings` in seconds.
         """
         timings: dict[str, float] = {"select": self._datamodule.select_seconds}
-        with _timed(timings, "step"):
-            with _timed(timings, "rollout"):
-                seed = derive_seed(self.seed, TRAIN, self.progress.iterations, self.global_rank)
-                rollouts = self.rollout(batch.tasks, self.num_generations, seed)
-            with _timed(timings, "reward"):
-                completions = self.encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
-                rewards = self.scorer(batch.tasks, completions)
-            # Before the update: its thread pools stay busy for a while and would slow the belief down.
-            self._datamodule.observe(self._evidence(batch.indices, rewards))
-            timings["observe"] = self._datamodule.observe_seconds
-            with _timed(timings, "update"):
-                reward_tensor = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
-                metrics = self.update(rollouts, reward_tensor)
-        num_tokens = int(rollouts.lengths.sum())
-        self._count(len(rollouts), num_tokens)
-        self._log_step(rollouts, reward_tensor, metrics, timings)
+        with timed(timings, "step"):
+            sampled = self._sample(batch, timings)
+            with timed(timings, "update"):
+                groups, metrics = self._choose(sampled, len(batch))
+                metrics |= self.update(groups.rollouts, groups.rewards)
+        everything = Groups.concatenate(sampled.rounds, self.sampling.pad_token_id)
+        num_tokens = int(everything.rollouts.lengths.sum())
+        self._count(len(everything.rollouts), num_tokens)
+        self._log_step(metrics | rollout_metrics(everything.rollouts, everything.rewards), timings)
         return {
             "loss": torch.tensor(metrics["loss"]),
-            "rewards": reward_tensor,
-            "completions": completions,
+            "tasks": sampled.tasks,
+            "rewards": everything.rewards,
+            "completions": sampled.completions,
             "num_tokens": num_tokens,
             "timings": timings,
         }
+
+    def _sample(self, batch: TaskBatch, timings: dict[str, float]) -> Sampled:
+        """Rolls out the selected batch, and further ones as dynamic sampling asks; all ranks take as many rounds."""
+        sampled, dynamic = Sampled(), self.dynamic_sampling
+        self._sample_round(batch, sampled, timings)
+        while dynamic is not None and len(sampled.rounds) < dynamic.max_batches:
+            enough = dynamic.enough(self.leftovers, sampled.rounds, len(batch))
+            if self.trainer.strategy.reduce_boolean_decision(enough, all=True):
+                break
+            self._sample_round(self._select(timings), sampled, timings)
+        return sampled
+
+    def _sample_round(self, batch: TaskBatch, sampled: Sampled, timings: dict[str, float]) -> None:
+        """Rolls out and scores one batch, and reports its evidence."""
+        iteration, number = self.progress.iterations, len(sampled.rounds)
+        with timed(timings, "rollout"):
+            seed = derive_seed(self.seed, TRAIN, iteration, self.global_rank, *([number] if number else []))
+            rollouts = self.rollout(batch.tasks, self.num_generations, seed)
+        with timed(timings, "reward"):
+            completions = self.encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
+            rewards = self.scorer(batch.tasks, completions)
+        # Before the update: its thread pools stay busy for a while and would slow the belief down.
+        self._datamodule.observe(self._evidence(batch.indices, rewards))
+        timings["observe"] = timings.get("observe", 0.0) + self._datamodule.observe_seconds
+        reward_tensor = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
+        iterations = torch.full((len(batch),), iteration, device=self.device)
+        sampled.add(batch.tasks, completions, Groups(rollouts, reward_tensor, iterations))
+
+    def _select(self, timings: dict[str, float]) -> TaskBatch:
+        """This rank's share of one more batch."""
+        indices = self._datamodule.select()[self.global_rank :: self.trainer.world_size]
+        seconds = self._datamodule.select_seconds
+        timings["select"] += seconds
+        timings["step"] = timings.get("step", 0.0) - seconds  # the step is timed around it, and select + step is all
+        pool = self._datamodule.require_pool()
+        return TaskBatch(indices, [pool[index] for index in indices])
+
+    def _choose(self, sampled: Sampled, size: int) -> tuple[Groups, dict[str, float]]:
+        """The groups to learn from, and metrics; sets leftovers aside, with log-probabilities under this policy."""
+        if self.dynamic_sampling is None:
+            return sampled.rounds[0], {}
+        groups, leftovers, metrics = self.dynamic_sampling.compose(
+            self.leftovers, sampled.rounds, size, self.progress.iterations, self.sampling.pad_token_id
+        )
+        if leftovers is not None:
+            assert self.policy is not None
+            rollouts = record_logprobs(
+                self.policy, leftovers.rollouts, self.temperature, self.max_tokens_per_microbatch
+            )
+            leftovers = replace(leftovers, rollouts=rollouts)
+        self.leftovers = leftovers
+        return groups, metrics
 
     def optimizer_step_clipped(self) -> float:
         """Clips the accumulated gradients, steps optimizer and schedule; the gradient's norm before clipping."""
@@ -170,9 +201,7 @@ class OnlineModule(PolicyModule):
         return float(norm)
 
     def _evidence(self, indices: list[int], rewards: npt.NDArray[np.float64]) -> Evidence:
-        valid = np.isfinite(rewards)
-        successes = np.where(valid, self.scorer.fraction(rewards), 0.0).sum(axis=1)
-        return Evidence(np.array(indices), successes, valid.sum(axis=1).astype(np.float64))
+        return Evidence.from_rewards(np.array(indices), self.scorer.fraction(rewards))
 
     def _count(self, rollouts: int, tokens: int) -> None:
         gathered: Any = self.all_gather(torch.tensor([rollouts, tokens], device=self.device))
@@ -181,31 +210,32 @@ class OnlineModule(PolicyModule):
         self.progress.rollouts += int(totals[0])
         self.progress.generated_tokens += int(totals[1])
 
-    def _log_step(
-        self, rollouts: Rollouts, rewards: Tensor, metrics: dict[str, float], timings: dict[str, float]
-    ) -> None:
-        """TRL's names; means over ranks."""
-        valid = rewards[~rewards.isnan()]
-        lengths = rollouts.lengths.float()
-        logged: dict[str, Any] = metrics | {
-            "reward": valid.mean(),
-            "reward_std": group_mean_and_std(rewards)[1].mean(),
-            "completions/mean_length": lengths.mean(),
-            "completions/max_length": lengths.max(),
-            "completions/clipped_ratio": (~rollouts.finished).float().mean(),
-            "step_time": timings["select"] + timings["step"],
-            "step": float(self.progress.iterations),  # Lightning takes the loggers' step from here
-        }
-        self.log_dict(logged, batch_size=len(rewards), sync_dist=self.trainer.world_size > 1)
+    def _log_step(self, metrics: dict[str, Any], timings: dict[str, float]) -> None:
+        """Means over ranks; the rollouts' figures are over all that was rolled out, dropped groups included."""
+        metrics["step_time"] = timings["select"] + timings["step"]
+        metrics["step"] = float(self.progress.iterations)  # Lightning takes the loggers' step from here
+        self.log_dict(metrics, batch_size=1, sync_dist=self.trainer.world_size > 1)
         spent = {
             "num_tokens": float(self.progress.generated_tokens),
             "num_rollouts": float(self.progress.rollouts),
         }
-        self.log_dict(spent | self._datamodule.selector.metrics(), batch_size=len(rewards))
+        self.log_dict(spent | self._datamodule.selector.metrics(), batch_size=1)
 
+    # --- checkpoints --------------------------------------------------------------------------------------------
 
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings[name] = time.perf_counter() - start
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the leftovers of dynamic sampling."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["leftovers"] = None if self.leftovers is None else self.leftovers.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the leftovers over, if this run samples dynamically and groups of the same size."""
+        super().on_load_checkpoint(checkpoint)
+        state, self.leftovers = checkpoint.get("leftovers"), None
+        if state and self.dynamic_sampling and state["rewards"].shape[1] == self.num_generations:
+            self.leftovers = Groups.from_state_dict(state)
+
+    def on_train_start(self) -> None:
+        """Leftovers of a checkpoint go where the policy is."""
+        if self.leftovers is not None:
+            self.leftovers = self.leftovers.to(self.device)

@@ -117,8 +117,8 @@ class AbilityBelief(Belief):
         self._forget_profiles()
 
     def _forget_profiles(self) -> None:
-        """What `cells` keeps between calls: moments of untried tasks and abilities by profile, each (P,)."""
-        self._of_profile: tuple[npt.NDArray[np.float32], ...] | None = None
+        """What `cells` keeps between calls: the cell of every profile, (P,)."""
+        self._cell_of_profile: npt.NDArray[np.int32] | None = None
 
     def _group(self, where: Where) -> npt.NDArray[np.int64]:
         return self._group_of_profile[self._profile[where]]
@@ -147,19 +147,26 @@ class AbilityBelief(Belief):
         return logit_grid()
 
     def cells(self, where: slice) -> npt.NDArray[np.int32]:
-        """The cell of each task, in single precision."""
-        if self._of_profile is None:
-            untried = *self._untried(), self.ability[self._group_of_profile]
-            self._of_profile = tuple(values.astype(np.float32) for values in untried)
-        untried_mean, untried_variance, ability = self._of_profile
-        profile, last = self._profile[where], self.last[where]
-        kept, age = self.variance[where].astype(np.float32), (self.step - last).astype(np.float32)
-        age *= np.float32(self.task_drift)
-        age += kept
-        np.minimum(age, np.maximum(kept, np.float32(MOST_DRIFTED)), out=age)
-        tried = last >= 0
-        mean = np.where(tried, self.logit[where].astype(np.float32) + ability[profile], untried_mean[profile])
-        return logit_cells(mean, np.where(tried, age, untried_variance[profile]))
+        """The cell of each task: that of its profile, or its own once it has been tried."""
+        if self._cell_of_profile is None:
+            self._cell_of_profile = logit_cells(*self._untried())
+        cells = self._cell_of_profile.take(self._profile[where])
+        tried = np.flatnonzero(self.last[where] >= 0)
+        if len(tried):
+            cells[tried] = self._cells_of_tried(where if len(tried) == len(cells) else where.start + tried)
+        return cells
+
+    def _cells_of_tried(self, where: Where) -> npt.NDArray[np.int32]:
+        """`predict` and `logit_cells` in single precision."""
+        kept = self.variance[where].astype(np.float32)
+        variance = (self.step - self.last[where]).astype(np.float32)
+        variance *= np.float32(self.task_drift)
+        variance += kept
+        np.minimum(variance, np.maximum(kept, np.float32(MOST_DRIFTED)), out=variance)
+        mean = self.logit[where].astype(np.float32)
+        ability = self.ability.astype(np.float32)
+        mean += ability[0] if len(ability) == 1 else ability[self._group(where)]
+        return logit_cells(mean, variance)
 
     def sample(self, rng: np.random.Generator) -> FloatArray:
         """p̂ ~ Beta(α, β) for every task, shape (N,)."""
@@ -201,6 +208,7 @@ class AbilityBelief(Belief):
         self.last[at] = self.step
         self.step += 1
         self._forget_profiles()
+
     def _observe_ability(self, group: npt.NDArray[np.int64], score: FloatArray, information: FloatArray) -> FloatArray:
         """One Kalman step of each A_g; returns by how much each task's A_g moved, (B,)."""
         self.ability_variance += self.ability_drift
@@ -255,7 +263,9 @@ class AbilityBelief(Belief):
     def metrics(self) -> dict[str, float]:
         """Mean ability (logits above the start) over profiles, share of tasks tried, deviation of untried ones."""
         return {
-            "belief/ability": float(np.average(self.ability[self._group_of_profile], weights=self._design.profiles.sizes)),
+            "belief/ability": float(
+                np.average(self.ability[self._group_of_profile], weights=self._design.profiles.sizes)
+            ),
             "belief/tried": float((self.last >= 0).mean()),
             "belief/untried_deviation": float(np.exp(self.spread[0] / 2)),
         }

@@ -146,7 +146,9 @@ class Belief(ABC):
 
     def cells(self, where: slice) -> npt.NDArray[np.int32]:
         """The cell of each task's present posterior, as a position in the flattened grid; nanoseconds a task."""
-        raise TypeError(f"{type(self).__name__} has no cells; implement `grid` and `cells`, or use it on smaller pools.")
+        raise TypeError(
+            f"{type(self).__name__} has no cells; implement `grid` and `cells`, or use it on smaller pools."
+        )
 
     def add_tasks(self, features: TaskFeatures) -> None:
         """The pool has grown: its first tasks are those of `setup`, the others are new, with priors from their group.

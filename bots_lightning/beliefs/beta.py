@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bots_lightning.beliefs.belief import ALL, FloatArray, State, TaskFeatures, Where
-from bots_lightning.beliefs.beta_posterior import BetaPosterior
+from bots_lightning.beliefs.beta_posterior import BetaPosterior, octave_cells
 from bots_lightning.beliefs.evidence import Evidence
 from bots_lightning.beliefs.implicit import ReferenceInterpolation
+from bots_lightning.beliefs.profiles import profiles_of
 from bots_lightning.beliefs.pseudo_counts import PseudoCounts
 
 Float32Array = npt.NDArray[np.float32]
@@ -89,6 +90,11 @@ class BetaBelief(BetaPosterior):
         self._pseudo = PseudoCounts()
         if self.implicit is not None:
             self.implicit.setup(features)
+        self._profile(features)
+
+    def _profile(self, features: TaskFeatures) -> None:
+        """Without references all tasks are alike."""
+        self._profiles = profiles_of(features.num_tasks, []) if self.implicit is None else self.implicit.profiles
         self._receive()
 
     def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
@@ -129,35 +135,47 @@ class BetaBelief(BetaPosterior):
     # --- what tasks have received that were never tried ----------------------------------------------------------
 
     def _receive(self) -> None:
-        """Works it out for every profile of references: (P,) successes and failures."""
-        if self.implicit is not None:
-            self._of_profile = self._received_by(*self.implicit.references(self.implicit.profiles.members))
+        """Works it out for every profile of references: (P,) successes and failures, and the cells of untried tasks."""
+        if self.implicit is None:
+            self._of_profile = np.zeros(1), np.zeros(1)
+        else:
+            self._of_profile = self._received_by(*self.implicit.references(self._profiles.members))
+        pairs = zip(self.prior, self._of_profile, strict=True)
+        self._coarse_of_profile = [(prior + received).astype(np.float32) for prior, received in pairs]
+        self._cell_of_profile = octave_cells(*self._coarse_of_profile)
 
     def _received_by(self, weak: FloatArray, strong: FloatArray) -> tuple[FloatArray, FloatArray]:
         successes = self._pseudo.successes(weak, strong)
         known = np.isfinite(successes)
         return np.where(known, successes, 0.0), np.where(known, self._pseudo.total - successes, 0.0)
 
-    def _received(self, where: Where) -> tuple[FloatArray | float, FloatArray | float]:
+    def _received(self, where: Where) -> tuple[FloatArray, FloatArray]:
         """Implicit successes and failures of all tasks, each (N,), or of some."""
-        if self.implicit is None:
-            return 0.0, 0.0
-        profiles = self.implicit.profiles
-        if not profiles.exact:
+        if not self._profiles.exact:
+            assert self.implicit is not None
             return self._received_by(*self.implicit.references(where))
-        of_task = profiles.labels[where]
-        return self._of_profile[0][of_task], self._of_profile[1][of_task]
+        profile = self._profiles.labels[where]
+        return self._of_profile[0][profile], self._of_profile[1][profile]
 
-    def _coarse_concentrations(self, where: slice) -> tuple[Float32Array, Float32Array]:
+    def cells(self, where: slice) -> npt.NDArray[np.int32]:
+        """The cell of each task: that of its profile, or its own once it has been tried."""
+        cells = self._cell_of_profile.take(self._profiles.labels[where])
+        tried = np.flatnonzero(self.last[where] > 0)
+        if len(tried):
+            cells[tried] = self._cells_of_tried(where if len(tried) == len(cells) else where.start + tried)
+        return cells
+
+    def _cells_of_tried(self, where: Where) -> npt.NDArray[np.int32]:
+        """`concentrations` and `octave_cells` in single precision; the implicit evidence is that of the profile."""
         kept = np.float32(1 - self.forgetting) ** (self.step - self.last[where]).astype(np.float32)
-        alpha, beta = kept * self.successes[where].astype(np.float32), kept * self.failures[where].astype(np.float32)
-        alpha += np.float32(self.prior[0])
-        beta += np.float32(self.prior[1])
-        if self.implicit is not None:
-            of_task = self.implicit.profiles.labels[where]
-            alpha += self._of_profile[0].astype(np.float32)[of_task]
-            beta += self._of_profile[1].astype(np.float32)[of_task]
-        return alpha, beta
+        profile = self._profiles.labels[where]
+        concentrations = []
+        for own, coarse in zip((self.successes, self.failures), self._coarse_of_profile, strict=True):
+            values = own[where].astype(np.float32)
+            values *= kept
+            values += coarse.take(profile)
+            concentrations.append(values)
+        return octave_cells(*concentrations)
 
     def add_tasks(self, features: TaskFeatures) -> None:
         """The new tasks are predicted from their references, or else start at their group's mean pass rate."""
@@ -166,9 +184,9 @@ class BetaBelief(BetaPosterior):
         self.last = np.concatenate([self.last, np.full(features.num_tasks - old, self.step, dtype=np.int32)])
         if self.implicit is not None:
             self.implicit.read(features)
-            self._receive()
             predicted = old + np.flatnonzero(np.isfinite(self.implicit.predict(slice(old, None))))
             self.successes[predicted] = self.failures[predicted] = 0.0
+        self._profile(features)
 
     def metrics(self) -> dict[str, float]:
         """Adds where the policy stands between the references."""
@@ -200,4 +218,4 @@ class BetaBelief(BetaPosterior):
         if self.implicit is not None:
             self.implicit.load_state_dict(state["implicit"])
             self._pseudo.load_state_dict(state["implicit"]["pseudo_counts"])
-            self._receive()
+        self._receive()

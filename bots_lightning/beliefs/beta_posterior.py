@@ -34,7 +34,16 @@ def _octave_cell(concentration: npt.NDArray[np.float32]) -> npt.NDArray[np.int32
     """The cell of α (or β) along its axis: the leading bits of the float, without a logarithm."""
     bits = concentration.view(np.int32) >> (23 - 4)
     bits -= (127 + _LEAST) * _PER_OCTAVE
-    return np.clip(bits, 0, _SIZE - 1, out=bits)
+    np.minimum(bits, _SIZE - 1, out=bits)
+    return np.maximum(bits, 0, out=bits)
+
+
+def octave_cells(alpha: npt.NDArray[np.float32], beta: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """(n,) positions in the flattened grid."""
+    cells = _octave_cell(alpha)
+    cells *= _SIZE
+    cells += _octave_cell(beta)
+    return cells
 
 
 class BetaPosterior(Belief):
@@ -85,13 +94,11 @@ class BetaPosterior(Belief):
 
     def cells(self, where: slice) -> npt.NDArray[np.int32]:
         """The cell of each task."""
-        alpha, beta = self._coarse_concentrations(where)
-        return _octave_cell(alpha) * _SIZE + _octave_cell(beta)
-
-    def _coarse_concentrations(self, where: slice) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """α and β to the precision of a cell."""
-        alpha = self.successes[where].astype(np.float32) + np.float32(self.prior[0])
-        return alpha, self.failures[where].astype(np.float32) + np.float32(self.prior[1])
+        alpha = self.successes[where].astype(np.float32)
+        beta = self.failures[where].astype(np.float32)
+        alpha += np.float32(self.prior[0])
+        beta += np.float32(self.prior[1])
+        return octave_cells(alpha, beta)
 
     @property
     def reward_shape(self) -> RewardShape:

@@ -34,8 +34,8 @@ class Evidence:
     indices: npt.NDArray[np.int64]
     successes: Floats
     counts: Floats
-    squares: Floats | None = None
-    interior: Floats | None = None
+    squares: Floats = None  # type: ignore[assignment] # filled in, as is the next
+    interior: Floats = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if len(self.indices) and np.asarray(self.indices).dtype.kind not in "iu":
@@ -63,8 +63,6 @@ class Evidence:
             if values.shape != self.indices.shape:
                 raise ValueError(f"{name} has shape {values.shape}; expected {self.indices.shape}, one per task.")
             object.__setattr__(self, name, values)
-        assert self.squares is not None
-        assert self.interior is not None
         slack = 1e-6 * np.maximum(self.counts, 1)
         least = self.successes**2 / np.maximum(self.counts, 1e-300)
         sound = (self.squares >= least - slack) & (self.squares <= self.successes + slack)

@@ -92,14 +92,18 @@ def logit_cells(mean: FloatArray | Float32Array, variance: FloatArray | Float32A
     Returns:
         (n,) positions in the flattened grid.
     """
-    row = np.clip(mean, -MEAN, MEAN)
+    row = np.minimum(mean, MEAN)
+    np.maximum(row, -MEAN, out=row)
     row += MEAN
     row *= PER_UNIT
     row += 0.5  # truncation then rounds
     column = np.log(variance)
-    np.clip(column, LEAST, MOST, out=column)
+    np.minimum(column, MOST, out=column)
+    np.maximum(column, LEAST, out=column)
     column -= LEAST
     column *= PER_UNIT
     column += 0.5
-    width = (MOST - LEAST) * PER_UNIT + 1
-    return row.astype(np.int32) * width + column.astype(np.int32)
+    cells = row.astype(np.int32)
+    cells *= (MOST - LEAST) * PER_UNIT + 1
+    cells += column.astype(np.int32)
+    return cells

@@ -62,7 +62,9 @@ class PseudoCounts:
         rising = slope > 0
         first = np.searchsorted(self.ability, np.where(rising, failing, solved))
         last = np.maximum(np.searchsorted(self.ability, np.where(rising, solved, failing)), first)
-        between = weak * (self._counts[last] - self._counts[first]) + slope * (self._moments[last] - self._moments[first])
+        between = weak * (self._counts[last] - self._counts[first]) + slope * (
+            self._moments[last] - self._moments[first]
+        )
         clipped_to_1 = np.where(rising, self.total - self._counts[last], self._counts[first])
         return np.where(slope == 0, weak * self.total, between + clipped_to_1)
 

@@ -37,8 +37,6 @@ class RewardShape:
             evidence: merged, B tasks.
             groups: (B,) group of each.
         """
-        assert evidence.squares is not None
-        assert evidence.interior is not None
         explained = evidence.successes**2 / evidence.counts
         for total, part in (
             (self.within, evidence.squares - explained),
@@ -55,7 +53,7 @@ class RewardShape:
 
     @property
     def extreme_share(self) -> Floats:
-        """e of each group, (K,)."""
+        """E of each group, (K,)."""
         return self.extreme / self.rewards
 
     def as_coin_flips(self, evidence: Evidence, groups: npt.NDArray[np.int64]) -> Evidence:

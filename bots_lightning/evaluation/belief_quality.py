@@ -23,6 +23,23 @@ def beta_binomial_log_pmf(successes: Counts, counts: Counts, alpha: FloatArray, 
     return choices + betaln(alpha + successes, beta + counts - successes) - betaln(alpha, beta)
 
 
+def whole_counts(successes: FloatArray, counts: FloatArray, dispersion: FloatArray) -> tuple[Counts, Counts]:
+    """Whole numbers of coin flips that say as much as some rewards, so that a beta-binomial forecasts them.
+
+    Rewards of 0 and 1 (φ = 1) are such already. Of others, n rewards with the dispersion φ are n/φ coin flips, rounded.
+
+    Args:
+        successes: (M,) sums of rewards in [0, 1].
+        counts: (M,) rewards behind each, positive.
+        dispersion: (M,) φ.
+
+    Returns:
+        (M,) successes and (M,) counts.
+    """
+    flips = np.rint(counts / dispersion).astype(np.int64)
+    return np.rint(successes / counts * flips).astype(np.int64), flips
+
+
 def interval_coverage(
     successes: Counts, counts: Counts, alpha: FloatArray, beta: FloatArray, level: float = 0.9
 ) -> FloatArray:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import PositiveInt
 
+from bots_lightning.evaluation.command_line import HelpFormatter
 from bots_lightning.evaluation.replay import ReplaySettings, replay
 from bots_lightning.evaluation.replay_report import draw_picture, print_tables, write_json
 from bots_lightning.evaluation.trajectories import Trajectories, read_trajectories
@@ -25,10 +25,6 @@ react: this scores choices and beliefs, not learning.
 
   bots-lightning replay --data trajectories.jsonl --selectors uniform bots --output replay.json --picture replay.png
 """
-
-
-class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the description."""
 
 
 def replay_command(args: Sequence[str] | None = None) -> None:

@@ -3,7 +3,7 @@
 from bots_lightning.rollouts.engine import RolloutEngine, Sampling, derive_seed, rollout_mode
 from bots_lightning.rollouts.generate import GenerateEngine
 from bots_lightning.rollouts.prompts import PromptEncoder, load_tokenizer
-from bots_lightning.rollouts.rollouts import Rollouts, completion_mask
+from bots_lightning.rollouts.rollouts import Rollouts, completion_mask, concatenate
 
 __all__ = [
     "GenerateEngine",
@@ -12,6 +12,7 @@ __all__ = [
     "Rollouts",
     "Sampling",
     "completion_mask",
+    "concatenate",
     "derive_seed",
     "load_tokenizer",
     "rollout_mode",

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def completion_mask(completion_ids: Tensor, stop_token_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -39,8 +41,9 @@ class Rollouts:
         completion_ids: (R, T) int64, padded on the right; the stop token is kept.
         completion_mask: (R, T) bool, True up to and including the stop token.
         finished: (R,) bool, False where the completion was cut at the length limit.
-        policy_version: how many updates the policy had seen.
-        logprobs: (R, T) float32 log-probabilities under the sampling distribution, if the engine knows them.
+        policy_version: how many updates the policy had seen; of several policies, the oldest.
+        logprobs: (R, T) float32 log-probabilities under the sampling distribution, if the engine knows them or they
+            have been recorded; NaN in rows that have none.
     """
 
     prompt_ids: Tensor
@@ -73,3 +76,44 @@ class Rollouts:
             self.policy_version,
             None if self.logprobs is None else self.logprobs[rows, :length],
         )
+
+    def to(self, device: torch.device) -> Rollouts:
+        """The same on another device."""
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
+        return replace(self, **moved)
+
+
+def concatenate(parts: Sequence[Rollouts], pad_token_id: int) -> Rollouts:
+    """The rows of all parts, prompts padded on the left and completions on the right to the widest.
+
+    Args:
+        parts: one or more, with the same number of completions per prompt.
+        pad_token_id: fills token ids; masks are filled with False, log-probabilities that are not known with NaN.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    prompt = max(part.prompt_ids.shape[1] for part in parts)
+    length = max(part.completion_ids.shape[1] for part in parts)
+
+    def left(tensor: Tensor, value: int) -> Tensor:
+        return pad(tensor, (prompt - tensor.shape[1], 0), value=value)
+
+    def right(tensor: Tensor, value: float) -> Tensor:
+        return pad(tensor, (0, length - tensor.shape[1]), value=value)
+
+    known = any(part.logprobs is not None for part in parts)
+    return Rollouts(
+        torch.cat([left(part.prompt_ids, pad_token_id) for part in parts]),
+        torch.cat([left(part.prompt_mask, False) for part in parts]),
+        torch.cat([right(part.completion_ids, pad_token_id) for part in parts]),
+        torch.cat([right(part.completion_mask, False) for part in parts]),
+        torch.cat([part.finished for part in parts]),
+        min(part.policy_version for part in parts),
+        torch.cat([right(_logprobs_or_nan(part), torch.nan) for part in parts]) if known else None,
+    )
+
+
+def _logprobs_or_nan(rollouts: Rollouts) -> Tensor:
+    if rollouts.logprobs is not None:
+        return rollouts.logprobs
+    return torch.full(rollouts.completion_ids.shape, torch.nan, device=rollouts.completion_ids.device)

@@ -22,7 +22,7 @@ REVIEW_CANDIDATES = 2048
 class BayesianSelector(TaskSelector):
     """Chooses by what a belief says of each task, within rules for every batch; subclasses say how.
 
-    A task whose pass rate is believed to be 0 is deferred and never dropped: beliefs forget, and every task can come up.
+    A task whose pass rate is believed to be 0 is deferred, never dropped: beliefs forget, and every task can come up.
 
     Args:
         belief: what is known of each task.
@@ -43,7 +43,7 @@ class BayesianSelector(TaskSelector):
         self._review_due = 0.0
 
     def _use_groups(self, features: TaskFeatures) -> None:
-        self._group_codes = features.group_codes
+        self.group_codes = features.group_codes
         self._slots = self.rules.slots(features.group_names)
         self._due = np.zeros(len(self._slots))
 
@@ -68,7 +68,7 @@ class BayesianSelector(TaskSelector):
         if size == 0:
             return batch
         groups = None if slot is None else self._slots[slot][1]
-        eligible = Eligible(np.concatenate([batch, *resting]), self._group_codes, groups)
+        eligible = Eligible(np.concatenate([batch, *resting]), self.group_codes, groups)
         return np.concatenate([batch, self._choose(size, eligible, slot or 0)])
 
     @abstractmethod
@@ -104,6 +104,11 @@ class BayesianSelector(TaskSelector):
     def forecast(self, indices: Indices) -> tuple[FloatArray, FloatArray] | None:
         """(α, β) of some tasks as believed now."""
         return self.belief.concentrations(indices)
+
+    def dispersion(self, indices: Indices) -> FloatArray:
+        """φ as the belief has seen it in each task's group."""
+        shape = self.belief.reward_shape
+        return super().dispersion(indices) if shape is None else shape.dispersion[self.group_codes[indices]]
 
     def observe(self, evidence: Evidence) -> None:
         """Updates the belief."""

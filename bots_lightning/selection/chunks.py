@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
-CHUNK = 1 << 15
+CHUNK = 1 << 16
 
 
 def chunks(num_tasks: int) -> Iterator[slice]:
@@ -62,9 +62,7 @@ def smallest_with_random_ties(scores: npt.NDArray[Any], k: int, rng: np.random.G
     return shuffled[smallest(scores[shuffled].round(12), k)]
 
 
-def smallest_of_pool(
-    score: Callable[[slice], npt.NDArray[Any]], num_tasks: int, k: int, eligible: Eligible
-) -> Indices:
+def smallest_of_pool(score: Callable[[slice], npt.NDArray[Any]], num_tasks: int, k: int, eligible: Eligible) -> Indices:
     """(k,) eligible tasks of smallest score, ascending; fewer if there are not so many.
 
     Args:

@@ -91,7 +91,7 @@ class FairShareSelector(BayesianSelector):
         """log(turns/weight) of a chunk, (n,)."""
         cells = self.belief.cells(where)
         if self._cells_each:
-            cells = cells + self._group_codes[where].astype(np.int32) * self._cells_each
+            cells = cells + self.group_codes[where].astype(np.int32) * self._cells_each
         keys = np.log(self.turns[where])
         keys -= self._table[cells]
         return keys

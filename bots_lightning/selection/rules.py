@@ -36,7 +36,9 @@ class SelectionRules:
                 raise ValueError(f"{name}={getattr(self, name)}; expected a number in [0, 1].")
         shares = self.group_quotas.values()
         if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
-            raise ValueError(f"group_quotas={dict(self.group_quotas)}; expected shares in [0, 1] that sum to at most 1.")
+            raise ValueError(
+                f"group_quotas={dict(self.group_quotas)}; expected shares in [0, 1] that sum to at most 1."
+            )
 
     def slots(self, groups: Sequence[str]) -> list[tuple[float, npt.NDArray[np.bool_] | None]]:
         """What a batch is made of: shares of it, each with the groups (K,) it is chosen from (None: all of them).
@@ -52,13 +54,16 @@ class SelectionRules:
                 f"group_quotas names {unknown}; the pool has the groups {sorted(groups)}. Correct the names, or give "
                 "the tasks a `group`."
             )
-        named = [(share, np.array([group == name for group in groups])) for name, share in self.group_quotas.items()]
-        others, rest = np.array([group not in self.group_quotas for group in groups]), 1 - sum(self.group_quotas.values())
+        slots: list[tuple[float, npt.NDArray[np.bool_] | None]] = [
+            (share, np.array([group == name for group in groups])) for name, share in self.group_quotas.items()
+        ]
+        others = np.array([group not in self.group_quotas for group in groups])
+        rest = 1 - sum(self.group_quotas.values())
         if others.any():
-            return [*named, (rest, others)]
+            return [*slots, (rest, others)]
         if rest > 1e-9:
             raise ValueError(f"group_quotas={dict(self.group_quotas)} names all groups; expected shares that sum to 1.")
-        return named
+        return slots
 
 
 def whole_tasks(due: npt.NDArray[np.float64], batch_size: int) -> npt.NDArray[np.int64]:

@@ -40,6 +40,10 @@ class TaskSelector(ABC):
         """(α, β) of what is believed of some tasks' success probabilities, each (n,); None without a belief."""
         return None
 
+    def dispersion(self, indices: Indices) -> FloatArray:
+        """(n,) φ of some tasks' rewards: their variance over that of coin flips of the same mean; 1 unless known."""
+        return np.ones(len(indices))
+
     def add_tasks(self, features: TaskFeatures) -> None:
         """The pool has grown while the run goes on; call between `observe` and `select`.
 

@@ -114,6 +114,7 @@ def _bounds_on(grid: _Grid, low: float, high: float) -> npt.NDArray[np.float32]:
 
 def _largest_nearby(values: FloatArray, axis: int) -> FloatArray:
     """The maximum over `_REACH` neighbours on either side along an axis."""
-    padded = np.moveaxis(np.pad(values, [(_REACH, _REACH) if i == axis else (0, 0) for i in (0, 1)], mode="edge"), axis, 0)
-    count = values.shape[axis]
-    return np.moveaxis(np.max([padded[i : i + count] for i in range(2 * _REACH + 1)], axis=0), 0, axis)
+    values = np.moveaxis(values, axis, 0)
+    padded = np.pad(values, [(_REACH, _REACH), (0, 0)], mode="edge")
+    shifted = [padded[i : i + len(values)] for i in range(2 * _REACH + 1)]
+    return np.moveaxis(np.max(shifted, axis=0), 0, axis)

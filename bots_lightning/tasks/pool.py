@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from bots_lightning.beliefs import TaskFeatures
 from bots_lightning.tasks.checks import check_prompts, check_rates, check_unique
+from bots_lightning.tasks.columns import PoolColumns
 
 Prompt = str | list[dict[str, str]]
 OWN_COLUMNS = ("id", "prompt", "answer", "group")
@@ -104,9 +105,18 @@ class TaskPool:
         return digest.hexdigest()[:16]
 
     def features(self) -> TaskFeatures:
-        """What beliefs and selectors may know of the tasks."""
+        """What beliefs and selectors may know of the tasks; columns are read when they are asked for."""
         references = {name: self._rates(name) for name in self.references}
-        return TaskFeatures(len(self), references, self.groups, self.fingerprint)
+        return TaskFeatures(len(self), references, self.groups, self.fingerprint, PoolColumns(self.table))
+
+    def extended(self, more: TaskPool) -> TaskPool:
+        """This pool with further tasks behind its own; a column that one of the two lacks is null there.
+
+        Raises:
+            ValueError: an id appears in both, or the result is no valid pool.
+        """
+        table = pa.concat_tables([self.table, more.table], promote_options="permissive")
+        return TaskPool(table, self.references, self.name)
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]], references: Sequence[str]) -> TaskPool:
         """A pool with further (or replaced) columns of N values; `references` are all of its reference columns.

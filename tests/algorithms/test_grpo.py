@@ -239,7 +239,7 @@ def test_missing_and_equal_references_do_no_harm(
 
 
 def test_a_missing_reference_column_is_named(checkpoint: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no reference column 'weak'.*choose a belief that needs no references"):
+    with pytest.raises(ValueError, match=r"no reference column 'weak'.*choose a selector that needs no references"):
         trainer(tmp_path).fit(module(checkpoint), data(source=ProceduralTasks(24)))
 
 

@@ -85,6 +85,7 @@ def test_the_summary_of_a_run(tmp_path: Path, clock: Callable[[float], None]) ->
         "pool_tasks": 4,
         "distinct_tasks": 3,
         "effective_tasks": pytest.approx(2**1.5),  # shares 1/2, 1/4, 1/4
+        "belief": None,
         "evaluation": {"before": EVALUATIONS[0], "after": EVALUATIONS[2], "best": EVALUATIONS[1]},
     }
 

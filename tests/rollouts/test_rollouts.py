@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import torch
 
-from bots_lightning.rollouts import Rollouts, completion_mask
+from bots_lightning.rollouts import Rollouts, completion_mask, concatenate
 
 
 def test_mask_ends_with_the_first_stop_token() -> None:
@@ -33,3 +35,49 @@ def test_rows_are_trimmed_to_their_longest() -> None:
     assert part.logprobs is not None
     assert part.logprobs.tolist() == [[0, 1], [8, 9]]
     assert part.policy_version == 3
+
+
+NARROW = Rollouts(
+    prompt_ids=torch.tensor([[3], [4]]),
+    prompt_mask=torch.ones(2, 1, dtype=torch.bool),
+    completion_ids=torch.tensor([[9, 8, 1], [9, 1, 0]]),
+    completion_mask=torch.tensor([[True, True, True], [True, True, False]]),
+    finished=torch.tensor([True, True]),
+    policy_version=5,
+)
+WIDE = Rollouts(
+    prompt_ids=torch.tensor([[5, 6]]),
+    prompt_mask=torch.ones(1, 2, dtype=torch.bool),
+    completion_ids=torch.tensor([[7]]),
+    completion_mask=torch.tensor([[True]]),
+    finished=torch.tensor([False]),
+    policy_version=4,
+    logprobs=torch.tensor([[-0.5]]),
+)
+
+
+def test_parts_are_padded_to_the_widest_prompts_left_and_completions_right() -> None:
+    both = concatenate([NARROW, WIDE], pad_token_id=99)
+    assert both.prompt_ids.tolist() == [[99, 3], [99, 4], [5, 6]]
+    assert both.prompt_mask.int().tolist() == [[0, 1], [0, 1], [1, 1]]
+    assert both.completion_ids.tolist() == [[9, 8, 1], [9, 1, 0], [7, 99, 99]]
+    assert both.completion_mask.int().tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0]]
+    assert both.finished.tolist() == [True, True, False]
+    assert both.policy_version == 4  # the oldest
+
+
+def test_log_probabilities_that_are_not_known_are_nan() -> None:
+    both = concatenate([NARROW, WIDE], pad_token_id=0)
+    assert both.logprobs is not None
+    assert both.logprobs[:2].isnan().all()
+    assert both.logprobs[2, 0] == -0.5
+    assert concatenate([NARROW, replace(WIDE, logprobs=None)], pad_token_id=0).logprobs is None
+
+
+def test_rows_of_what_was_concatenated_are_the_parts() -> None:
+    both = concatenate([NARROW, WIDE], pad_token_id=0)
+    for part, rows in ((NARROW, [0, 1]), (WIDE, [2])):
+        again = both.rows(torch.tensor(rows))
+        for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "finished"):
+            assert torch.equal(getattr(again, name), getattr(part, name))
+    assert concatenate([WIDE], pad_token_id=0) is WIDE

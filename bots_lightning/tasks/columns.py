@@ -1,0 +1,73 @@
+"""The columns of a pool as arrays of numbers or labels, read one at a time."""
+
+# Shapes: N tasks in the pool, F numbers of an embedding.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+# Made from the prompt: its characters, of all messages together.
+PROMPT_LENGTH = "prompt_length"
+
+
+class PoolColumns(Mapping[str, npt.NDArray[Any]]):
+    """Numbers (N,) with NaN for null, labels (N,) with "" for null, and lists of numbers as embeddings (N, F).
+
+    Beside the table's columns there is `prompt_length`, in characters.
+
+    Args:
+        table: of a pool.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (name for name in self.table.column_names if name not in ("id", "prompt", "answer"))
+        if PROMPT_LENGTH not in self.table.column_names:
+            yield PROMPT_LENGTH
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if name not in set(self):
+            raise KeyError(name)
+        if name == PROMPT_LENGTH and name not in self.table.column_names:
+            return np.array([_length(prompt) for prompt in self.table["prompt"].to_pylist()], dtype=np.float64)
+        column = self.table[name]
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            return np.array([label or "" for label in column.to_pylist()], dtype=np.str_)
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or _is_fixed_list(column.type):
+            return _embeddings(name, column)
+        try:
+            return np.array(column.to_pylist(), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"column {name!r} has the type {column.type}; expected numbers, strings, or lists of numbers."
+            ) from error
+
+
+def _is_fixed_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_list(kind))
+
+
+def _length(prompt: str | list[dict[str, str]]) -> int:
+    return len(prompt) if isinstance(prompt, str) else sum(len(message["content"] or "") for message in prompt)
+
+
+def _embeddings(name: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """(N, F); every task needs a list of the same length."""
+    rows = column.to_pylist()
+    lengths = {None if row is None else len(row) for row in rows}
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(
+            f"column {name!r} holds lists of the lengths {sorted(str(length) for length in lengths)}; expected one "
+            "length F for all tasks, none null."
+        )
+    return np.array(rows, dtype=np.float64)
