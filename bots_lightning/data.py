@@ -190,7 +190,13 @@ class TaskDataModule(LightningDataModule):
             )
         pool = self.require_pool()
         steps = self.steps_per_epoch or -(-len(pool) // self.batch_size)
+        self.selector.planned_selections = self._planned(steps)
         return self._loader(pool, _SelectedBatches(self, steps))
+
+    def _planned(self, steps: int) -> int | None:
+        """Selections of the whole run, if the trainer knows when it ends."""
+        epochs = None if self.trainer is None else self.trainer.max_epochs
+        return steps * epochs if epochs is not None and epochs > 0 else None
 
     def val_dataloader(self) -> list[DataLoader[tuple[int, Task]]]:
         """One loader for each held-out pool, in the order of `evaluation`."""
@@ -240,8 +246,7 @@ class TaskDataModule(LightningDataModule):
             return
         state = _tensors_to_arrays(state_dict)
         for rows in state["added_tasks"][len(self._added) :]:
-            pool = self.require_pool()
-            self.add_tasks(TaskPool.from_rows(json.loads(rows), pool.references, pool.name))
+            self.add_tasks(TaskPool.from_rows(json.loads(rows)))
         self.selector.load_state_dict(state["selector"])
         self.selection_counts = state["selection_counts"].copy()
         self.awaiting_evidence = False

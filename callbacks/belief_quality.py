@@ -7,8 +7,9 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 
+from bots_lightning.beliefs.densities import beta_binomial_log_pmf
 from bots_lightning.data import Forecast
-from bots_lightning.evaluation.belief_quality import beta_binomial_log_pmf, interval_coverage, whole_counts
+from bots_lightning.evaluation.belief_quality import interval_coverage, whole_counts
 
 SCORES = ("log_predictive", "squared_error", "coverage_90")
 

@@ -317,3 +317,107 @@ def test_a_draw_that_was_never_observed_does_not_block_a_resumed_run() -> None:
 def test_the_state_of_another_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="Resume with the pool"):
         datamodule(num_tasks=11).load_state_dict(datamodule(num_tasks=10).state_dict())
+
+
+# --- a pool that grows ----------------------------------------------------------------------------------------------
+
+
+def more_tasks(first: int = 10, count: int = 4, rates: bool = True) -> TaskPool:
+    """Tasks behind those of `Numbered`; without rates, the columns are missing too."""
+    rows = [
+        {"id": f"t{i}", "prompt": f"{i}?", "answer": str(i)} | ({"weak": 0.3, "strong": 0.7} if rates else {})
+        for i in range(first, first + count)
+    ]
+    return TaskPool.from_rows(rows, references=["weak", "strong"] if rates else [])
+
+
+@pytest.mark.parametrize("selector", [bots, UniformSelector])
+def test_added_tasks_are_served_and_counted(selector: Any) -> None:
+    data = datamodule(selector(), seed=2)
+    run(data, range(5))
+    counts = data.selection_counts.copy()
+    data.add_tasks(more_tasks())
+    assert data.require_pool().ids == [f"t{i}" for i in range(14)]
+    np.testing.assert_array_equal(data.selection_counts, [*counts, 0, 0, 0, 0])
+    assert data.selector.num_tasks == 14
+    for batch in data.train_dataloader():
+        assert [task.id for task in batch.tasks] == [f"t{i}" for i in batch.indices]
+        data.observe(outcome(batch.indices))
+    run(data, range(5, 40))
+    assert data.selection_counts.sum() == 4 * (5 + 4 + 35)
+    assert data.selection_counts[10:].min() > 0
+
+
+def test_tasks_are_not_added_between_select_and_observe() -> None:
+    data, untouched = datamodule(seed=1), datamodule(seed=1)
+    batch = data.select()
+    with pytest.raises(RuntimeError, match=r"between select and observe\. Add them between two training steps"):
+        data.add_tasks(more_tasks())
+    data.observe(outcome(batch))
+    run(untouched, range(1))
+    assert run(data, range(1, 6)) == run(untouched, range(1, 6))
+    data.add_tasks(more_tasks())
+    assert len(data.require_pool()) == 14
+
+
+def test_a_task_that_is_there_already_is_not_added() -> None:
+    data, untouched = datamodule(seed=1), datamodule(seed=1)
+    with pytest.raises(ValueError, match="'t9'"):
+        data.add_tasks(more_tasks(first=9))
+    assert run(data, range(6)) == run(untouched, range(6))
+    assert_same(data.state_dict(), untouched.state_dict())
+
+
+@pytest.mark.parametrize("rates", [True, False])
+@pytest.mark.parametrize("selector", [bots, UniformSelector])
+def test_added_tasks_survive_a_resume_into_a_fresh_data_module(selector: Any, rates: bool, tmp_path: Path) -> None:
+    uninterrupted, resumed = datamodule(selector(), seed=5), datamodule(selector(), seed=77)
+    run(uninterrupted, range(3))
+    uninterrupted.add_tasks(more_tasks(rates=rates))
+    run(uninterrupted, range(3, 6))
+    uninterrupted.add_tasks(more_tasks(first=14, count=1, rates=rates))
+    run(uninterrupted, range(6, 8))
+    torch.save(uninterrupted.state_dict(), tmp_path / "data.ckpt")
+    for _ in range(2):  # also into one that has them already
+        resumed.load_state_dict(torch.load(tmp_path / "data.ckpt", weights_only=True))
+        assert len(resumed.require_pool()) == 15
+    assert resumed.require_pool().fingerprint == uninterrupted.require_pool().fingerprint
+    assert resumed.require_pool()[14] == uninterrupted.require_pool()[14]
+    assert run(resumed, range(8, 18)) == run(uninterrupted, range(8, 18))
+    assert_same(resumed.state_dict(), uninterrupted.state_dict())
+
+
+def test_the_forecast_is_what_was_believed_before_the_evidence() -> None:
+    """Task 3, listed twice, comes before task 7 and as one row; Beta(1, 1), then λ = 0 adds the counts."""
+    data = datamodule(ThompsonSelector(BetaBelief(forgetting=0.0)))
+    assert data.forecast is None
+    rows = Evidence(np.array([7, 3, 3]), np.array([8.0, 1.0, 2.0]), np.array([8.0, 4.0, 4.0]))
+    for alpha, beta in (([1, 1], [1, 1]), ([1 + 3, 1 + 8], [1 + 5, 1])):
+        data.select()
+        data.observe(rows)
+        assert data.forecast is not None
+        assert data.forecast.evidence.indices.tolist() == [3, 7]
+        assert data.forecast.evidence.successes.tolist() == [3, 8]
+        assert (data.forecast.alpha.tolist(), data.forecast.beta.tolist()) == (alpha, beta)
+        assert data.forecast.dispersion.tolist() == [1, 1]
+
+
+def test_the_forecast_of_partial_rewards_has_the_dispersion_before_the_evidence() -> None:
+    """0.25 and 0.75: W = 1/8, F = 1/2, φ = (1 + 1/8)/(1 + 1/2 − 3/8/2) afterwards, 1 before."""
+    data = datamodule(ThompsonSelector(BetaBelief(forgetting=0.0)))
+    for dispersion in (1.0, (9 / 8) / (21 / 16)):
+        data.select()
+        data.observe(Evidence.from_rewards(np.array([2]), np.array([[0.25, 0.75]])))
+        assert data.forecast is not None
+        assert data.forecast.dispersion[0] == pytest.approx(dispersion)
+
+
+def test_there_is_no_forecast_without_a_belief_or_without_rollouts() -> None:
+    data = datamodule(UniformSelector())
+    data.observe(outcome(data.select()))
+    assert data.forecast is None
+    data = datamodule()
+    data.observe(outcome(data.select()))
+    data.select()
+    data.observe(Evidence(np.array([0]), np.zeros(1), np.zeros(1)))
+    assert data.forecast is None

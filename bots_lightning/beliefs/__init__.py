@@ -1,6 +1,7 @@
 """What is known of each task: beliefs about success probabilities, on numpy and scipy alone."""
 
 from bots_lightning.beliefs.ability import AbilityBelief
+from bots_lightning.beliefs.adaptive import AdaptiveBetaBelief
 from bots_lightning.beliefs.belief import Belief, TaskFeatures
 from bots_lightning.beliefs.beta import BetaBelief
 from bots_lightning.beliefs.evidence import Evidence
@@ -10,6 +11,7 @@ from bots_lightning.beliefs.visited import VisitedBetaBelief
 
 __all__ = [
     "AbilityBelief",
+    "AdaptiveBetaBelief",
     "Belief",
     "BetaBelief",
     "Evidence",

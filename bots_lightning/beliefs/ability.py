@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bots_lightning.beliefs.belief import ALL, Belief, FloatArray, State, TaskFeatures, Where
-from bots_lightning.beliefs.design import design_of
+from bots_lightning.beliefs.design import Design, design_of
 from bots_lightning.beliefs.evidence import Evidence
 from bots_lightning.beliefs.logit_beta import logit_cells, logit_grid, logit_moments, match_beta
 from bots_lightning.beliefs.reward_shape import RewardShape
@@ -64,7 +64,7 @@ class AbilityBelief(Belief):
     Args:
         references: columns of the pool to use; None uses all of them, an empty list none.
         reference_rollouts: rollouts behind a reference rate, which bound its logit; a low guess is the safer one.
-        features: further columns with numbers, such as `prompt_length`, or with lists of numbers (embeddings).
+        features: further columns with numbers, such as `log_prompt_length`, or with lists of numbers (embeddings).
         categories: further columns with labels, such as a level or a family.
         task_drift: Q, variance per step.
         ability_drift: q_A, variance per step.
@@ -98,7 +98,8 @@ class AbilityBelief(Belief):
             ValueError: the pool lacks a column named in `references`, `features` or `categories`.
         """
         n, groups = features.num_tasks, len(features.group_names)
-        self._read(features)
+        self._scaled_on = n
+        self._use(features, self._read(features))
         self.weights, self.weight_precision = self._design.weights.copy(), np.diag(self._design.weight_precision)
         self.spread, self.spread_precision = self._design.spread.copy(), np.diag(self._design.spread_precision)
         self.ability = np.zeros(groups)
@@ -109,9 +110,13 @@ class AbilityBelief(Belief):
         self.last = np.full(n, -1, dtype=np.int32)
         self.step = 0
 
-    def _read(self, features: TaskFeatures) -> None:
+    def _read(self, features: TaskFeatures) -> Design:
         names = sorted(features.references) if self.references is None else self.references
-        self._design = design_of(features, names, self.reference_rollouts, self.features, self.categories)
+        rollouts, scaled_on = self.reference_rollouts, self._scaled_on
+        return design_of(features, names, rollouts, self.features, self.categories, scaled_on)
+
+    def _use(self, features: TaskFeatures, design: Design) -> None:
+        self._design = design
         self._profile = self._design.profiles.labels
         self._group_of_profile = features.group_codes[self._design.profiles.members].astype(np.int64)
         self._forget_profiles()
@@ -243,15 +248,18 @@ class AbilityBelief(Belief):
     def add_tasks(self, features: TaskFeatures) -> None:
         """The new tasks are predicted as all untried ones, from their columns and the ability of their group.
 
-        A group that is new starts at the mean ability of the others, a label that is new at the weight 0.
+        A group that is new starts at the mean ability of the others.
+
+        Raises:
+            ValueError: a label is new in `categories`, or a column has its first gap; nothing has changed then.
         """
-        old, names = len(self.last), self._design
-        self._read(features)
-        if self._design.x.shape[1] != names.x.shape[1]:
+        old, design, before = len(self.last), self._read(features), self._design.x.shape[1]
+        if design.x.shape[1] != before:
             raise ValueError(
-                f"with the added tasks there are {self._design.x.shape[1]} regressors instead of {names.x.shape[1]}: a "
-                "label that is new in `categories`, or a column that had no gaps before. Start a new run."
+                f"with the added tasks there are {design.x.shape[1]} regressors instead of {before}: a label that is "
+                "new in `categories`, or a column that had no gaps before. Start a new run."
             )
+        self._use(features, design)
         more, groups = features.num_tasks - old, len(features.group_names) - len(self.ability)
         self.logit, self.variance = (np.concatenate([v, np.zeros(more)]) for v in (self.logit, self.variance))
         self.last = np.concatenate([self.last, np.full(more, -1, dtype=np.int32)])

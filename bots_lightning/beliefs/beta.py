@@ -114,9 +114,10 @@ class BetaBelief(BetaPosterior):
         The G of the pseudo-counts is the mean count of the step's tasks, rows of the same task added up. Evidence
         without any rollouts is no step: nothing changes, nothing is forgotten.
         """
-        if not evidence.counts.any():
+        evidence = evidence.merged()
+        if len(evidence) == 0:
             return
-        at = evidence.merged().indices
+        at = evidence.indices
         before = self._beyond_prior(at)
         evidence = self._in_coin_flips(evidence)
         ability = None

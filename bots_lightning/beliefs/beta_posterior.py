@@ -62,7 +62,7 @@ class BetaPosterior(Belief):
         """Every task starts from the prior."""
         self.successes = np.zeros(features.num_tasks)  # what the task's own rollouts have added to α0 …
         self.failures = np.zeros(features.num_tasks)  # … and to β0
-        self._groups = features.group_codes
+        self.group_codes = features.group_codes
         self._shape = RewardShape(len(features.group_names))
 
     def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
@@ -106,9 +106,8 @@ class BetaPosterior(Belief):
         return self._shape
 
     def _in_coin_flips(self, evidence: Evidence) -> Evidence:
-        """The step's evidence, merged, in counts that say as much as coin flips."""
-        evidence = evidence.merged()
-        groups = self._groups[evidence.indices].astype(np.int64)
+        """The step's merged evidence in counts that say as much as coin flips."""
+        groups = self.group_codes[evidence.indices].astype(np.int64)
         self._shape.observe(evidence, groups)
         return self._shape.as_coin_flips(evidence, groups)
 
@@ -116,7 +115,7 @@ class BetaPosterior(Belief):
         """The new tasks start with the prior's weight at the mean pass rate of their group's tasks."""
         old, new = len(self.successes), features.num_tasks
         mean, groups = self.mean(), features.group_codes.astype(np.int64)
-        self._groups = features.group_codes
+        self.group_codes = features.group_codes
         self._shape = self._shape.grown(len(features.group_names))
         tasks = np.bincount(groups[:old], minlength=len(features.group_names))
         rate = np.bincount(groups[:old], mean, len(features.group_names)) / np.maximum(tasks, 1)

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from scipy.special import betaln, xlog1py, xlogy
+import numpy.typing as npt
+from scipy.special import betaln, gammaln, xlog1py, xlogy
 
 from bots_lightning.beliefs.belief import FloatArray
 
@@ -44,3 +47,16 @@ def beta_moment(alpha: FloatArray, beta: FloatArray, i: int, j: int) -> FloatArr
     for n in range(j):
         moment = moment * (beta + n) / (alpha + beta + i + n)
     return moment
+
+
+def beta_binomial_log_pmf(
+    successes: npt.NDArray[Any], counts: npt.NDArray[Any], alpha: FloatArray, beta: FloatArray
+) -> FloatArray:
+    """Log probability of s successes in n rollouts when p ~ Beta(α, β), in nats; all arguments broadcast.
+
+        log C(n, s) + log B(α + s, β + n − s) − log B(α, β)
+
+    Fractions of a count are interpolated by the gamma function.
+    """
+    choices = gammaln(counts + 1) - gammaln(successes + 1) - gammaln(counts - successes + 1)
+    return choices + betaln(alpha + successes, beta + counts - successes) - betaln(alpha, beta)

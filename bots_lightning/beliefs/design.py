@@ -83,7 +83,7 @@ def number_columns(values: FloatArray, sizes: npt.NDArray[np.int64]) -> FloatArr
 
     Args:
         values: (P,) numbers, NaN where unknown.
-        sizes: (P,) tasks behind each.
+        sizes: (P,) tasks behind each; 0 leaves it out of mean and deviation.
 
     Returns:
         (P, 2), or (P, 1) if all are known, or (P, 0) if they do not differ.
@@ -91,15 +91,22 @@ def number_columns(values: FloatArray, sizes: npt.NDArray[np.int64]) -> FloatArr
     known = np.isfinite(values)
     if not known.any():
         return np.empty((len(values), 0))
-    centred = np.where(known, values, 0.0) - np.average(values[known], weights=sizes[known])
-    deviation = np.sqrt(np.average(centred[known] ** 2, weights=sizes[known]))
-    if deviation == 0 and known.all():
-        return np.empty((len(values), 0))
-    return _filled(centred / max(deviation, 1e-300), known, sizes)
+    centred = np.where(known, values, 0.0) - _mean(values[known], sizes[known])
+    deviation = np.sqrt(_mean(centred[known] ** 2, sizes[known]))
+    measured = values[known & (sizes > 0)]
+    if len(measured) == 0 or measured.min() == measured.max():
+        if known.all():
+            return np.empty((len(values), 0))
+        centred, deviation = np.zeros(len(values)), 1.0
+    return _filled(centred / deviation, known, sizes)
+
+
+def _mean(values: FloatArray, sizes: npt.NDArray[Any]) -> float:
+    return float(np.average(values, weights=sizes if sizes.any() else None))
 
 
 def _filled(values: FloatArray, known: npt.NDArray[np.bool_], sizes: npt.NDArray[Any]) -> FloatArray:
-    values = np.where(known, values, np.average(values[known], weights=sizes[known]))
+    values = np.where(known, values, _mean(values[known], sizes[known]))
     return np.stack([values] if known.all() else [values, (~known).astype(np.float64)], axis=1)
 
 
@@ -115,6 +122,7 @@ def design_of(
     reference_rollouts: float,
     numbers: Sequence[str] = (),
     categories: Sequence[str] = (),
+    scaled_on: int | None = None,
 ) -> Design:
     """Reads the columns of a pool.
 
@@ -124,6 +132,7 @@ def design_of(
         reference_rollouts: rollouts behind each rate.
         numbers: columns of numbers (N,) or embeddings (N, f).
         categories: columns of labels, taken as they are printed.
+        scaled_on: the first so many tasks set means and deviations, so that they stay when a pool grows; None for all.
 
     Raises:
         ValueError: the pool lacks a column, or one holds no numbers.
@@ -137,14 +146,14 @@ def design_of(
         profiles = Profiles(np.arange(features.num_tasks, dtype=np.uint32), np.arange(features.num_tasks))
     else:
         profiles = coarse_profiles(features.num_tasks, [features.group_codes, *flat], MOST_PROFILES)
-    at, sizes = profiles.members, profiles.sizes
+    at, sizes = profiles.members, np.bincount(profiles.labels[:scaled_on], minlength=len(profiles))
     known = [reference_columns(rate[at], reference_rollouts, sizes) for rate in rates]
     known = [columns for columns in known if columns.shape[1]]
     blocks = [_reference_block(columns, len(known)) for columns in known]
     blocks += [_plain_block(number_columns(column[at], sizes)) for column in given if column.ndim == 1]
     blocks += [_plain_block(category_columns(column[at])) for column in labels]
-    blocks += [_embedding_block(matrix[at]) for matrix in embeddings]
-    return _assembled(profiles, blocks)
+    blocks += [_embedding_block(matrix, matrix[:scaled_on]) for matrix in embeddings]
+    return _assembled(profiles, blocks, sizes)
 
 
 def _numbers(features: TaskFeatures, name: str) -> npt.NDArray[Any]:
@@ -166,18 +175,18 @@ def _plain_block(columns: FloatArray) -> Block:
     return Block(columns, np.zeros(columns.shape[1]), 4.0)
 
 
-def _embedding_block(matrix: FloatArray) -> Block:
+def _embedding_block(matrix: FloatArray, measured: FloatArray) -> Block:
     """Of unit total variance, so that its prior does not depend on the number of dimensions."""
-    centred = np.nan_to_num(matrix - np.nanmean(matrix, axis=0))
-    scale = np.sqrt((centred**2).sum(axis=1).mean())
+    centred = np.nan_to_num(matrix - np.nanmean(measured, axis=0))
+    scale = np.sqrt((centred[: len(measured)] ** 2).sum(axis=1).mean())
     return Block(centred / max(scale, 1e-300), np.zeros(matrix.shape[1]), 1.0)
 
 
-def _assembled(profiles: Profiles, blocks: list[Block]) -> Design:
+def _assembled(profiles: Profiles, blocks: list[Block], sizes: npt.NDArray[Any]) -> Design:
     one = np.ones((len(profiles), 1))
     sized = [block for block in blocks if block.is_reference]
     size = np.hstack([np.empty((len(profiles), 0)), *(np.abs(block.columns) for block in sized)])
-    centre = np.average(size, axis=0, weights=profiles.sizes)
+    centre = np.average(size, axis=0, weights=sizes)
     slope = np.full(size.shape[1], 0.5 / max(len(sized), 1))
     return Design(
         profiles,

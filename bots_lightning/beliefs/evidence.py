@@ -107,7 +107,7 @@ class Evidence:
             indices: (B,) positions in the pool.
             rewards: (B, G) float in [0, 1], NaN where a rollout has none.
         """
-        valid = np.isfinite(rewards)
+        valid = ~np.isnan(rewards)
         known = np.where(valid, rewards, 0.0)
         inside = valid & (rewards > 1e-6) & (rewards < 1 - 1e-6)
         return Evidence(indices, known.sum(1), valid.sum(1), (known**2).sum(1), inside.sum(1))

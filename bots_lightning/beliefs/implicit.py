@@ -10,8 +10,9 @@ from bots_lightning.beliefs.belief import ALL, FloatArray, State, TaskFeatures, 
 from bots_lightning.beliefs.evidence import Evidence
 from bots_lightning.beliefs.profiles import coarse_profiles
 
-# So many pairs of reference rates are told apart; further ones are rounded where only a cell is asked for.
-MOST_PROFILES = 4096
+# So many pairs of reference rates are told apart; further ones are rounded, to 1/256 of their range, where only a cell
+# is asked for.
+MOST_PROFILES = 1 << 17
 
 
 def relative_ability(pass_rates: FloatArray, weak: FloatArray, strong: FloatArray) -> float:

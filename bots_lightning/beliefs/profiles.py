@@ -54,13 +54,13 @@ def profiles_of(num_tasks: int, columns: Sequence[npt.NDArray[Any]]) -> Profiles
 
 
 def coarse_profiles(num_tasks: int, columns: Sequence[npt.NDArray[Any]], most: int) -> Profiles:
-    """At most so many profiles: numbers are rounded to a grid that is as fine as that allows.
+    """At most so many profiles: floats are rounded to a grid that is as fine as that allows.
 
-    Rates of k out of n rollouts take few values and stay exact; so do labels.
+    Rates of k out of n rollouts take few values and stay exact; integers and strings are labels and always do.
 
     Args:
         num_tasks: N.
-        columns: C arrays (N,) of numbers or strings.
+        columns: C arrays (N,) of floats, integers or strings.
         most: profiles; if not even the coarsest grid is coarse enough, every task has its own.
     """
     exact = profiles_of(num_tasks, columns)
@@ -74,8 +74,8 @@ def coarse_profiles(num_tasks: int, columns: Sequence[npt.NDArray[Any]], most: i
 
 
 def _rounded(column: npt.NDArray[Any], steps: int) -> npt.NDArray[Any]:
-    """Numbers on a grid of so many steps between the smallest and the largest."""
-    if column.dtype.kind not in "fiu" or not np.isfinite(column).any():
+    """Floats on a grid of so many steps between the smallest and the largest."""
+    if column.dtype.kind != "f" or not np.isfinite(column).any():
         return column
     low, high = np.nanmin(column), np.nanmax(column)
     return np.rint((column - low) / max(high - low, 1e-300) * steps)

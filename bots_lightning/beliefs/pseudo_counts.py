@@ -57,7 +57,7 @@ class PseudoCounts:
             strong: (M,) u.
         """
         slope = strong - weak
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             failing, solved = -weak / slope, (1 - weak) / slope  # the μ̃ at which p̃ is 0 and 1
         rising = slope > 0
         first = np.searchsorted(self.ability, np.where(rising, failing, solved))

@@ -13,11 +13,13 @@ from bots_lightning.beliefs.evidence import Evidence, Floats
 class RewardShape:
     """Dispersion and share of extreme rewards of each group of tasks, pooled over its tasks and shrunk to coin flips.
 
-        φ_g = (w + Σ (Σ r² − (Σ r)²/n)) / (w + Σ (Σ r − (Σ r)²/n))      e_g = (w + #{r ∈ {0, 1}}) / (w + n)
+        φ_g = (w + Σ W) / (w + Σ (F − (F − W)/n)),   W = Σ r² − (Σ r)²/n,   F = Σ r − (Σ r)²/n
+        e_g = (w + #{r ∈ {0, 1}}) / (w + #{r})
 
-    The sums of φ are over tasks, those within over a task's n rewards: the variance within tasks over that of coin
-    flips of the same mean, without bias. Rewards of 0 and 1 have φ = e = 1, to the bit. A reward of variance φ p(1−p)
-    says as much about p as 1/φ coin flips; raw counts of such rewards make intervals too wide by 1/√φ.
+    The sums of φ are over tasks, those of W and F over a task's n rewards: the variance within tasks over that of
+    coin flips of the same mean. W estimates (n−1) Var(r) and F − (F − W)/n estimates (n−1) p(1−p), both without bias.
+    Rewards of 0 and 1 have φ = e = 1, to the bit. A reward of variance φ p(1−p) says as much about p as 1/φ coin
+    flips; raw counts of such rewards make intervals too wide by 1/√φ.
 
     Args:
         num_groups: K.
@@ -38,9 +40,10 @@ class RewardShape:
             groups: (B,) group of each.
         """
         explained = evidence.successes**2 / evidence.counts
+        within, flips = evidence.squares - explained, evidence.successes - explained
         for total, part in (
-            (self.within, evidence.squares - explained),
-            (self.flips, evidence.successes - explained),
+            (self.within, within),
+            (self.flips, flips - (flips - within) / evidence.counts),
             (self.extreme, evidence.counts - evidence.interior),
             (self.rewards, evidence.counts),
         ):
@@ -59,6 +62,8 @@ class RewardShape:
     def as_coin_flips(self, evidence: Evidence, groups: npt.NDArray[np.int64]) -> Evidence:
         """The same evidence in counts of coin flips: everything divided by φ."""
         phi = self.dispersion[groups]
+        if (phi == 1).all():
+            return evidence
         return Evidence(evidence.indices, evidence.successes / phi, evidence.counts / phi)
 
     def grown(self, num_groups: int) -> RewardShape:

@@ -30,7 +30,8 @@ class VisitedBetaBelief(BetaPosterior):
 
     def observe(self, evidence: Evidence) -> None:
         """Updates the tasks that were tried; rows of the same task are one visit."""
-        if not evidence.counts.any():
+        evidence = evidence.merged()
+        if len(evidence) == 0:
             return
         evidence = self._in_coin_flips(evidence)
         tried = evidence.indices

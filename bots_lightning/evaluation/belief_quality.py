@@ -6,21 +6,12 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaln, gammaln
 from scipy.stats import rankdata
 
 from bots_lightning.beliefs.belief import FloatArray
+from bots_lightning.beliefs.densities import beta_binomial_log_pmf
 
 Counts = npt.NDArray[np.int64]
-
-
-def beta_binomial_log_pmf(successes: Counts, counts: Counts, alpha: FloatArray, beta: FloatArray) -> FloatArray:
-    """Log probability of s successes in n rollouts when p ~ Beta(α, β), in nats; all arguments broadcast.
-
-    log C(n, s) + log B(α + s, β + n − s) − log B(α, β)
-    """
-    choices = gammaln(counts + 1) - gammaln(successes + 1) - gammaln(counts - successes + 1)
-    return choices + betaln(alpha + successes, beta + counts - successes) - betaln(alpha, beta)
 
 
 def whole_counts(successes: FloatArray, counts: FloatArray, dispersion: FloatArray) -> tuple[Counts, Counts]:

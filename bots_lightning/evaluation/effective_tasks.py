@@ -27,5 +27,14 @@ def effective_number(counts: npt.NDArray[np.int64]) -> float:
     Args:
         counts: (N,) how often each task was selected.
     """
-    shares = counts[counts > 0] / counts.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
+    return effective_share(counts / counts.sum()) if counts.any() else 0.0
+
+
+def effective_share(shares: npt.NDArray[np.float64]) -> float:
+    """exp(entropy) of shares that sum to 1.
+
+    Args:
+        shares: (N,) of each task.
+    """
+    shares = shares[shares > 0]
+    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -116,6 +116,7 @@ def replay_once(
         ValueError: the selector returns anything but B different tasks of the record, or lacks a reference.
     """
     selector = deepcopy(selector)  # `setup` may come only once
+    selector.planned_selections = len(settings.epochs(record)) * settings.selections_per_epoch
     selector.setup(record.features(settings.weak_from_first_epoch), seed=seed)
     belief = _belief_of(selector)
     everything, uses = np.arange(len(record)), np.zeros(len(record), dtype=np.int64)

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from bots_lightning.evaluation.command_line import HelpFormatter
+from bots_lightning.evaluation.frontier import frontiers
 from bots_lightning.evaluation.replay import ReplaySettings, replay
 from bots_lightning.evaluation.replay_report import draw_picture, print_tables, write_json
 from bots_lightning.evaluation.trajectories import Trajectories, read_trajectories
@@ -45,11 +46,12 @@ def replay_command(args: Sequence[str] | None = None) -> None:
         f"{len(record):,} tasks, {steps} steps of {settings.batch_size}, {options.seeds} seed{'s'[: options.seeds > 1]}"
     )
     print_tables(results, f"{title}, {time.perf_counter() - start:.1f} s")
+    limits = frontiers(record, settings)
     if options.output:
         facts = {name: options[name] for name in ("data", "seeds", "batch_size", "selections_per_epoch", "weak")}
-        write_json(results, facts | {"tasks": len(record), "steps": steps}, options.output)
+        write_json(results, facts | {"tasks": len(record), "steps": steps}, options.output, limits)
     if options.picture:
-        draw_picture(results, options.picture, title)
+        draw_picture(results, options.picture, title, limits)
 
 
 def _parser() -> ArgumentParser:

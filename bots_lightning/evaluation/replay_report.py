@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.transforms import Bbox
 from rich.console import Console
 from rich.table import Table
 
+from bots_lightning.evaluation.frontier import Curve
 from bots_lightning.evaluation.replay import Scores
 
 # Where a label may stand beside its point: offset in points, and the corner of the text that is put there.
@@ -23,7 +25,20 @@ LABEL_PLACES = (
     ((-7, -5), "right", "top"),
     ((0, 16), "center", "bottom"),
     ((0, -16), "center", "top"),
+    ((16, 14), "left", "bottom"),
+    ((16, -14), "left", "top"),
+    ((-16, 14), "right", "bottom"),
+    ((-16, -14), "right", "top"),
+    ((-30, 0), "right", "center"),
+    ((30, 0), "left", "center"),
+    ((20, -30), "left", "top"),
+    ((-20, -30), "right", "top"),
 )
+# Dark enough to be read as text on white, and told apart; with more selectors than these they come round again.
+COLORS = (
+    "#1f77b4", "#d95f02", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2",
+    "#7f7f7f", "#a6a000", "#17a2b8", "#1b3a6b", "#66331a", "#0b5d1e", "#b8007a",
+)  # fmt: skip
 # Column header -> score, digits after the point, whether to add the deviation over seeds.
 SELECTION_COLUMNS = {
     "ETR": ("effective_task_ratio", 3, True),
@@ -44,11 +59,16 @@ BELIEF_COLUMNS = {
 }
 
 
-def write_json(results: Mapping[str, Scores], settings: Mapping[str, Any], path: str | Path) -> None:
-    """Writes {"settings": …, "selectors": {NAME: scores}}, null where there is no score."""
+def write_json(
+    results: Mapping[str, Scores],
+    settings: Mapping[str, Any],
+    path: str | Path,
+    limits: Mapping[str, Curve] | None = None,
+) -> None:
+    """Writes {"settings": …, "selectors": {NAME: scores}, "frontiers": …}, null where there is no score."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"settings": dict(settings), "selectors": dict(results)}
+    content = {"settings": dict(settings), "selectors": dict(results), "frontiers": dict(limits or {})}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -81,14 +101,16 @@ def _shown(scores: Scores, name: str, digits: int, with_deviation: bool) -> str:
     return f"{value:.{digits}f}{spread}"
 
 
-def draw_picture(results: Mapping[str, Scores], path: str | Path, title: str = "") -> None:
+def draw_picture(
+    results: Mapping[str, Scores], path: str | Path, title: str = "", limits: Mapping[str, Curve] | None = None
+) -> None:
     """Saves `picture`; the suffix of the path (png, svg, pdf) tells the format."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(results, title).savefig(path)
+    picture(results, title, limits).savefig(path)
 
 
-def picture(results: Mapping[str, Scores], title: str = "") -> Figure:
+def picture(results: Mapping[str, Scores], title: str = "", limits: Mapping[str, Curve] | None = None) -> Figure:
     """Effective task ratio against effective tasks, a labelled point per selector, bars of one deviation over seeds.
 
     Up and to the right is better: the ratio alone also rises when the same few tasks are revisited.
@@ -96,6 +118,7 @@ def picture(results: Mapping[str, Scores], title: str = "") -> Figure:
     Args:
         results: scores by selector.
         title: above the axes.
+        limits: frontiers by the knowledge that they take, drawn as lines.
     """
     figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -104,12 +127,11 @@ def picture(results: Mapping[str, Scores], title: str = "") -> Figure:
         name: (scores["effective_tasks"] or 0.0, scores["effective_task_ratio"] or 0.0)
         for name, scores in results.items()
     }
-    colors = {}
+    colors = dict(zip(results, cycle(COLORS), strict=False))
     for name, scores in results.items():
         xerr, yerr = scores["effective_tasks_std"], scores["effective_task_ratio_std"]
-        drawn = axes.errorbar(*points[name], yerr, xerr, fmt="o", markersize=6, capsize=3, elinewidth=1)
-        colors[name] = drawn.lines[0].get_color()
-    axes.margins(0.15)
+        axes.errorbar(*points[name], yerr, xerr, fmt="o", markersize=6, capsize=3, elinewidth=1, color=colors[name])
+    _draw_limits(axes, limits or {})
     axes.set_xlabel("effective tasks: exp(entropy of the selection counts)")
     axes.set_ylabel("effective task ratio: share of selected groups that are mixed")
     axes.set_title(title, fontsize="medium")
@@ -117,6 +139,20 @@ def picture(results: Mapping[str, Scores], title: str = "") -> Figure:
     figure.draw_without_rendering()  # settles the layout that the labels are placed in
     _label_points(axes, points, colors)
     return figure
+
+
+def _draw_limits(axes: Any, limits: Mapping[str, Curve]) -> None:
+    """Settles the axes by the points, then draws the frontiers within them."""
+    axes.margins(0.15)
+    axes.autoscale_view()
+    bounds = axes.axis()
+    for (name, curve), style in zip(limits.items(), ("-", "--", ":"), strict=False):
+        axes.plot(
+            curve["effective_tasks"], curve["effective_task_ratio"], style, color="0.6", lw=1.2, label=name, zorder=0
+        )
+    if limits:
+        axes.axis((bounds[0], bounds[1], bounds[2], max(bounds[3], 1.02)))
+        axes.legend(title="frontier", loc="lower left", fontsize="small", title_fontsize="small", frameon=False)
 
 
 def _label_points(axes: Any, points: Mapping[str, tuple[float, float]], colors: Mapping[str, Any]) -> None:

@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from bots_lightning.beliefs import TaskFeatures
 from bots_lightning.tasks.checks import check_rates, id_texts
+from bots_lightning.tasks.columns import PROMPT_LENGTH, log_lengths
 
 IntArray = npt.NDArray[np.int64]
 FORMAT = (
     '{"task_id": …, "prompt": …, "answer": …, "reference_pass_rate": 0.7, "successes": [3, 5, …], "rollouts": 8}; '
-    "the replay reads neither prompt nor answer, and the reference may be absent"
+    "of the prompt the replay reads only the length; prompt, answer and reference may be absent"
 )
 
 
@@ -33,12 +34,14 @@ class Trajectories:
         successes: (N, E) int, solved rollouts of each task in each epoch.
         rollouts: (N,) int, rollouts of each task in every epoch.
         reference: (N,) float, pass rate of another model, NaN where unknown.
+        log_lengths: (N,) float, natural logarithm of the prompts' characters, NaN where there is no prompt.
     """
 
     ids: list[str]
     successes: IntArray
     rollouts: IntArray
     reference: npt.NDArray[np.float64]
+    log_lengths: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         for array in (self.successes, self.rollouts, self.reference):
@@ -67,7 +70,8 @@ class Trajectories:
         if np.isfinite(self.reference).any():
             references["strong_pass_rate"] = self.reference.copy()
         fingerprint = sha256(json.dumps(self.ids).encode()).hexdigest()[:16]
-        return TaskFeatures(len(self), references, fingerprint=fingerprint)
+        lengths = np.full(len(self), np.nan) if self.log_lengths is None else self.log_lengths.copy()
+        return TaskFeatures(len(self), references, fingerprint=fingerprint, columns={PROMPT_LENGTH: lengths})
 
 
 def read_trajectories(path: str | Path) -> Trajectories:
@@ -108,6 +112,7 @@ def _trajectories(rows: list[dict[str, Any]], place: Callable[[int], str]) -> Tr
         np.array([row["successes"] for row in rows], dtype=np.int64),
         np.array([row["rollouts"] for row in rows], dtype=np.int64),
         np.array(rates, dtype=np.float64),
+        log_lengths([row.get("prompt") for row in rows]),
     )
 
 

@@ -88,9 +88,7 @@ class BayesianSelector(TaskSelector):
         if size == 0:
             return np.empty(0, dtype=np.int64)
         self._review_due -= size
-        candidates = self.rng.permutation(self.num_tasks)
-        if self.num_tasks > REVIEW_CANDIDATES:
-            candidates = candidates[:REVIEW_CANDIDATES]
+        candidates = self.rng.choice(self.num_tasks, min(self.num_tasks, REVIEW_CANDIDATES), replace=False)
         candidates = candidates[~np.isin(candidates, np.concatenate([candidates[:0], *self._recent]))]
         alpha, beta = self._concentrations(candidates)
         return candidates[alpha / (alpha + beta) >= self.rules.mastered][:size]
@@ -116,8 +114,9 @@ class BayesianSelector(TaskSelector):
 
     def add_tasks(self, features: TaskFeatures) -> None:
         """The belief takes the new tasks in, with priors from their group."""
+        self.check_grown(features)
+        self.belief.add_tasks(features)  # first, as a belief may refuse them
         super().add_tasks(features)
-        self.belief.add_tasks(features)
         self._use_groups(features)
 
     def metrics(self) -> dict[str, float]:
@@ -137,8 +136,17 @@ class BayesianSelector(TaskSelector):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores generator, belief and rules."""
+        """Restores generator, belief and rules.
+
+        Raises:
+            ValueError: the state was saved with quotas for other groups.
+        """
         super().load_state_dict(state)
+        if len(state["due"]) != len(self._slots):
+            raise ValueError(
+                f"the saved selector fills {len(state['due'])} shares of each batch, this one {len(self._slots)}. "
+                "Resume with the `group_quotas` of the checkpoint's config."
+            )
         self.belief.load_state_dict(state["belief"])
         self.steps, self._review_due = int(state["steps"]), float(state["review_due"])
         sizes = np.array(state["recent_sizes"], dtype=np.int64)

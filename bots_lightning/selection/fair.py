@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bots_lightning.beliefs import Belief, Evidence, TaskFeatures
+from bots_lightning.beliefs.belief import FloatArray
+from bots_lightning.beliefs.logit_beta import PER_UNIT, logit_cells, logit_grid, logit_moments
 from bots_lightning.selection.bayesian import BayesianSelector
 from bots_lightning.selection.chunks import Eligible, Indices, smallest_of_pool
 from bots_lightning.selection.informative import mixed_probability
@@ -28,6 +30,12 @@ class FairShareSelector(BayesianSelector):
     in (0, first_turn), a random phase: of tasks that deserve a fraction of a visit, a fraction is visited. Only
     `setup` and the review share draw from the generator. A choice counts as a turn whether or not it brings evidence.
 
+    Weights look ahead, as a policy that learns finds every task easier later. With d logits of ability still to be
+    gained, the log weight w at a logit's mean m is raised to w(m) + (w(m) − w(m + d)): what a visit brings now, and
+    what it would lose by coming later. Tasks that will soon be always solved go first, tasks that are still never
+    solved wait. d falls linearly from `expected_gain` to 0 over the run's planned selections; where their number is
+    not known, nothing is anticipated.
+
     U_G is the probability that a group's rewards differ; for rewards other than 0 and 1 it takes in how often they
     lie at an end of the range (`mixed_probability`). Weights are looked up by the belief's cells.
 
@@ -36,6 +44,7 @@ class FairShareSelector(BayesianSelector):
         temperature: τ; larger spreads visits over more tasks, smaller concentrates them on the likeliest.
         optimism: κ; larger visits uncertain tasks earlier.
         first_turn: 1 gives untried tasks exactly their share; smaller brings first visits forward.
+        expected_gain: logits by which the run is expected to raise the tasks' success; 0 does not look ahead.
         num_generations: G assumed for the first selection; after that it is the largest count of the last evidence.
         rules: cooldown, group quotas and review share; none by default.
     """
@@ -43,9 +52,10 @@ class FairShareSelector(BayesianSelector):
     def __init__(
         self,
         belief: Belief,
-        temperature: float = 0.12,
+        temperature: float = 0.1,
         optimism: float = 0.5,
-        first_turn: float = 0.3,
+        first_turn: float = 0.05,
+        expected_gain: float = 0.75,
         num_generations: int = 8,
         rules: SelectionRules | None = None,
     ) -> None:
@@ -55,37 +65,61 @@ class FairShareSelector(BayesianSelector):
             raise ValueError(f"optimism={optimism}; expected a number >= 0.")
         if not 0 < first_turn <= 1:
             raise ValueError(f"first_turn={first_turn}; expected a number in (0, 1].")
+        if not 0 <= expected_gain < np.inf:
+            raise ValueError(f"expected_gain={expected_gain}; expected a finite number >= 0.")
         if num_generations < 2:
             raise ValueError(f"num_generations={num_generations}; rewards of fewer than 2 rollouts cannot differ.")
         super().__init__(belief, rules)
         self.temperature = temperature
         self.optimism = optimism
         self.first_turn = first_turn
+        self.expected_gain = expected_gain
         self.num_generations = num_generations
 
     def setup(self, features: TaskFeatures, seed: int = 0) -> None:
         """Starts the belief from its prior, every task at a random point of its first turn."""
         super().setup(features, seed)
-        if self.belief.grid() is None:
+        grid = self.belief.grid()
+        if grid is None:
             raise TypeError(f"{type(self.belief).__name__} has no cells, which FairShareSelector looks weights up by.")
+        self._logit_cells = logit_cells(*logit_moments(*grid)).ravel()  # (C,) where the belief's cells lie
         self.turns = self._first_turns(self.num_tasks)
         self._group_size = self.num_generations
-        self._tabulate()
+        self._tabulate(self._extreme_shares())
 
     def _first_turns(self, count: int) -> npt.NDArray[np.float32]:
         return np.float32(self.first_turn) * (1 - self.rng.random(count, dtype=np.float32))
 
-    def _tabulate(self) -> None:
-        """(E[U] + κ sd[U])/τ of every cell: (C,), or (K, C) flattened where not all rewards are 0 or 1."""
-        shape, grid = self.belief.reward_shape, self.belief.grid()
-        assert grid is not None
-        self._extreme = np.ones(1) if shape is None else shape.extreme_share.copy()
+    def _extreme_shares(self) -> FloatArray:
+        """Share e of extreme rewards of each group, (K,), or 1 for all."""
+        shape = self.belief.reward_shape
+        return np.ones(1) if shape is None else shape.extreme_share
+
+    def _tabulate(self, extreme_shares: FloatArray) -> None:
+        """W = (E[U] + κ sd[U])/τ over logits: (1, rows, columns), or one a group where not all rewards are 0 or 1."""
+        self._extreme = extreme_shares
         rows = np.ones(1) if (self._extreme == 1).all() else self._extreme
         tables = []
         for extreme_share in rows.tolist():
-            mean, deviation = mixed_probability(*grid, self._group_size, extreme_share)
-            tables.append(((mean + self.optimism * deviation) / self.temperature).astype(np.float32).ravel())
-        self._table, self._cells_each = np.concatenate(tables), len(tables[0]) if len(tables) > 1 else 0
+            mean, deviation = mixed_probability(*logit_grid(), self._group_size, extreme_share)
+            tables.append((mean + self.optimism * deviation) / self.temperature)
+        self._log_weights = np.stack(tables)
+        self._look_ahead()
+
+    @property
+    def gain_left(self) -> float:
+        """d, logits of ability still to be gained."""
+        if not self.planned_selections:
+            return 0.0
+        return self.expected_gain * max(0.0, 1 - self.steps / self.planned_selections)
+
+    def _look_ahead(self) -> None:
+        """Log weights at the present d, by the belief's cells: (C,) single precision, groups one behind the other."""
+        self._ahead, rows = round(self.gain_left * PER_UNIT), self._log_weights.shape[1]
+        later = self._log_weights[:, np.minimum(np.arange(rows) + self._ahead, rows - 1)]
+        raised = (2 * self._log_weights - later).astype(np.float32)
+        by_cell = raised.reshape(len(raised), -1)[:, self._logit_cells]
+        self._table, self._cells_each = by_cell.ravel(), by_cell.shape[1] if len(by_cell) > 1 else 0
 
     def _keys(self, where: slice) -> npt.NDArray[np.float32]:
         """log(turns/weight) of a chunk, (n,)."""
@@ -98,6 +132,8 @@ class FairShareSelector(BayesianSelector):
 
     def _choose(self, size: int, eligible: Eligible, slot: int) -> Indices:
         """The tasks most due, in order; each has then had a turn."""
+        if round(self.gain_left * PER_UNIT) != self._ahead:
+            self._look_ahead()
         due = smallest_of_pool(self._keys, self.num_tasks, size, eligible)
         self.turns[due] += 1
         return due
@@ -105,18 +141,24 @@ class FairShareSelector(BayesianSelector):
     def observe(self, evidence: Evidence) -> None:
         """Updates the belief, and the weights if the step had another group size or other rewards."""
         super().observe(evidence)
-        rollouts, shape = int(evidence.counts.max(initial=0)), self.belief.reward_shape
-        moved = shape is not None and np.abs(shape.extreme_share - self._extreme).max() > _MOVED
+        rollouts, extreme = int(evidence.counts.max(initial=0)), self._extreme_shares()
+        moved = np.abs(extreme - self._extreme).max() > _MOVED
         if moved or (rollouts >= 2 and rollouts != self._group_size):
             self._group_size = rollouts if rollouts >= 2 else self._group_size
-            self._tabulate()
+            self._tabulate(extreme)
 
     def add_tasks(self, features: TaskFeatures) -> None:
-        """The new tasks start at a random point of the present turn, not of the first one: they have missed nothing."""
+        """The new tasks start at a random point of their group's present turn, with no turns to catch up on."""
         old = self.num_tasks
         super().add_tasks(features)
-        self.turns = np.concatenate([self.turns, self._first_turns(self.num_tasks - old)])
-        self._tabulate()
+        self._tabulate(self._extreme_shares())
+        now = np.full(len(features.group_names), np.inf)  # turns/weight of each group's most due task
+        np.minimum.at(now, self.group_codes[:old], np.exp(self._keys(slice(0, old))))
+        now[np.isinf(now)] = now.min()
+        self.turns = np.concatenate([self.turns, np.ones(self.num_tasks - old, dtype=np.float32)])
+        new = slice(old, self.num_tasks)
+        weights = np.exp(-self._keys(new))  # the key of one turn
+        self.turns[new] = now[self.group_codes[new]] * weights + self._first_turns(self.num_tasks - old)
 
     def state_dict(self) -> dict[str, Any]:
         """Adds the turns, and what the weights were tabulated for."""
@@ -128,4 +170,4 @@ class FairShareSelector(BayesianSelector):
         super().load_state_dict(state)
         self.turns = np.array(state["turns"], dtype=np.float32)
         self._group_size = int(state["group_size"])
-        self._tabulate()
+        self._tabulate(np.array(state["extreme_share"], dtype=np.float64))

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from bots_lightning.beliefs.belief import FloatArray
 from bots_lightning.beliefs.densities import beta_moment
 
 
-def mixed_at(rates: FloatArray, rollouts: int) -> FloatArray:
+def mixed_at(rates: FloatArray, rollouts: int | npt.NDArray[np.int64]) -> FloatArray:
     """U_G(p) = 1 − p^G − (1−p)^G, the probability that a group's rewards differ if p is known."""
     mixed: FloatArray = 1 - rates**rollouts - (1 - rates) ** rollouts
     return mixed

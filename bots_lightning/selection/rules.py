@@ -67,13 +67,15 @@ class SelectionRules:
 
 
 def whole_tasks(due: npt.NDArray[np.float64], batch_size: int) -> npt.NDArray[np.int64]:
-    """Whole numbers near what is due, summing to B: rounded down, the largest remainders up.
+    """Whole numbers >= 0 near what is due, summing to B: rounded down, the largest remainders up.
 
     Args:
         due: (S,) tasks due to each slot, summing to B.
         batch_size: B.
     """
-    sizes = np.floor(due + 1e-9).astype(np.int64)
-    for at in np.argsort(sizes - due, kind="stable")[: max(0, batch_size - int(sizes.sum()))]:
-        sizes[at] += 1
+    sizes = np.maximum(np.floor(due + 1e-9), 0).astype(np.int64)  # a slot that was rounded up before may be in debt
+    while sizes.sum() < batch_size:
+        sizes[np.argmax(due - sizes)] += 1
+    while sizes.sum() > batch_size:
+        sizes[np.argmin(np.where(sizes > 0, due - sizes, np.inf))] -= 1
     return sizes

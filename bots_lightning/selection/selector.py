@@ -23,6 +23,9 @@ class TaskSelector(ABC):
     implement `select` and whatever of the rest has something to do, and call `super()` in those.
     """
 
+    # How many selections the run is going to make, for selectors that plan ahead; whoever runs it sets it if known.
+    planned_selections: int | None = None
+
     def setup(self, features: TaskFeatures, seed: int = 0) -> None:
         """Starts afresh on a pool of N tasks, with a generator of its own."""
         self.num_tasks = features.num_tasks
@@ -53,10 +56,7 @@ class TaskSelector(ABC):
         Raises:
             ValueError: there are fewer tasks than before.
         """
-        if features.num_tasks < self.num_tasks:
-            raise ValueError(
-                f"the pool has {features.num_tasks} tasks, {self.num_tasks} before; tasks can be added and not removed."
-            )
+        self.check_grown(features)
         self.num_tasks, self.fingerprint = features.num_tasks, features.fingerprint
 
     def metrics(self) -> dict[str, float]:
@@ -87,6 +87,17 @@ class TaskSelector(ABC):
                 "seed, filters) of the checkpoint, or start afresh."
             )
         self.rng.bit_generator.state = json.loads(state["rng"])
+
+    def check_grown(self, features: TaskFeatures) -> None:
+        """Refuses a pool that has lost tasks.
+
+        Raises:
+            ValueError: there are fewer tasks than before.
+        """
+        if features.num_tasks < self.num_tasks:
+            raise ValueError(
+                f"the pool has {features.num_tasks} tasks, {self.num_tasks} before; tasks can be added and not removed."
+            )
 
     def check_batch_size(self, batch_size: int) -> None:
         """Refuses a batch that the pool cannot fill with distinct tasks.

@@ -18,6 +18,8 @@ from bots_lightning.selection.chunks import Eligible, Indices, chunks
 _STEP = 2.0**-24
 # A cell's bound covers so many cells on either side: where a posterior may lie that was rounded into it.
 _REACH = 2
+# Centres of cells lie so close in log α − log β: a sharp posterior peaks between those of its neighbours.
+_SPACING = 1 / 16
 
 
 def first_radius(num_tasks: int, size: int) -> float:
@@ -84,7 +86,10 @@ def _kept(
 
 
 def _bounds(belief: Belief, low: float, high: float) -> npt.NDArray[np.float32]:
-    """For each cell, a bound on the probability of a draw in [low, high]: a multiple of 2^-24, at most 1."""
+    """For each cell, a bound on the probability of a draw in [low, high]: a multiple of 2^-24, at most 1.
+
+    1 at the edge of the grid, where a posterior may be any that lies beyond.
+    """
     grid = belief.grid()
     assert grid is not None
     return _bounds_on(_Grid(*grid), low, high)
@@ -105,10 +110,12 @@ class _Grid:
 
 @lru_cache(maxsize=8)
 def _bounds_on(grid: _Grid, low: float, high: float) -> npt.NDArray[np.float32]:
-    density = largest_density(low, high, grid.alpha, grid.beta)
+    lower, higher = low - _SPACING * low * (1 - low), high + _SPACING * high * (1 - high)
+    density = largest_density(lower, higher, grid.alpha, grid.beta)
     for axis in (0, 1):
         density = _largest_nearby(density, axis)
     probability = np.minimum(1.05 * density * (high - low), 1.0)
+    probability[[0, -1]] = probability[:, [0, -1]] = 1.0
     return (np.ceil(probability / _STEP) * _STEP).astype(np.float32).ravel()
 
 

@@ -46,9 +46,8 @@ class ThompsonSelector(BayesianSelector):
         self.target_pass_rate = target_pass_rate
         self.explore = explore
 
-    def setup(self, features: TaskFeatures, seed: int = 0) -> None:
-        """Starts the belief from its prior."""
-        super().setup(features, seed)
+    def _use_groups(self, features: TaskFeatures) -> None:
+        super()._use_groups(features)
         self._radius = np.zeros(len(self._slots))  # of the draws that were made last, for each slot
 
     @property

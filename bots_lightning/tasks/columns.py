@@ -4,21 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-# Made from the prompt: its characters, of all messages together.
-PROMPT_LENGTH = "prompt_length"
+# Made from the prompt: the natural logarithm of its characters, of all messages together.
+PROMPT_LENGTH = "log_prompt_length"
 
 
 class PoolColumns(Mapping[str, npt.NDArray[Any]]):
     """Numbers (N,) with NaN for null, labels (N,) with "" for null, and lists of numbers as embeddings (N, F).
 
-    Beside the table's columns there is `prompt_length`, in characters.
+    Beside the table's columns there is `log_prompt_length`.
 
     Args:
         table: of a pool.
@@ -39,7 +39,7 @@ class PoolColumns(Mapping[str, npt.NDArray[Any]]):
         if name not in set(self):
             raise KeyError(name)
         if name == PROMPT_LENGTH and name not in self.table.column_names:
-            return np.array([_length(prompt) for prompt in self.table["prompt"].to_pylist()], dtype=np.float64)
+            return log_lengths(self.table["prompt"].to_pylist())
         column = self.table[name]
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             return np.array([label or "" for label in column.to_pylist()], dtype=np.str_)
@@ -55,6 +55,16 @@ class PoolColumns(Mapping[str, npt.NDArray[Any]]):
 
 def _is_fixed_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_fixed_size_list(kind))
+
+
+def log_lengths(prompts: Sequence[Any]) -> npt.NDArray[np.float64]:
+    """(N,) natural logarithm of each prompt's characters, NaN where there is no prompt.
+
+    Args:
+        prompts: N strings, lists of chat messages, or nulls.
+    """
+    lengths = np.array([_length(prompt) if prompt else 0 for prompt in prompts], dtype=np.float64)
+    return np.log(np.where(lengths > 0, lengths, np.nan))
 
 
 def _length(prompt: str | list[dict[str, str]]) -> int:

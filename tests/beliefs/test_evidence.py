@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from bots_lightning.beliefs import Evidence
 
+NAN = float("nan")
+
 # (task, count, share of the count that succeeded): counts of 0 and fractional successes included.
 rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 16), st.floats(0, 1)), max_size=12)
 
@@ -123,3 +125,96 @@ def test_lengths_that_differ_are_an_error(shape: tuple[int, ...]) -> None:
 def test_rows_in_a_matrix_are_an_error() -> None:
     with pytest.raises(ValueError, match="expected three times"):
         Evidence(np.zeros((2, 2), dtype=int), np.ones((2, 2)), np.ones((2, 2)))
+
+
+# --- rewards that are not 0 or 1 ------------------------------------------------------------------------------------
+
+rewards = st.lists(
+    st.tuples(st.integers(0, 4), st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0, NAN])), min_size=4)),
+    max_size=8,
+).map(lambda rows: [(task, values[:4]) for task, values in rows])
+SUMS = ("successes", "counts", "squares", "interior")
+
+
+def of_rewards(rows: list[tuple[int, list[float]]]) -> Evidence:
+    tasks = np.array([task for task, _ in rows], dtype=np.int64)
+    return Evidence.from_rewards(tasks, np.array([values for _, values in rows], dtype=np.float64).reshape(-1, 4))
+
+
+def test_rewards_are_counted_by_hand() -> None:
+    evidence = Evidence.from_rewards(
+        np.array([4, 2, 9]), np.array([[0.0, 1.0, 0.5, NAN], [1.0, 1.0, 0.25, 0.25], [NAN] * 4])
+    )
+    np.testing.assert_array_equal(evidence.indices, [4, 2, 9])
+    np.testing.assert_array_equal(evidence.successes, [1.5, 2.5, 0])
+    np.testing.assert_array_equal(evidence.counts, [3, 4, 0])
+    np.testing.assert_array_equal(evidence.squares, [1 + 0.25, 1 + 1 + 2 / 16, 0])
+    np.testing.assert_array_equal(evidence.interior, [1, 2, 0])
+
+
+def test_rewards_at_the_ends_but_for_rounding_are_not_interior() -> None:
+    evidence = Evidence.from_rewards(np.array([0]), np.array([[1e-9, 1 - 1e-9, 1e-3, 0.999]]))
+    assert evidence.interior is not None
+    assert evidence.interior.tolist() == [2]
+
+
+def test_left_out_sums_are_those_of_binary_rewards() -> None:
+    counted = Evidence.from_rewards(np.array([3, 1]), np.array([[0.0, 1.0, 1.0], [NAN, 0.0, 0.0]]))
+    told = Evidence(np.array([3, 1]), np.array([2.0, 0.0]), np.array([3.0, 2.0]))
+    for name in SUMS:
+        np.testing.assert_array_equal(getattr(counted, name), getattr(told, name))
+
+
+@pytest.mark.parametrize("reward", [1.5, -0.5, math.inf])
+def test_a_reward_outside_of_the_range_is_an_error(reward: float) -> None:
+    """Also where the others make up for it in the sum; only NaN is no reward."""
+    with pytest.raises(ValueError, match=r"task index 7 has .*Declare the reward's range"):
+        Evidence.from_rewards(np.array([7]), np.array([[reward, 0.5, 0.5, 0.25]]))
+
+
+@pytest.mark.parametrize(
+    ("sums", "seen"),
+    [
+        ({"squares": 4.5}, "4.5 squares in 8.0 rollouts, and 4.0 successes; expected successes²/counts <= squares"),
+        ({"squares": 1.5}, "1.5 squares in 8.0 rollouts"),  # 4²/8 = 2 is the least
+        ({"squares": NAN}, "nan squares in 8.0 rollouts"),
+        ({"interior": 9.0}, "9.0 interior in 8.0 rollouts, and 4.0 successes; expected 0 <= interior <= counts"),
+        ({"interior": -1.0}, "-1.0 interior"),
+    ],
+)
+def test_sums_of_no_rewards_in_range_are_named(sums: dict[str, float], seen: str) -> None:
+    arrays = {name: np.array([value, 0.0]) for name, value in sums.items()}
+    with pytest.raises(ValueError, match=f"task index 5 has {seen}"):
+        Evidence(np.array([5, 6]), np.array([4.0, 0.0]), np.array([8.0, 0.0]), **arrays)
+
+
+@pytest.mark.parametrize("name", ["squares", "interior"])
+def test_sums_of_another_length_are_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} has shape \(3,\); expected \(2,\), one per task"):
+        Evidence(np.array([0, 1]), np.ones(2), np.ones(2), **{name: np.ones(3)})
+
+
+@given(rewards)
+def test_rows_of_one_task_are_all_its_rewards(rows: list[tuple[int, list[float]]]) -> None:
+    merged = of_rewards(rows).merged()
+    for at, task in enumerate(merged.indices.tolist()):
+        values = [value for other, row in rows if other == task for value in row if not math.isnan(value)]
+        assert merged.counts[at] == len(values)
+        assert merged.successes[at] == pytest.approx(math.fsum(values))
+        assert merged.squares is not None
+        assert merged.squares[at] == pytest.approx(math.fsum(value**2 for value in values))
+        assert merged.interior is not None
+        assert merged.interior[at] == sum(1e-6 < value < 1 - 1e-6 for value in values)
+
+
+@given(st.data(), rewards)
+def test_all_sums_are_the_same_in_any_order_to_the_bit(
+    data: st.DataObject, rows: list[tuple[int, list[float]]]
+) -> None:
+    one, other = of_rewards(rows), of_rewards(data.draw(st.permutations(rows)))
+    cut = data.draw(st.integers(0, len(rows)))
+    parts = Evidence.concatenate([of_rewards(rows[cut:]), of_rewards(rows[:cut])])
+    for name in ("indices", *SUMS):
+        expected = getattr(one.merged(), name)
+        np.testing.assert_array_equal(getattr(other.merged(), name), expected)
+        np.testing.assert_array_equal(getattr(parts.merged(), name), expected)

@@ -60,6 +60,7 @@ def test_json_holds_settings_and_selectors_and_null_for_nothing(tmp_path: Path) 
     assert json.loads((tmp_path / "new" / "replay.json").read_text()) == {
         "settings": {"seeds": 2},
         "selectors": results,
+        "frontiers": {},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from bots_lightning.beliefs import (
     AbilityBelief,
+    Belief,
     BetaBelief,
     Evidence,
     ReferenceInterpolation,
@@ -19,9 +21,13 @@ from bots_lightning.beliefs import (
     VisitedBetaBelief,
 )
 from bots_lightning.selection import (
+    AdaRFTSelector,
     EasyToHardSelector,
     FairShareSelector,
     GresoSelector,
+    LinearSchedule,
+    ProportionalSelector,
+    SelectionRules,
     TaskSelector,
     ThompsonSelector,
     UniformSelector,
@@ -34,7 +40,9 @@ FEATURES = TaskFeatures(
         "small": np.array([0.2, 0.4, 0.1, NAN, 0.3, NAN, 0.5, 0.0, 0.9]),
         "large": np.array([0.6, 0.8, 0.5, 0.9, NAN, NAN, 0.5, 1.0, 0.7]),
     },
+    np.array(["a", "b", "a"] * 3),
     fingerprint="maths-463",
+    columns={"length": np.array([30, 10, 20, 90, 50, 10, 40, 70, 30]), "kind": np.array(["x", "y", "y"] * 3)},
 )
 
 SELECTORS: dict[str, Callable[[], TaskSelector]] = {
@@ -48,6 +56,21 @@ SELECTORS: dict[str, Callable[[], TaskSelector]] = {
     "greso": GresoSelector,
     "mopps": lambda: ThompsonSelector(VisitedBetaBelief()),
     "ability": lambda: FairShareSelector(AbilityBelief(references=["small", "large"])),
+    "adarft": lambda: AdaRFTSelector("large", initial_difficulty=0.5),
+    "proportional": lambda: ProportionalSelector(VisitedBetaBelief()),
+    "fair bots": lambda: FairShareSelector(BetaBelief(implicit=ReferenceInterpolation("small", "large"))),
+    "ability with columns": lambda: ThompsonSelector(AbilityBelief(features=["length"], categories=["kind"])),
+    "rules": lambda: ThompsonSelector(
+        AbilityBelief(),
+        LinearSchedule(0.8, 0.3, 6),
+        rules=SelectionRules(1, {"a": 0.4}, review_share=0.2, mastered=0.6),
+    ),
+    "fair rules": lambda: FairShareSelector(
+        BetaBelief(), rules=SelectionRules(1, {"a": 0.5, "b": 0.5}, review_share=0.2, mastered=0.6)
+    ),
+    "proportional rules": lambda: ProportionalSelector(
+        BetaBelief(), rules=SelectionRules(2, {"b": 0.2}, review_share=0.1, mastered=0.6)
+    ),
 }
 
 
@@ -153,7 +176,7 @@ def test_global_seeds_are_neither_read_nor_moved(new_selector: Callable[..., Tas
 
 
 def test_the_state_of_another_pool_is_refused_and_changes_nothing(new_selector: Callable[..., TaskSelector]) -> None:
-    other = TaskFeatures(FEATURES.num_tasks, FEATURES.references, fingerprint="code-9")
+    other = replace(FEATURES, fingerprint="code-9")
     selector, untouched, stranger = new_selector(seed=5), new_selector(seed=5), new_selector(seed=6, features=other)
     run(stranger, range(3))
     with pytest.raises(
@@ -188,3 +211,95 @@ def test_batches_hold_distinct_tasks_of_the_pool(new_selector: Callable[..., Tas
     for batch in run(new_selector(), range(30), batch_size):
         assert len(set(batch)) == batch_size
         assert set(batch) <= set(range(FEATURES.num_tasks))
+
+
+# --- a pool that grows ----------------------------------------------------------------------------------------------
+
+GROWN = TaskFeatures(
+    12,
+    {
+        "small": np.r_[FEATURES.references["small"], [0.4, NAN, 0.45]],
+        "large": np.r_[FEATURES.references["large"], [0.5, 0.5, 0.55]],
+    },
+    np.r_[FEATURES.groups, ["a", "b", "c"]],
+    "maths-466",
+    {"length": np.r_[FEATURES.columns["length"], [10, 50, 45]], "kind": np.r_[FEATURES.columns["kind"], ["x"] * 3]},
+)
+
+
+@pytest.mark.parametrize("steps_before", [0, 5])
+def test_tasks_that_are_added_are_chosen_as_well(new_selector: Callable[..., TaskSelector], steps_before: int) -> None:
+    selector = new_selector(seed=3)
+    assert set().union(*run(selector, range(steps_before))) <= set(range(9))
+    selector.add_tasks(GROWN)
+    batches = run(selector, range(steps_before, 80))
+    assert all(len(set(batch)) == 4 for batch in batches)
+    assert {9, 10, 11} <= set().union(*batches) <= set(range(12))
+    assert len(set(selector.select(12).tolist())) == 12
+
+
+def test_a_state_with_added_tasks_goes_into_a_selector_that_has_got_them(
+    new_selector: Callable[..., TaskSelector], tmp_path: Path
+) -> None:
+    uninterrupted, resumed = new_selector(seed=5), new_selector(seed=77)
+    run(uninterrupted, range(4))
+    uninterrupted.add_tasks(GROWN)
+    run(uninterrupted, range(4, 7))
+    torch.save(to_tensors(uninterrupted.state_dict()), tmp_path / "selector.ckpt")
+    resumed.add_tasks(GROWN)
+    resumed.load_state_dict(to_arrays(torch.load(tmp_path / "selector.ckpt", weights_only=True)))
+    assert run(resumed, range(7, 17)) == run(uninterrupted, range(7, 17))
+    assert resumed.metrics() == uninterrupted.metrics()
+
+
+def test_a_state_with_added_tasks_is_refused_by_a_selector_without_them(
+    new_selector: Callable[..., TaskSelector],
+) -> None:
+    grown, small, untouched = new_selector(), new_selector(), new_selector()
+    grown.add_tasks(GROWN)
+    with pytest.raises(
+        ValueError, match=r"the pool 'maths-466' of 12 tasks, this run's pool is 'maths-463' of 9\. Resume"
+    ):
+        small.load_state_dict(grown.state_dict())
+    assert run(small, range(5)) == run(untouched, range(5))
+    with pytest.raises(ValueError, match="the pool 'maths-463' of 9 tasks, this run's pool is 'maths-466' of 12"):
+        grown.load_state_dict(untouched.state_dict())
+
+
+def test_tasks_cannot_be_taken_away(new_selector: Callable[..., TaskSelector]) -> None:
+    selector, untouched = new_selector(), new_selector()
+    for one in (selector, untouched):
+        one.add_tasks(GROWN)
+    with pytest.raises(ValueError, match="the pool has 9 tasks, 12 before; tasks can be added and not removed"):
+        selector.add_tasks(FEATURES)
+    assert run(selector, range(5)) == run(untouched, range(5))
+
+
+@pytest.mark.parametrize("belief", [lambda: BetaBelief(0.0), VisitedBetaBelief, AbilityBelief])
+def test_added_tasks_are_believed_to_be_as_those_of_their_group(belief: Callable[[], Belief]) -> None:
+    """Group a is solved, b is not; c is new."""
+    selector = ThompsonSelector(belief())
+    groups = np.array(["a", "b"] * 20)
+    selector.setup(TaskFeatures(40, groups=groups))
+    for start in range(0, 40, 8):
+        at = np.arange(start, start + 8)
+        selector.observe(Evidence(at, np.where(at % 2 == 0, 7.0, 1.0), np.full(8, 8.0)))
+    selector.add_tasks(TaskFeatures(43, groups=np.r_[groups, ["a", "b", "c"]]))
+    alpha, beta = selector.forecast(np.array([40, 41, 42]))  # type: ignore[misc]
+    solved, failed, unknown = alpha / (alpha + beta)
+    assert solved > 0.65
+    assert failed < 0.35
+    assert 0.4 < unknown < 0.6
+    tried, _ = selector.forecast(np.array([0]))  # type: ignore[misc]
+    assert (alpha + beta)[0] < tried[0]  # of which less is known
+
+
+def test_a_belief_that_refuses_new_tasks_leaves_the_selector_as_it_was() -> None:
+    selector, untouched = (ThompsonSelector(AbilityBelief(categories=["kind"])) for _ in range(2))
+    for one in (selector, untouched):
+        one.setup(FEATURES, seed=4)
+    stranger = replace(GROWN, columns={"kind": np.r_[FEATURES.columns["kind"], ["z"] * 3]})
+    with pytest.raises(ValueError, match="a label that is new in `categories`"):
+        selector.add_tasks(stranger)
+    assert selector.state_dict()["fingerprint"] == "maths-463"
+    assert run(selector, range(10)) == run(untouched, range(10))

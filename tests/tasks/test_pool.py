@@ -165,3 +165,43 @@ def test_a_content_hash_never_changes() -> None:
     chat = [{"content": "1+1=", "role": "user"}]
     assert task_id("1+1=", "2") == "f5ee968b8893e73e"
     assert task_id(chat, "2") == task_id([{"role": "user", "content": "1+1="}], "2") == "f3e69642006df089"
+
+
+# --- a pool that grows ----------------------------------------------------------------------------------------------
+
+
+def test_an_extended_pool_holds_the_own_tasks_first() -> None:
+    pool = TaskPool.from_rows(ROWS[:2], references=["small"], name="maths")
+    more = TaskPool.from_rows([ROWS[2] | {"level": 2.5, "source": "new"}], references=["small"])
+    grown = pool.extended(more)
+    assert grown.ids == ["a", "b", "c"]
+    assert [grown[k].prompt for k in range(3)] == [row["prompt"] for row in ROWS]
+    assert (grown.references, grown.name, len(pool)) == (("small",), "maths", 2)
+    assert grown[2].columns["source"] == "new"
+    assert grown[0].columns["source"] is None  # a column that one of the two lacks
+    np.testing.assert_array_equal(grown.features().column("level"), [1, 2, 2.5])
+    np.testing.assert_array_equal(grown.features().reference("small"), [0.25, NAN, NAN])
+    assert grown.fingerprint == TaskPool.from_rows(ROWS, references=["small"]).fingerprint != pool.fingerprint
+
+
+def test_tasks_without_rates_or_groups_extend_a_pool_that_has_them() -> None:
+    grown = TaskPool.from_rows(ROWS, references=["small"]).extended(
+        TaskPool.from_rows([{"id": "d", "prompt": "8/2=", "answer": "4"}])
+    )
+    np.testing.assert_array_equal(grown.features().reference("small"), [0.25, NAN, NAN, NAN])
+    assert grown.groups.tolist() == ["sums", "products", "sums", ""]
+    assert grown.features().group_names == ["sums", "products", ""]
+
+
+def test_groups_keep_their_place_when_a_pool_grows() -> None:
+    """New labels come behind, whatever their alphabetical place."""
+    pool = TaskPool.from_rows(ROWS[:2])
+    grown = pool.extended(TaskPool.from_rows([ROWS[2], ROWS[0] | {"id": "d", "group": "algebra"}]))
+    assert pool.features().group_names == ["sums", "products"]
+    assert grown.features().group_names == ["sums", "products", "algebra"]
+    assert grown.features().group_codes.tolist() == [0, 1, 0, 2]
+
+
+def test_a_task_that_is_there_already_is_refused() -> None:
+    with pytest.raises(ValueError, match="'b'"):
+        TaskPool.from_rows(ROWS).extended(TaskPool.from_rows([ROWS[1]]))
