@@ -3,10 +3,10 @@
     python tests/benchmarks/selection.py
     python tests/benchmarks/selection.py --sizes 1000000 --references continuous
 
-One selection is draw + choice of 32 tasks + update. The textbook version updates and draws for every task and sorts out
-the best with numpy, in the same process. "few tried" is a run of some hundred steps, "all tried" one that has seen every
-task. Medians over the repeats; the ratio is textbook over ours. Memory is what selector and belief hold beyond the pool's
-own columns, by tracemalloc.
+One selection is draw + choice of 32 tasks + update. The textbook version updates and draws for every task and takes the
+best with numpy, in the same process. "few tried" is a run of some steps, "all tried" one that has seen every task.
+Medians over the repeats; the ratio is textbook over ours. Memory is what selector and belief hold beyond the pool's own
+columns, by tracemalloc.
 """
 
 from __future__ import annotations
