@@ -12,7 +12,7 @@ import numpy.typing as npt
 from bots_lightning.beliefs.belief import ALL, Belief, FloatArray, State, TaskFeatures, Where
 from bots_lightning.beliefs.design import Design, design_of
 from bots_lightning.beliefs.evidence import Evidence
-from bots_lightning.beliefs.logit_beta import logit_cells, logit_grid, logit_moments, match_beta
+from bots_lightning.beliefs.logit_beta import logit_cells, logit_grid, logit_moments, match_beta_from_grid
 from bots_lightning.beliefs.reward_shape import RewardShape
 
 Moments = tuple[FloatArray, FloatArray]  # mean and variance of a logit
@@ -145,7 +145,7 @@ class AbilityBelief(Belief):
 
     def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
         """(α, β) now, of all tasks (N,) or of some; some microseconds a task."""
-        return match_beta(*self.predict(where))
+        return match_beta_from_grid(*self.predict(where))
 
     def grid(self) -> tuple[FloatArray, FloatArray]:
         """Cells of 1/16 of the logit's mean and of its log variance."""
