@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from lightning import Trainer
 
 from bots_lightning.beliefs import TaskFeatures
 from bots_lightning.cli import main
+from bots_lightning.data import TaskDataModule
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+# Options that need more than two steps, or take long.
+TOO_MUCH = ("--trainer.val_check_interval", "--model.init_args.eval_num_generations")
 
 
 def commands() -> list[str]:
-    """The lines of all shell blocks, continued lines joined, loops at their first value."""
+    """The lines of all shell blocks, continued lines joined; loops at their first value, over selectors at two."""
     blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", README, flags=re.DOTALL)
-    text = "\n".join(blocks).replace("\\\n", " ")
-    for variable, first in re.findall(r"for (\w+) in (\w+)", text):
-        text = text.replace(f"${variable}", first)
-    lines = text.splitlines()
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    for variable, values in re.findall(r"for (\w+) in ([^;]+);", "\n".join(lines)):
+        tried = values.split()[: 2 if variable == "selector" else 1]
+        copies = [[line.replace(f"${variable}", value) for value in tried] for line in lines]
+        lines = [copy for group in copies for copy in dict.fromkeys(group)]
     return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -41,16 +48,48 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
     """In the order printed: a later one may continue what an earlier one has begun."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    write_record(tmp_path / "trajectories.jsonl")
     few_steps = ["--config", str(ROOT / "tests/assets/few_steps.yaml")]
-    ran = 0
+    ran: list[str] = []
     for line in commands():
         for part in line.split("&&"):
             words = shlex.split(part)
-            if words[0] == "bots-lightning" and words[1] in ("fit", "validate", "test", "predict"):
+            if words[0] != "bots-lightning":
+                continue
+            if words[1] in ("fit", "validate", "test", "predict"):
                 last = max(i for i, word in enumerate(words) if word == "--config") + 2
-                main([*words[1:last], *few_steps, *words[last:]])
-                ran += 1
-    assert ran >= 4
+                main([*words[1:last], *few_steps, *kept(words[last:])])
+            elif "--help" not in words:
+                main([path for word in words[1:] for path in sorted(glob(word)) or [word]])
+            ran.append(words[1])
+    assert {"fit", "validate", "predict", "replay", "compare"} <= set(ran)
+
+
+def kept(words: list[str]) -> list[str]:
+    """What a run of two steps can do: not the intervals that are longer, nor many completions."""
+    options = list(zip(words[::2], words[1::2], strict=True))
+    return [word for pair in options if pair[0] not in TOO_MUCH for word in pair]
+
+
+def write_record(path: Path) -> None:
+    """A record of 20 tasks over 6 epochs."""
+    counts = np.random.default_rng(0).integers(0, 9, (20, 6)).tolist()
+    rows = [{"task_id": str(i), "prompt": "1 + 1", "answer": "2", "rollouts": 8} for i in range(20)]
+    extra = [{"reference_pass_rate": 0.5, "successes": successes} for successes in counts]
+    path.write_text("".join(json.dumps(row | more) + "\n" for row, more in zip(rows, extra, strict=True)))
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL))
+def test_every_yaml_of_the_readme_builds_what_it_says(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stacked on the quickstart, and not trained."""
+    (tmp_path / "block.yaml").write_text(block)
+    built: list[Any] = []
+    monkeypatch.setattr(Trainer, "fit", lambda self, model, datamodule=None, **_: built.append(datamodule))
+    stack = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(tmp_path / "block.yaml")]
+    main(["fit", *stack, "--runs_dir", str(tmp_path)])
+    assert isinstance(built[0], TaskDataModule)
 
 
 def test_the_selector_of_the_readme_selects_evenly_and_resumes() -> None:

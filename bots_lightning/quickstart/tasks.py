@@ -24,7 +24,7 @@ COLUMNS = {WEAK: "weak_pass_rate", STRONG: "strong_pass_rate"}
 
 
 class QuickstartTasks(TaskSource):
-    """Procedural tasks of the warm start's families, all eight levels, with measured reference pass rates.
+    """Procedural tasks of the warm start's families, all eight levels by default, with measured reference pass rates.
 
     The columns `weak_pass_rate` and `strong_pass_rate` come from rolling out two warm-start checkpoints over the train
     split; they are made on first use and cached. Held-out tasks carry none.
@@ -35,6 +35,7 @@ class QuickstartTasks(TaskSource):
         split: "train", or "heldout" for tasks that share no prompt with it.
         reference_rollouts: completions per task and reference.
         warm_start: the references' training run; the same as the policy's unless told otherwise.
+        levels: difficulties from 1 (mostly solved) to 8 (never); none takes all.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class QuickstartTasks(TaskSource):
         split: Literal["train", "heldout"] = "train",
         reference_rollouts: int = 8,
         warm_start: WarmStart | None = None,
+        levels: list[int] | None = None,
     ) -> None:
         self.warm_start = warm_start or WarmStart()
-        self.tasks = ProceduralTasks(num_tasks, seed, split, families=self.warm_start.families)
+        self.tasks = ProceduralTasks(num_tasks, seed, split, families=self.warm_start.families, levels=levels)
         self.seed = seed
         self.split = split
         self.reference_rollouts = reference_rollouts

@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit, polygamma
 
-from bots_lightning.beliefs.logit_beta import logit_cells, logit_grid, logit_moments, match_beta
+from bots_lightning.beliefs.logit_beta import (
+    logit_cells,
+    logit_grid,
+    logit_moments,
+    match_beta,
+    match_beta_from_grid,
+)
 
 
 def test_moments_of_the_uniform_are_those_of_the_logistic() -> None:
@@ -87,3 +93,10 @@ def test_the_grid_holds_its_edge_beyond_its_range() -> None:
     inside = logit_cells(np.array([12.0, -12.0, 0.0, 0.0]), np.exp([0.0, 0.0, 4.0, -6.0]))
     beyond = logit_cells(np.array([99.0, -99.0, 0.0, 0.0]), np.exp([0.0, 0.0, 9.0, -9.0]))
     np.testing.assert_array_equal(beyond, inside)
+
+
+@given(st.floats(-40, 40), st.floats(1e-3, 60))
+def test_both_starting_points_lead_to_the_same_beta(mean: float, variance: float) -> None:
+    """Also outside of the grid, where its edge is the starting point."""
+    m, v = np.array([mean]), np.array([variance])
+    np.testing.assert_allclose(match_beta_from_grid(m, v), match_beta(m, v), rtol=1e-7)

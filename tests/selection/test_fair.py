@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bots_lightning.beliefs import AbilityBelief, Evidence, TaskFeatures
+from bots_lightning.beliefs import AbilityBelief, BetaBelief, Evidence, TaskFeatures
+from bots_lightning.beliefs.logit_beta import logit_moments, match_beta
 from bots_lightning.selection import FairShareSelector, SelectionRules
 from bots_lightning.selection.informative import mixed_probability
 
@@ -216,3 +217,65 @@ def test_tasks_of_a_group_with_a_small_quota_join_at_that_groups_turn() -> None:
     assert virtual[11] == pytest.approx(virtual[5:10].min(), rel=0.5)
     assert virtual[11] > 4 * virtual[10]
     assert virtual[:5].min() <= virtual[12] <= virtual[5:10].max()
+
+
+def looking_ahead(expected_gain: float, steps: int = 0, planned: int | None = 10) -> FairShareSelector:
+    """A selector of three untried tasks that are mostly solved, half solved and hardly solved, after some steps."""
+    selector = FairShareSelector(AbilityBelief(), expected_gain=expected_gain, optimism=0.0, temperature=0.1)
+    selector.planned_selections = planned
+    selector.setup(TaskFeatures(3, {"a": np.array([0.97, 0.5, 0.03])}))
+    selector.steps = steps
+    selector._look_ahead()
+    return selector
+
+
+def test_the_weight_is_raised_by_what_is_lost_by_waiting() -> None:
+    """2 w(m) − w(m + d) of every task, w worked out from its Beta with and without d added to the logit's mean."""
+    selector = looking_ahead(0.75)
+    mean, variance = selector.belief.predict()  # type: ignore[attr-defined]
+    now, later = (mixed_probability(*match_beta(m, variance), 8)[0] / 0.1 for m in (mean, mean + 0.75))
+    keys = selector._keys(slice(0, 3))
+    np.testing.assert_allclose(np.log(selector.turns) - keys, 2 * now - later, atol=0.35)  # cells round U by 0.01
+
+
+def test_tasks_that_will_soon_be_solved_gain_and_tasks_not_yet_solved_wait() -> None:
+    ahead, here = looking_ahead(0.75), looking_ahead(0.0)
+    raised = (np.log(ahead.turns) - ahead._keys(slice(0, 3))) - (np.log(here.turns) - here._keys(slice(0, 3)))
+    assert raised[0] > 0.3
+    assert abs(raised[1]) < abs(raised[0])
+    assert raised[2] < -0.3
+
+
+def test_the_gain_that_is_left_falls_to_nothing_over_the_planned_run() -> None:
+    assert [looking_ahead(0.8, steps).gain_left for steps in (0, 5, 10, 99)] == pytest.approx([0.8, 0.4, 0.0, 0.0])
+    assert looking_ahead(0.8, planned=None).gain_left == 0.0
+
+
+def test_the_weights_follow_the_gain_while_the_run_goes_on() -> None:
+    selector = looking_ahead(0.75)
+    start = selector._table.copy()
+    for step in range(10):
+        selector.observe(outcome(selector.select(1), step))
+    selector.select(1)
+    end = looking_ahead(0.0)
+    np.testing.assert_array_equal(selector._table, end._table)
+    assert (start != end._table).any()
+
+
+def test_beliefs_with_other_cells_are_weighed_alike() -> None:
+    """The Beta of a BOTS task and the same Beta as an ability task's have the same weight, but for rounding."""
+    selector = FairShareSelector(BetaBelief(implicit_weight=0.0), expected_gain=0.5, temperature=0.1, optimism=0.5)
+    selector.planned_selections = 10
+    selector.setup(TaskFeatures(4), seed=1)
+    selector.observe(Evidence(np.arange(4), np.array([0.0, 1.0, 4.0, 8.0]), np.full(4, 8.0)))
+    alpha, beta = selector.belief.concentrations()  # type: ignore[misc]
+    mean, variance = logit_moments(alpha, beta)
+    (now, spread), (later, later_spread) = (mixed_probability(*match_beta(m, variance), 8) for m in (mean, mean + 0.5))
+    expected = (2 * (now + 0.5 * spread) - (later + 0.5 * later_spread)) / 0.1
+    np.testing.assert_allclose(np.log(selector.turns) - selector._keys(slice(0, 4)), expected, atol=0.5)
+
+
+@pytest.mark.parametrize("gain", [-0.1, NAN, float("inf")])
+def test_an_impossible_gain_is_refused(gain: float) -> None:
+    with pytest.raises(ValueError, match=r"expected_gain=.*; expected a finite number >= 0"):
+        FairShareSelector(AbilityBelief(), expected_gain=gain)
