@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 from lightning import LightningDataModule
@@ -99,8 +99,9 @@ class TaskDataModule(LightningDataModule):
         self.eval_pools: dict[str, TaskPool] = {}
         self.selection_counts = np.zeros(0, dtype=np.int64)
         self.awaiting_evidence = False
-        self.forecast: Forecast | None = None  # of the last step's tasks, before their evidence was observed
-        self._added: list[str] = []  # JSON of the tasks of each `add_tasks`
+        self.forecasts: list[Forecast] = []  # of the iteration's batches, before their evidence was observed
+        self._added: list[npt.NDArray[np.uint8]] = []  # the tasks of each `add_tasks`, as Arrow streams
+        self._epoch_tasks = 0  # tasks that an epoch's length is reckoned by
         self.select_seconds = 0.0
         self.observe_seconds = 0.0
 
@@ -115,7 +116,7 @@ class TaskDataModule(LightningDataModule):
         self.selector.check_batch_size(self.batch_size)
         self.eval_pools = {name: source.load() for name, source in self.evaluation.items()}
         self.selection_counts = np.zeros(len(pool), dtype=np.int64)
-        self.pool = pool
+        self.pool, self._epoch_tasks = pool, len(pool)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """A batch holds text only; it stays where it is."""
@@ -151,33 +152,35 @@ class TaskDataModule(LightningDataModule):
             parts: list[Any] = [None] * _world_size()
             dist.all_gather_object(parts, evidence)
             evidence = Evidence.concatenate(parts)
-        self.forecast = self._forecast(evidence.merged())
+        self._forecast(evidence.merged())
         start = time.perf_counter()
         self.selector.observe(evidence)
         self.awaiting_evidence = False
         self.observe_seconds = time.perf_counter() - start
 
-    def _forecast(self, evidence: Evidence) -> Forecast | None:
+    def _forecast(self, evidence: Evidence) -> None:
         believed = self.selector.forecast(evidence.indices) if len(evidence) else None
-        return None if believed is None else Forecast(evidence, *believed, self.selector.dispersion(evidence.indices))
+        if believed is not None:
+            self.forecasts.append(Forecast(evidence, *believed, self.selector.dispersion(evidence.indices)))
 
     def add_tasks(self, more: TaskPool) -> None:
         """Appends tasks while the run goes on, between two steps; the belief starts them from what their group shows.
 
-        Checkpoints hold them, so that a resumed run has them too. Call it with the same tasks on every rank.
+        Checkpoints hold them, so that a resumed run has them too. An epoch stays as long as it was. Call it with the
+        same tasks on every rank; their prompts must fit the policy's `max_prompt_length`.
 
         Raises:
             RuntimeError: a batch has been selected and its evidence is still awaited.
-            ValueError: an id is there already, or the new tasks lack a reference column.
+            ValueError: an id is there already, or the selector cannot take the tasks in; nothing has changed then.
         """
         if self.awaiting_evidence:
             raise RuntimeError("tasks were added between select and observe. Add them between two training steps.")
-        pool = self.require_pool().extended(more)
+        stream, pool = _stream_of(more.table), self.require_pool().extended(more)
         self.selector.add_tasks(pool.features())
         self.pool = pool
         new = np.zeros(len(more), dtype=np.int64)
         self.selection_counts = np.concatenate([self.selection_counts, new])
-        self._added.append(json.dumps(more.table.to_pylist()))
+        self._added.append(stream)
 
     # --- loaders ------------------------------------------------------------------------------------------------
 
@@ -188,15 +191,9 @@ class TaskDataModule(LightningDataModule):
                 f"batch_size={self.batch_size} tasks do not divide evenly over {_world_size()} ranks; "
                 f"choose a multiple of {_world_size()}."
             )
-        pool = self.require_pool()
-        steps = self.steps_per_epoch or -(-len(pool) // self.batch_size)
-        self.selector.planned_selections = self._planned(steps)
-        return self._loader(pool, _SelectedBatches(self, steps))
-
-    def _planned(self, steps: int) -> int | None:
-        """Selections of the whole run, if the trainer knows when it ends."""
-        epochs = None if self.trainer is None else self.trainer.max_epochs
-        return steps * epochs if epochs is not None and epochs > 0 else None
+        self.require_pool()
+        steps = self.steps_per_epoch or -(-self._epoch_tasks // self.batch_size)
+        return self._loader(self.require_pool, _SelectedBatches(self, steps))
 
     def val_dataloader(self) -> list[DataLoader[tuple[int, Task]]]:
         """One loader for each held-out pool, in the order of `evaluation`."""
@@ -213,10 +210,12 @@ class TaskDataModule(LightningDataModule):
     def _sequential_loader(self, pool: TaskPool) -> DataLoader[tuple[int, Task]]:
         mine = range(_rank(), len(pool), _world_size())
         batches = [list(mine[i : i + self.eval_batch_size]) for i in range(0, len(mine), self.eval_batch_size)]
-        return self._loader(pool, _FixedBatches(batches))
+        return self._loader(lambda: pool, _FixedBatches(batches))
 
     @staticmethod
-    def _loader(pool: TaskPool, batches: _SelectedBatches | _FixedBatches) -> DataLoader[tuple[int, Task]]:
+    def _loader(
+        pool: Callable[[], TaskPool], batches: _SelectedBatches | _FixedBatches
+    ) -> DataLoader[tuple[int, Task]]:
         return DataLoader(_IndexedPool(pool), batch_sampler=batches, collate_fn=_collate, num_workers=0)
 
     def require_pool(self) -> TaskPool:
@@ -236,7 +235,7 @@ class TaskDataModule(LightningDataModule):
         state = {
             "selector": self.selector.state_dict(),
             "selection_counts": self.selection_counts,
-            "added_tasks": list(self._added),
+            "added_tasks": {str(at): stream for at, stream in enumerate(self._added)},
         }
         return _arrays_to_tensors(state)
 
@@ -245,8 +244,8 @@ class TaskDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
         state = _tensors_to_arrays(state_dict)
-        for rows in state["added_tasks"][len(self._added) :]:
-            self.add_tasks(TaskPool.from_rows(json.loads(rows)))
+        for stream in list(state["added_tasks"].values())[len(self._added) :]:
+            self.add_tasks(TaskPool(pa.ipc.open_stream(stream.tobytes()).read_all()))
         self.selector.load_state_dict(state["selector"])
         self.selection_counts = state["selection_counts"].copy()
         self.awaiting_evidence = False
@@ -264,6 +263,7 @@ class _SelectedBatches:
     def __iter__(self) -> Iterator[list[int]]:
         self.datamodule.awaiting_evidence = False  # of a run that was interrupted
         for _ in range(self.steps):
+            self.datamodule.forecasts.clear()
             yield self.datamodule.select()[_rank() :: _world_size()]
 
 
@@ -281,16 +281,16 @@ class _FixedBatches:
 
 
 class _IndexedPool(Dataset[tuple[int, Task]]):
-    """Hands out a task together with its position."""
+    """Hands out a task together with its position, from the pool as it is at that moment."""
 
-    def __init__(self, pool: TaskPool) -> None:
+    def __init__(self, pool: Callable[[], TaskPool]) -> None:
         self.pool = pool
 
     def __len__(self) -> int:
-        return len(self.pool)
+        return len(self.pool())
 
     def __getitem__(self, index: int) -> tuple[int, Task]:
-        return index, self.pool[index]
+        return index, self.pool()[index]
 
 
 def _collate(rows: Sequence[tuple[int, Task]]) -> TaskBatch:
@@ -303,6 +303,14 @@ def _world_size() -> int:
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def _stream_of(table: pa.Table) -> npt.NDArray[np.uint8]:
+    """The table as bytes, types included."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return np.frombuffer(sink.getvalue(), dtype=np.uint8).copy()
 
 
 def _arrays_to_tensors(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 
@@ -40,15 +41,16 @@ class BeliefQuality(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds the forecasts of one step."""
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        forecast: Forecast | None = datamodule.forecast
-        if forecast is None:
+        """Adds the forecasts of one step, of all its batches under dynamic sampling."""
+        forecasts: list[Forecast] = trainer.datamodule.forecasts  # type: ignore[attr-defined]
+        if not forecasts:
             return
-        scores = self._scores(forecast)
+        sizes = [len(forecast.evidence) for forecast in forecasts]
+        rounds = [self._scores(forecast) for forecast in forecasts]
+        scores = {name: float(np.average([each[name] for each in rounds], weights=sizes)) for name in SCORES}
         for name in SCORES:
-            self.totals[name] += scores[name] * len(forecast.evidence)
-        self.forecasts += len(forecast.evidence)
+            self.totals[name] += scores[name] * sum(sizes)
+        self.forecasts += sum(sizes)
         scores["rmse"] = scores.pop("squared_error") ** 0.5
         pl_module.log_dict({f"belief/{name}": value for name, value in scores.items()}, batch_size=1)
 

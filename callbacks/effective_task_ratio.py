@@ -47,7 +47,7 @@ class EffectiveTaskRatio(Callback):
             "selection/effective_task_ratio": ratio,
             "frac_reward_zero_std": 1 - ratio,
             "selection/solved_all": (~mixed & full).float().mean(),
-            "selection/solved_none": (~mixed & ~full).float().mean(),
+            "selection/solved_none": (~mixed & ~full & ~rewards.isnan().all(dim=1)).float().mean(),
         }
         pl_module.log_dict(shares, batch_size=len(rewards), sync_dist=trainer.world_size > 1)
         counts = trainer.datamodule.selection_counts  # type: ignore[attr-defined]

@@ -7,10 +7,12 @@ from __future__ import annotations
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -344,7 +346,7 @@ def test_added_tasks_are_served_and_counted(selector: Any) -> None:
         assert [task.id for task in batch.tasks] == [f"t{i}" for i in batch.indices]
         data.observe(outcome(batch.indices))
     run(data, range(5, 40))
-    assert data.selection_counts.sum() == 4 * (5 + 4 + 35)
+    assert data.selection_counts.sum() == 4 * (5 + 3 + 35)  # an epoch is still that of ten tasks
     assert data.selection_counts[10:].min() > 0
 
 
@@ -390,16 +392,16 @@ def test_added_tasks_survive_a_resume_into_a_fresh_data_module(selector: Any, ra
 def test_the_forecast_is_what_was_believed_before_the_evidence() -> None:
     """Task 3, listed twice, comes before task 7 and as one row; Beta(1, 1), then λ = 0 adds the counts."""
     data = datamodule(ThompsonSelector(BetaBelief(forgetting=0.0)))
-    assert data.forecast is None
+    assert data.forecasts == []
     rows = Evidence(np.array([7, 3, 3]), np.array([8.0, 1.0, 2.0]), np.array([8.0, 4.0, 4.0]))
     for alpha, beta in (([1, 1], [1, 1]), ([1 + 3, 1 + 8], [1 + 5, 1])):
         data.select()
         data.observe(rows)
-        assert data.forecast is not None
-        assert data.forecast.evidence.indices.tolist() == [3, 7]
-        assert data.forecast.evidence.successes.tolist() == [3, 8]
-        assert (data.forecast.alpha.tolist(), data.forecast.beta.tolist()) == (alpha, beta)
-        assert data.forecast.dispersion.tolist() == [1, 1]
+        forecast = data.forecasts[-1]
+        assert forecast.evidence.indices.tolist() == [3, 7]
+        assert forecast.evidence.successes.tolist() == [3, 8]
+        assert (forecast.alpha.tolist(), forecast.beta.tolist()) == (alpha, beta)
+        assert forecast.dispersion.tolist() == [1, 1]
 
 
 def test_the_forecast_of_partial_rewards_has_the_dispersion_before_the_evidence() -> None:
@@ -408,16 +410,53 @@ def test_the_forecast_of_partial_rewards_has_the_dispersion_before_the_evidence(
     for dispersion in (1.0, (9 / 8) / (21 / 16)):
         data.select()
         data.observe(Evidence.from_rewards(np.array([2]), np.array([[0.25, 0.75]])))
-        assert data.forecast is not None
-        assert data.forecast.dispersion[0] == pytest.approx(dispersion)
+        assert data.forecasts[-1].dispersion[0] == pytest.approx(dispersion)
 
 
 def test_there_is_no_forecast_without_a_belief_or_without_rollouts() -> None:
     data = datamodule(UniformSelector())
     data.observe(outcome(data.select()))
-    assert data.forecast is None
+    assert data.forecasts == []
     data = datamodule()
-    data.observe(outcome(data.select()))
     data.select()
     data.observe(Evidence(np.array([0]), np.zeros(1), np.zeros(1)))
-    assert data.forecast is None
+    assert data.forecasts == []
+
+
+def test_forecasts_are_those_of_one_iteration() -> None:
+    """Further batches of an iteration, as of dynamic sampling, add theirs; the loader's next batch clears them."""
+    data = datamodule()
+    for batch in data.train_dataloader():
+        data.observe(outcome(batch.indices))
+        data.observe(outcome(data.select()))
+        assert len(data.forecasts) == 2
+
+
+def test_tasks_added_while_a_loader_is_iterated_are_served_by_it() -> None:
+    data, seen = datamodule(UniformSelector(), seed=3, steps_per_epoch=12), set[str]()
+    for step, batch in enumerate(data.train_dataloader()):
+        data.observe(outcome(batch.indices))
+        seen |= {task.id for task in batch.tasks}
+        if step == 1:
+            data.add_tasks(more_tasks())
+    assert seen == {f"t{i}" for i in range(14)}
+
+
+def test_an_epoch_stays_as_long_as_it_was_when_tasks_are_added(tmp_path: Path) -> None:
+    """Also in a resumed run, whose learning rate would otherwise be another."""
+    data, resumed = datamodule(), datamodule()
+    steps = len(data.train_dataloader())
+    data.add_tasks(more_tasks(count=40))
+    resumed.load_state_dict(data.state_dict())
+    assert len(data.train_dataloader()) == len(resumed.train_dataloader()) == steps
+
+
+def test_added_columns_keep_their_types_over_a_resume() -> None:
+    """Dates and dictionaries too, which JSON would lose."""
+    data, resumed = datamodule(), datamodule()
+    table = more_tasks().table.append_column("day", pa.array([date(2026, 1, 1)] * 4))
+    table = table.append_column("kind", pa.array(["a", "b", "a", "b"]).dictionary_encode())
+    data.add_tasks(TaskPool(table, ["weak", "strong"]))
+    resumed.load_state_dict(data.state_dict())
+    assert resumed.require_pool().table.schema == data.require_pool().table.schema
+    assert resumed.require_pool()[12].columns["day"] == date(2026, 1, 1)

@@ -103,6 +103,10 @@ class OnlineModule(PolicyModule):
     def on_fit_start(self) -> None:
         """Refuses what would fail or go wrong silently hours later."""
         check_trainer(self.trainer)
+        optimizer_steps = total_optimizer_steps(self.trainer, self.optimizer_steps_per_iteration)
+        self._datamodule.selector.planned_selections = (
+            None if optimizer_steps is None else optimizer_steps // self.optimizer_steps_per_iteration
+        )
         for pool in (self._datamodule.require_pool(), *self._datamodule.eval_pools.values()):
             self._check_prompts(pool)
 

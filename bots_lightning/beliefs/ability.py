@@ -300,7 +300,8 @@ class AbilityBelief(Belief):
             if state[name].shape != getattr(self, name).shape:
                 raise ValueError(
                     f"the saved belief's {name!r} has shape {tuple(state[name].shape)}, this one's "
-                    f"{getattr(self, name).shape}. Resume with the pool and `references` of the checkpoint's config."
+                    f"{getattr(self, name).shape}. Resume with the pool, `references`, `features` and `categories` of "
+                    "the checkpoint's config."
                 )
         for name in self._ARRAYS:
             setattr(self, name, np.array(state[name], dtype=getattr(self, name).dtype))

@@ -41,6 +41,10 @@ class TaskFeatures:
     columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if len(self.groups) not in (0, self.num_tasks):
+            raise ValueError(
+                f"groups has {len(self.groups)} labels; expected {self.num_tasks}, one per task, or none at all."
+            )
         for name, rates in self.references.items():
             if rates.shape != (self.num_tasks,):
                 raise ValueError(f"reference {name!r} has shape {rates.shape}; expected ({self.num_tasks},).")

@@ -15,6 +15,7 @@ from bots_lightning.beliefs.belief import FloatArray, TaskFeatures
 from bots_lightning.beliefs.profiles import Profiles, coarse_profiles
 
 MOST_PROFILES = 65_536
+MOST_LABELS = 512
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,17 @@ def _filled(values: FloatArray, known: npt.NDArray[np.bool_], sizes: npt.NDArray
 
 
 def category_columns(labels: npt.NDArray[Any]) -> FloatArray:
-    """A column of x for each label: 1 for its tasks, 0 for the others; (P, labels)."""
+    """A column of x for each label: 1 for its tasks, 0 for the others; (P, labels).
+
+    Raises:
+        ValueError: there are more labels than a regression can learn.
+    """
     values, codes = np.unique(labels, return_inverse=True)
+    if len(values) > MOST_LABELS:
+        raise ValueError(
+            f"a column of `categories` has {len(values)} labels ({values[0]!r}, {values[1]!r}, …); expected at most "
+            f"{MOST_LABELS}. Name columns such as a level or a family; numbers belong in `features`."
+        )
     return np.eye(len(values))[codes]
 
 

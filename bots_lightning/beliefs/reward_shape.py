@@ -56,7 +56,7 @@ class RewardShape:
 
     @property
     def extreme_share(self) -> Floats:
-        """E of each group, (K,)."""
+        """Share e of rewards at either end of the range, of each group, (K,)."""
         return self.extreme / self.rewards
 
     def as_coin_flips(self, evidence: Evidence, groups: npt.NDArray[np.int64]) -> Evidence:

@@ -56,10 +56,14 @@ class BayesianSelector(TaskSelector):
         self._due -= sizes
         for slot, size in enumerate(sizes.tolist()):
             batch = self._extended(batch, size, self._recent, slot)
-        resting = self._recent
-        while len(batch) < batch_size:  # a group, or the pool, has too few tasks that may be chosen
-            batch = self._extended(batch, batch_size - len(batch), resting, None)
-            resting = resting[1:]
+        for rested in range(len(self._recent) + 1):  # a group, or the pool, may have too few tasks that may be chosen
+            batch = self._extended(batch, batch_size - len(batch), self._recent[rested:], None)
+        if len(batch) < batch_size:
+            raise RuntimeError(
+                f"{type(self).__name__} chose {len(batch)} of {batch_size} tasks, though {self.num_tasks - len(batch)} "
+                f"are left: what {type(self.belief).__name__} says of them is not finite. Check its `mean`, `sample` "
+                "and `concentrations`."
+            )
         self._recent = [*self._recent, batch][-self.rules.cooldown :] if self.rules.cooldown else []
         self.steps += 1
         return batch

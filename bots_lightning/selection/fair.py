@@ -10,15 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bots_lightning.beliefs import Belief, Evidence, TaskFeatures
-from bots_lightning.beliefs.belief import FloatArray
 from bots_lightning.beliefs.logit_beta import PER_UNIT, logit_cells, logit_grid, logit_moments
 from bots_lightning.selection.bayesian import BayesianSelector
 from bots_lightning.selection.chunks import Eligible, Indices, smallest_of_pool
 from bots_lightning.selection.informative import mixed_probability
 from bots_lightning.selection.rules import SelectionRules
 
-# The weights are tabulated anew when a group's share of extreme rewards has moved by more than this.
-_MOVED = 1 / 64
+# A group's share of extreme rewards is taken to one in so many.
+EXTREME_STEPS = 64
 
 
 class FairShareSelector(BayesianSelector):
@@ -85,22 +84,22 @@ class FairShareSelector(BayesianSelector):
         self._logit_cells = logit_cells(*logit_moments(*grid)).ravel()  # (C,) where the belief's cells lie
         self.turns = self._first_turns(self.num_tasks)
         self._group_size = self.num_generations
-        self._tabulate(self._extreme_shares())
+        self._tabulate()
 
     def _first_turns(self, count: int) -> npt.NDArray[np.float32]:
         return np.float32(self.first_turn) * (1 - self.rng.random(count, dtype=np.float32))
 
-    def _extreme_shares(self) -> FloatArray:
-        """Share e of extreme rewards of each group, (K,), or 1 for all."""
+    def _extreme_rows(self) -> npt.NDArray[np.int64]:
+        """Share e of extreme rewards of each group in steps of 1/64, (K,); a single one if nothing is known of them."""
         shape = self.belief.reward_shape
-        return np.ones(1) if shape is None else shape.extreme_share
+        return np.rint((np.ones(1) if shape is None else shape.extreme_share) * EXTREME_STEPS).astype(np.int64)
 
-    def _tabulate(self, extreme_shares: FloatArray) -> None:
-        """W = (E[U] + κ sd[U])/τ over logits: (1, rows, columns), or one a group where not all rewards are 0 or 1."""
-        self._extreme = extreme_shares
-        rows = np.ones(1) if (self._extreme == 1).all() else self._extreme
+    def _tabulate(self) -> None:
+        """W = (E[U] + κ sd[U])/τ over logits, (L, rows, columns) for the L different e; which of them a group has."""
+        self._extreme = self._extreme_rows()
+        steps, self._table_of_group = np.unique(self._extreme, return_inverse=True)
         tables = []
-        for extreme_share in rows.tolist():
+        for extreme_share in (steps / EXTREME_STEPS).tolist():
             mean, deviation = mixed_probability(*logit_grid(), self._group_size, extreme_share)
             tables.append((mean + self.optimism * deviation) / self.temperature)
         self._log_weights = np.stack(tables)
@@ -114,7 +113,7 @@ class FairShareSelector(BayesianSelector):
         return self.expected_gain * max(0.0, 1 - self.steps / self.planned_selections)
 
     def _look_ahead(self) -> None:
-        """Log weights at the present d, by the belief's cells: (C,) single precision, groups one behind the other."""
+        """Log weights at the present d, by the belief's cells: (L·C,) single precision, one e behind the other."""
         self._ahead, rows = round(self.gain_left * PER_UNIT), self._log_weights.shape[1]
         later = self._log_weights[:, np.minimum(np.arange(rows) + self._ahead, rows - 1)]
         raised = (2 * self._log_weights - later).astype(np.float32)
@@ -125,7 +124,7 @@ class FairShareSelector(BayesianSelector):
         """log(turns/weight) of a chunk, (n,)."""
         cells = self.belief.cells(where)
         if self._cells_each:
-            cells = cells + self.group_codes[where].astype(np.int32) * self._cells_each
+            cells = cells + (self._table_of_group * self._cells_each)[self.group_codes[where]]
         keys = np.log(self.turns[where])
         keys -= self._table[cells]
         return keys
@@ -138,36 +137,42 @@ class FairShareSelector(BayesianSelector):
         self.turns[due] += 1
         return due
 
+    def _review(self, batch_size: int) -> Indices:
+        """A review is a turn too."""
+        reviewed = super()._review(batch_size)
+        self.turns[reviewed] += 1
+        return reviewed
+
     def observe(self, evidence: Evidence) -> None:
         """Updates the belief, and the weights if the step had another group size or other rewards."""
         super().observe(evidence)
-        rollouts, extreme = int(evidence.counts.max(initial=0)), self._extreme_shares()
-        moved = np.abs(extreme - self._extreme).max() > _MOVED
-        if moved or (rollouts >= 2 and rollouts != self._group_size):
-            self._group_size = rollouts if rollouts >= 2 else self._group_size
-            self._tabulate(extreme)
+        rollouts = int(evidence.counts.max(initial=0))
+        resized = rollouts >= 2 and rollouts != self._group_size
+        if resized:
+            self._group_size = rollouts
+        if resized or not np.array_equal(self._extreme_rows(), self._extreme):
+            self._tabulate()
 
     def add_tasks(self, features: TaskFeatures) -> None:
         """The new tasks start at a random point of their group's present turn, with no turns to catch up on."""
         old = self.num_tasks
         super().add_tasks(features)
-        self._tabulate(self._extreme_shares())
-        now = np.full(len(features.group_names), np.inf)  # turns/weight of each group's most due task
-        np.minimum.at(now, self.group_codes[:old], np.exp(self._keys(slice(0, old))))
+        self._tabulate()
+        now = np.full(len(features.group_names), np.inf)  # log(turns/weight) of each group's most due task
+        np.minimum.at(now, self.group_codes[:old], self._keys(slice(0, old)))
         now[np.isinf(now)] = now.min()
         self.turns = np.concatenate([self.turns, np.ones(self.num_tasks - old, dtype=np.float32)])
         new = slice(old, self.num_tasks)
-        weights = np.exp(-self._keys(new))  # the key of one turn
-        self.turns[new] = now[self.group_codes[new]] * weights + self._first_turns(self.num_tasks - old)
+        begun = np.exp(now[self.group_codes[new]] - self._keys(new))  # the key is that of one turn
+        self.turns[new] = begun + self._first_turns(self.num_tasks - old)
 
     def state_dict(self) -> dict[str, Any]:
-        """Adds the turns, and what the weights were tabulated for."""
-        own = {"turns": self.turns.copy(), "group_size": self._group_size, "extreme_share": self._extreme.copy()}
-        return super().state_dict() | own
+        """Adds the turns and the group size."""
+        return super().state_dict() | {"turns": self.turns.copy(), "group_size": self._group_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores generator, rules, belief and turns."""
         super().load_state_dict(state)
         self.turns = np.array(state["turns"], dtype=np.float32)
         self._group_size = int(state["group_size"])
-        self._tabulate(np.array(state["extreme_share"], dtype=np.float64))
+        self._tabulate()

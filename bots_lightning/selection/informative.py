@@ -35,10 +35,10 @@ def mixed_probability(
         extreme_share: e, share of rewards at either end of the range.
     """
     g, total = rollouts, alpha + beta
-    top, bottom, e = alpha * extreme_share, beta * extreme_share, extreme_share
+    top, bottom = alpha * extreme_share, beta * extreme_share
     solved, failed = beta_moment(top, total - top, g, 0), beta_moment(bottom, total - bottom, g, 0)
     squares = beta_moment(top, total - top, 2 * g, 0) + beta_moment(bottom, total - bottom, 2 * g, 0)
-    both = _dirichlet_moment(top, bottom, total, g) if e < 1 else beta_moment(alpha, beta, g, g)
+    both = _dirichlet_moment(top, bottom, total, g)
     variance = squares + 2 * both - (solved + failed) ** 2
     return 1 - solved - failed, np.sqrt(np.maximum(variance, 0))
 

@@ -25,7 +25,7 @@ class ProportionalSelector(BayesianSelector):
     U_G(p) = 1 − p^G − (1−p)^G is nearly flat between p = 0.1 and 0.9, so that this spreads over all tasks that probably
     teach something, where the nearest to 0.5 are few. In pools of more than 16,384 tasks, random tasks are proposed and
     kept with probability (U_G(p̂)/max U_G)^power until there are B: the same law but for tasks proposed twice, which
-    draw anew. It costs B over the mean of that probability, whatever N is.
+    draw anew. It costs B over the mean of that probability, whatever N is, up to a draw for every task of the slot.
 
     Args:
         belief: what is known of each task.
@@ -65,16 +65,20 @@ class ProportionalSelector(BayesianSelector):
         return chosen[np.isfinite(keys[chosen])]
 
     def _choose_of_many(self, size: int, eligible: Eligible) -> Indices:
-        """By rejection; what N proposals have not found is taken from the eligible ones at random."""
+        """By rejection; what as many proposals as there are tasks have not found is taken from them at random."""
+        groups = eligible.groups
+        tasks = None if groups is None else np.flatnonzero(groups[eligible.group_codes])  # None: all of the pool
+        count = self.num_tasks if tasks is None else len(tasks)
         chosen = np.empty(0, dtype=np.int64)
-        for _ in range(-(-self.num_tasks // PROPOSALS)):
-            proposed = self.rng.integers(self.num_tasks, size=PROPOSALS)
+        for _ in range(-(-count // PROPOSALS)):
+            proposed = self.rng.integers(count, size=PROPOSALS)
+            proposed = proposed if tasks is None else tasks[proposed]
             draws = self.rng.beta(*self._concentrations(proposed))
             kept = proposed[np.log(self.rng.random(PROPOSALS)) < self._log_weights(draws)]
             chosen = _first_of_each(np.concatenate([chosen, kept[eligible.of(kept)]]))
             if len(chosen) >= size:
                 return chosen[:size]
-        rest = self.rng.permutation(self.num_tasks)
+        rest = self.rng.permutation(self.num_tasks if tasks is None else tasks)
         return _first_of_each(np.concatenate([chosen, rest[eligible.of(rest)]]))[:size]
 
     def observe(self, evidence: Evidence) -> None:

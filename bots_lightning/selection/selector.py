@@ -23,7 +23,8 @@ class TaskSelector(ABC):
     implement `select` and whatever of the rest has something to do, and call `super()` in those.
     """
 
-    # How many selections the run is going to make, for selectors that plan ahead; whoever runs it sets it if known.
+    # How many selections the run is going to make, for selectors that plan ahead; whoever runs it sets it if known. In
+    # training these are its iterations; dynamic sampling makes more selections, so that their plan is then over early.
     planned_selections: int | None = None
 
     def setup(self, features: TaskFeatures, seed: int = 0) -> None:

@@ -120,3 +120,8 @@ def test_a_state_of_another_grid_is_refused() -> None:
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdaptiveBetaBelief(**options)
+
+
+def test_before_any_evidence_the_middle_of_the_grid_speaks() -> None:
+    belief = belief_of()
+    assert (belief.active.forgetting, belief.active.implicit_weight) == (0.1, 0.1)

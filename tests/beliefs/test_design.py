@@ -200,3 +200,11 @@ def test_tasks_whose_columns_do_not_fit_are_refused_and_change_nothing() -> None
     for one in (belief, untouched):
         one.observe(Evidence(np.array([1]), np.array([7.0]), np.array([8.0])))
     np.testing.assert_array_equal(belief.mean(), untouched.mean())
+
+
+def test_a_column_of_names_is_no_category() -> None:
+    """One label per task would be a regressor per task: gigabytes, and nothing learned."""
+    with pytest.raises(
+        ValueError, match=r"`categories` has 600 labels \(.*\); expected at most 512\. Name columns such"
+    ):
+        category_columns(np.array([f"task-{i}" for i in range(600)]))

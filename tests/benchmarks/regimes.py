@@ -58,13 +58,18 @@ def fit(runs: Path, regime: str, selector: str, seed: int) -> None:
     overlay = ["--config", f"configs/selectors/{selector}.yaml", "--name", name, "--runs_dir", str(folder.parent)]
     command = [sys.executable, "-m", "bots_lightning", "fit", *COMMON, *overlay, "--seed_everything", str(seed)]
     with folder.with_suffix(".log").open("w") as log:
-        subprocess.run([*command, *REGIMES[regime]], stdout=log, stderr=log, check=True, env=os.environ)
+        done = subprocess.run([*command, *REGIMES[regime]], stdout=log, stderr=log, env=os.environ, check=False)
+    if done.returncode:
+        raise RuntimeError(
+            f"{regime}: {name} failed with exit code {done.returncode}; see {folder.with_suffix('.log')}."
+        )
     print(f"{regime}: {name} done", flush=True)
 
 
 def lines(runs: Path, regime: str, selectors: Sequence[str], seeds: Sequence[int]) -> list[str]:
     """The regime's rows of the table."""
-    result = compare_runs([str(runs / regime / f"{selector}-{seed}") for selector in selectors for seed in seeds])
+    folders = [str(runs / regime / f"{selector}-{seed}") for selector in selectors for seed in seeds]
+    result = compare_runs(folders, baseline="uniform")
     rows = []
     for selector in selectors:
         method = result["methods"][selector]

@@ -36,7 +36,11 @@ def forecast_of(
 
 
 def step(callback: BeliefQuality, forecast: Forecast | None, module: Module | None = None) -> None:
-    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(forecast=forecast))
+    steps_of(callback, [] if forecast is None else [forecast], module)
+
+
+def steps_of(callback: BeliefQuality, forecasts: list[Forecast], module: Module | None = None) -> None:
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(forecasts=forecasts))
     callback.on_train_batch_end(trainer, module or Module(), {}, None, 0)  # type: ignore[arg-type]
 
 
@@ -80,6 +84,14 @@ def test_rewards_that_vary_less_than_coin_flips_count_as_more_of_them() -> None:
     assert means is not None
     assert means["log_predictive"] == pytest.approx(stats.betabinom.logpmf(24, 32, 3, 2))
     assert means["rmse"] == pytest.approx(0.75 - 0.6)
+
+
+def test_all_batches_of_an_iteration_count_by_their_tasks() -> None:
+    callback, module = BeliefQuality(), Module()
+    small, large = forecast_of([4.0], [4.0], [1.0], [1.0]), forecast_of([2.0] * 3, [4.0] * 3, [1.0] * 3, [1.0] * 3)
+    steps_of(callback, [small, large], module)
+    assert module.logged[0]["belief/rmse"] == pytest.approx(np.sqrt((0.25 + 3 * 0.0) / 4))
+    assert callback.forecasts == 4
 
 
 def test_a_selector_without_a_belief_logs_nothing() -> None:

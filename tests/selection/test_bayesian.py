@@ -213,3 +213,31 @@ def test_tasks_that_have_never_been_solved_are_deferred_and_return(
         chooses.observe(Evidence(batch, rng.binomial(8, rates[batch]).astype(np.float64), np.full(4, 8.0)))
     assert counts[:2].min() >= 4
     assert counts[:2].max() < 0.5 * counts[2:].min()
+
+
+def test_what_is_due_to_a_group_survives_added_tasks(new_selector: Callable[..., BayesianSelector]) -> None:
+    """A tenth of batches of 4, with a task added after each of 30 steps: 12 tasks of the group."""
+    groups = ["a"] * 20 + ["b"] * 20
+    selector = new_selector(TaskFeatures(40, groups=np.array(groups)), seed=1, group_quotas={"a": 0.1})
+    chosen = 0
+    for step in range(30):
+        batch = selector.select(4)
+        chosen += sum(groups[task] == "a" for task in batch.tolist())
+        observe(selector, batch, step)
+        groups = [*groups, "b"]
+        selector.add_tasks(TaskFeatures(len(groups), groups=np.array(groups)))
+    assert chosen == 12
+
+
+class Broken(BetaBelief):
+    """Draws that are no numbers."""
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        return np.full(len(self.successes), np.nan)
+
+
+def test_a_belief_that_is_not_finite_is_named_and_the_run_does_not_hang() -> None:
+    selector = ThompsonSelector(Broken())
+    selector.setup(pool_of(9))
+    with pytest.raises(RuntimeError, match=r"chose 0 of 4 tasks, though 9 are left: what Broken says .* not finite"):
+        selector.select(4)
