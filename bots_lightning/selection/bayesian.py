@@ -121,7 +121,9 @@ class BayesianSelector(TaskSelector):
         self.check_grown(features)
         self.belief.add_tasks(features)  # first, as a belief may refuse them
         super().add_tasks(features)
+        due = self._due
         self._use_groups(features)
+        self._due[: len(due)] = due  # slots keep their places; there may be a new last one
 
     def metrics(self) -> dict[str, float]:
         """The belief's metrics."""
