@@ -26,7 +26,9 @@ def logit_moments(alpha: FloatArray, beta: FloatArray) -> tuple[FloatArray, Floa
         alpha: (...) α, positive.
         beta: (...) β, positive.
     """
-    return digamma(alpha) - digamma(beta), zeta(2, alpha) + zeta(2, beta)  # ψ₁(x) = ζ(2, x)
+    both = np.stack(np.broadcast_arrays(alpha, beta))
+    first, second = digamma(both), zeta(2, both)  # ψ₁(x) = ζ(2, x)
+    return first[0] - first[1], second[0] + second[1]
 
 
 def match_beta(mean: FloatArray, variance: FloatArray, iterations: int = 30) -> tuple[FloatArray, FloatArray]:
@@ -79,12 +81,13 @@ def _newton_step(
     alpha: FloatArray, beta: FloatArray, mean: FloatArray, variance: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """How far (log α, log β) lie beyond the root of the errors in m and in log v; ψ₂(x) = −2ζ(3, x)."""
-    trigamma_alpha, trigamma_beta = zeta(2, alpha), zeta(2, beta)
+    both = np.stack([alpha, beta])
+    first, (trigamma_alpha, trigamma_beta), third = digamma(both), zeta(2, both), zeta(3, both)
     total = trigamma_alpha + trigamma_beta
-    error_mean = digamma(alpha) - digamma(beta) - mean
+    error_mean = first[0] - first[1] - mean
     error_variance = np.log(total / variance)
     mean_by_alpha, mean_by_beta = alpha * trigamma_alpha, -beta * trigamma_beta
-    variance_by_alpha, variance_by_beta = -2 * alpha * zeta(3, alpha) / total, -2 * beta * zeta(3, beta) / total
+    variance_by_alpha, variance_by_beta = -2 * alpha * third[0] / total, -2 * beta * third[1] / total
     determinant = mean_by_alpha * variance_by_beta - mean_by_beta * variance_by_alpha
     step_alpha = (error_mean * variance_by_beta - error_variance * mean_by_beta) / determinant
     step_beta = (error_variance * mean_by_alpha - error_mean * variance_by_alpha) / determinant
