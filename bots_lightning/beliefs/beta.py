@@ -87,7 +87,7 @@ class BetaBelief(BetaPosterior):
         super().setup(features)
         self.step = 0
         self.last = np.zeros(features.num_tasks, dtype=np.int32)
-        self._powers = np.empty(0)  # (1−λ)^n, looked up
+        self._powers: FloatArray = np.empty(0)  # (1−λ)^n, looked up
         self._pseudo = PseudoCounts()
         if self.implicit is not None:
             self.implicit.setup(features)
@@ -106,7 +106,7 @@ class BetaBelief(BetaPosterior):
     def _beyond_prior(self, where: Where) -> tuple[FloatArray, FloatArray]:
         """α − α0 and β − β0."""
         if self.step >= len(self._powers):
-            self._powers = (1 - self.forgetting) ** np.arange(2 * self.step + 64)
+            self._powers = (1 - self.forgetting) ** np.arange(2.0 * self.step + 64)
         kept = self._powers[self.step - self.last[where]]
         successes, failures = self._received(where)
         return successes + kept * self.successes[where], failures + kept * self.failures[where]
