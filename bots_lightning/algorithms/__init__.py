@@ -1,21 +1,35 @@
 """Algorithms: pure advantages and losses, and the LightningModules that apply them."""
 
-from bots_lightning.algorithms.advantages import group_advantages
+from bots_lightning.algorithms.advantages import generalized_advantages, group_advantages
+from bots_lightning.algorithms.critic import Critic, SeparateCritic, SharedCritic
 from bots_lightning.algorithms.dynamic_sampling import DynamicSampling
+from bots_lightning.algorithms.experience import Experience
 from bots_lightning.algorithms.grpo import GRPO
-from bots_lightning.algorithms.losses import LossOutputs, grpo_loss
+from bots_lightning.algorithms.losses import BatchSize, LossOutputs, grpo_loss, kl_divergence, value_loss
 from bots_lightning.algorithms.module import PolicyModule
 from bots_lightning.algorithms.online import OnlineModule
 from bots_lightning.algorithms.policy import LoRA, PretrainedSource
+from bots_lightning.algorithms.policy_gradient import PolicyGradientModule
+from bots_lightning.algorithms.ppo import PPO
 
 __all__ = [
     "GRPO",
+    "PPO",
+    "BatchSize",
+    "Critic",
     "DynamicSampling",
+    "Experience",
     "LoRA",
     "LossOutputs",
     "OnlineModule",
+    "PolicyGradientModule",
     "PolicyModule",
     "PretrainedSource",
+    "SeparateCritic",
+    "SharedCritic",
+    "generalized_advantages",
     "group_advantages",
     "grpo_loss",
+    "kl_divergence",
+    "value_loss",
 ]

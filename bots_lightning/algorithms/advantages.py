@@ -1,41 +1,144 @@
-"""Advantages: how much better a completion is than was to be expected."""
+"""Advantages: how much better a completion, or a token, is than was to be expected."""
 
-# Shapes: B tasks, G rollouts per task.
+# Shapes: B tasks, G rollouts per task, R = B·G rows, T completion tokens.
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 
-def group_advantages(rewards: Tensor, scale: bool = True, eps: float = 1e-4) -> Tensor:
+def group_advantages(
+    rewards: Tensor,
+    scale_rewards: Literal["group", "batch", "none"] = "group",
+    adv_estimator: Literal["grpo", "rloo"] = "grpo",
+    eps: float = 1e-4,
+) -> Tensor:
     """Each reward against the others of its group.
 
-        A_bj = (r_bj − mean_j r_b) / (std_j r_b + ε)
+        grpo:  A_bj = r_bj − mean_i r_bi           (arXiv:2402.03300)
+        rloo:  A_bj = r_bj − mean_{i≠j} r_bi       (leave one out, arXiv:2402.14740)
 
-    The group-relative baseline of GRPO (arXiv:2402.03300), with the unbiased standard deviation. Departure: rewards
-    that are NaN (no reward function applied) are left out of mean and deviation, and their advantage is 0.
+    and, unless `scale_rewards` is "none", over std + ε, the unbiased standard deviation. Departure: rewards that are
+    NaN (no reward function applied) are left out of mean and deviation, and their advantage is 0.
 
     Args:
         rewards: (B, G) float, NaN where there is none.
-        scale: divide by the group's standard deviation; without it the advantages are those of Dr. GRPO
-            (arXiv:2503.20783).
+        scale_rewards: divide by the deviation of the "group", or of the whole "batch" (arXiv:2508.08221); "none"
+            with "grpo" gives the advantages of Dr. GRPO (arXiv:2503.20783).
+        adv_estimator: the baseline. "rloo" is "grpo" times n / (n − 1), n the group's rewards.
         eps: keeps groups of nearly equal rewards finite.
 
     Returns:
-        (B, G) float; 0 for a group of equal rewards.
+        (B, G) float; 0 for a group of equal rewards, and for the only reward of a group.
     """
     if rewards.ndim != 2:
         raise ValueError(f"rewards have shape {tuple(rewards.shape)}; expected (B, G).")
     mean, std = group_mean_and_std(rewards)
     centred = torch.where(rewards.isnan(), torch.zeros_like(rewards), rewards - mean)
-    return centred / (std + eps) if scale else centred
+    if adv_estimator == "rloo":
+        count = (~rewards.isnan()).sum(dim=1, keepdim=True)
+        centred = centred * count / (count - 1).clamp(min=1)
+    if scale_rewards == "batch":
+        std = group_mean_and_std(rewards.reshape(1, -1))[1]
+    return centred if scale_rewards == "none" else centred / (std + eps)
 
 
 def group_mean_and_std(rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation of each group's rewards, each (B, 1); NaN is left out, 0 if all is NaN."""
+    """Mean and unbiased standard deviation of each group's rewards, each (B, 1); NaN is left out, 0 if all is NaN.
+
+    Rewards that are equal to the bit have that mean and the deviation 0 exactly.
+    """
     valid = ~rewards.isnan()
     count = valid.sum(dim=1, keepdim=True)
-    mean = rewards.nansum(dim=1, keepdim=True) / count.clamp(min=1)
+    low = rewards.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
+    high = rewards.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
+    mean = torch.where(low == high, low, rewards.nansum(dim=1, keepdim=True) / count.clamp(min=1))
     squares = torch.where(valid, rewards - mean, torch.zeros_like(rewards)).square().sum(dim=1, keepdim=True)
     return mean, (squares / (count - 1).clamp(min=1)).sqrt()
+
+
+def generalized_advantages(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Generalized advantage estimation over the tokens of each row (arXiv:1506.02438).
+
+        δ_t = r_t + γ V_{t+1} − V_t;   A_t = δ_t + γ λ A_{t+1}
+
+    with V = 0 after the last token. λ = 1 gives returns − values, λ = 0 the one-step error.
+
+    Args:
+        rewards: (R, T) float, reward of each token.
+        values: (R, T) float, the critic's estimate before each token.
+        mask: (R, T) bool, True on the completion's own tokens, which come first in a row.
+        gamma: γ, discount per token.
+        lam: λ, how far rewards count against the critic's estimates.
+
+    Returns:
+        advantages and returns (advantages + values), each (R, T); 0 outside the mask.
+    """
+    if rewards.shape != values.shape or rewards.shape != mask.shape or rewards.ndim != 2:
+        shapes = tuple(rewards.shape), tuple(values.shape), tuple(mask.shape)
+        raise ValueError(f"rewards, values and mask have shapes {shapes}; expected three times (R, T).")
+    rewards, values = (torch.where(mask, x, torch.zeros_like(x)) for x in (rewards, values))
+    advantages = torch.zeros_like(values)
+    following = next_value = torch.zeros_like(values[:, 0])
+    for t in range(values.shape[1] - 1, -1, -1):
+        following = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * following
+        advantages[:, t], next_value = following, values[:, t]
+    return advantages, advantages + values
+
+
+def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """The discounted sum of rewards from each token on, (R, T): what the values should foretell."""
+    return generalized_advantages(rewards, torch.zeros_like(rewards), mask, gamma, lam=1.0)[0]
+
+
+def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    """Mean 0 (unless `shift_mean` is False, which keeps it) and variance 1 over the mask; 0 outside of it.
+
+    Args:
+        values: (R, T) float.
+        mask: (R, T) bool; with fewer than two tokens there is no variance, and values keep their size.
+        shift_mean: take the mean away.
+    """
+    inside = values[mask]
+    if len(inside) < 2:
+        return torch.where(mask, values, torch.zeros_like(values))
+    mean = inside.mean()
+    whitened = (values - mean) * torch.rsqrt(inside.var() + 1e-8) + (0.0 if shift_mean else mean)
+    return torch.where(mask, whitened, torch.zeros_like(values))
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 − Var(returns − values) / Var(returns) over the mask: 1 is foresight, 0 that of a constant.
+
+    NaN if the returns are all equal.
+
+    Args:
+        values: (R, T) float.
+        returns: (R, T) float.
+        mask: (R, T) bool.
+    """
+    error, spread = (returns - values)[mask].var(correction=0), returns[mask].var(correction=0)
+    return torch.where(spread > 0, 1 - error / spread, torch.full_like(spread, torch.nan))
+
+
+def soft_overlong_penalty(lengths: Tensor, max_completion_length: int, soft_punish_cache: int) -> Tensor:
+    """0 for completions that leave room, falling linearly to −1 at the length limit (DAPO, arXiv:2503.14476, eq. 13).
+
+        P = −max(0, |y| − (L_max − L_cache)) / L_cache
+
+    Args:
+        lengths: (R,) tokens.
+        max_completion_length: L_max, tokens.
+        soft_punish_cache: L_cache, the last tokens of the limit over which the penalty grows; with 0 it is −1 beyond
+            the limit and 0 up to it.
+
+    Returns:
+        (R,) float in [−1, 0].
+    """
+    excess = (lengths - (max_completion_length - soft_punish_cache)).clamp(min=0)
+    return -(excess / max(soft_punish_cache, 1)).clamp(max=1.0)

@@ -1,105 +1,98 @@
-"""GRPO: group-relative policy optimization (arXiv:2402.03300)."""
+"""GRPO: group-relative policy optimization (arXiv:2402.03300), and its family."""
 
 # Shapes: B tasks on this rank, G rollouts per task, R = B·G rows, T completion tokens.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from bots_lightning.algorithms.advantages import group_advantages
-from bots_lightning.algorithms.logprobs import completion_logprobs, microbatches, sampling_logprobs
-from bots_lightning.algorithms.losses import grpo_loss
-from bots_lightning.algorithms.online import OnlineModule
+from bots_lightning.algorithms.experience import Experience
+from bots_lightning.algorithms.logprobs import record_logprobs
+from bots_lightning.algorithms.losses import BatchSize, LossType
+from bots_lightning.algorithms.meter import Meter
+from bots_lightning.algorithms.policy_gradient import PolicyGradientModule
 from bots_lightning.rollouts import Rollouts
 
 
-class GRPO(OnlineModule):
+class GRPO(PolicyGradientModule):
     """Raises the probability of completions that did better than their group, within a clipped ratio.
 
-    Options have TRL's names. All arguments of `OnlineModule` and `PolicyModule` apply. Where rollouts come with
-    log-probabilities (leftovers of dynamic sampling, or of an engine that knows them), the ratio is taken to those.
+    Options have TRL's names, but `kl_coef` for the weight of the KL penalty and verl's `adv_estimator`. All arguments
+    of `PolicyGradientModule`, `OnlineModule` and `PolicyModule` apply. Where rollouts come with log-probabilities
+    (leftovers of dynamic sampling, or of an engine that knows them), the ratio is taken to those.
 
     Args:
+        loss_type: how the losses of tokens are averaged: "dapo", "dr_grpo", "bnpo" or "grpo"; see `aggregate`.
         epsilon: lower clip of the probability ratio.
         epsilon_high: upper clip, `epsilon` if not given.
-        num_iterations: optimizer steps on each batch of rollouts.
-        scale_rewards: "group" divides advantages by the group's standard deviation, "none" does not.
-        **kwargs: see `OnlineModule` and `PolicyModule`.
+        delta: bounds the ratio also where the advantage is negative; None does not.
+        importance_sampling_level: "token", or "sequence": one ratio per completion (GSPO).
+        adv_estimator: the baseline: "grpo" the mean of the group, "rloo" the mean of the others in it.
+        scale_rewards: divide advantages by the deviation of the "group", of the "batch", or by "none".
+        num_iterations: passes over each batch of rollouts.
+        steps_per_generation: optimizer steps of a pass, each on a part of the batch.
+        use_bias_correction_kl: see `grpo_loss`.
+        **kwargs: see `PolicyGradientModule`.
     """
 
     def __init__(
         self,
         *args: Any,
+        loss_type: LossType = "dapo",
         epsilon: float = 0.2,
         epsilon_high: float | None = None,
+        delta: float | None = None,
+        importance_sampling_level: Literal["token", "sequence"] = "token",
+        adv_estimator: Literal["grpo", "rloo"] = "grpo",
+        scale_rewards: Literal["group", "batch", "none"] = "group",
         num_iterations: int = 1,
-        scale_rewards: Literal["group", "none"] = "group",
+        steps_per_generation: int = 1,
+        use_bias_correction_kl: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.epsilon, self.epsilon_high = epsilon, epsilon_high
-        self.num_iterations = num_iterations
-        self.scale_rewards = scale_rewards
-
-    @property
-    def optimizer_steps_per_iteration(self) -> int:
-        """One optimizer step per pass over the batch."""
-        return self.num_iterations
-
-    def update(self, rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
-        """`num_iterations` clipped policy-gradient steps on one batch of rollouts."""
-        advantages = group_advantages(rewards, scale=self.scale_rewards == "group").flatten()
-        mask = rollouts.completion_mask & ~rewards.flatten().isnan().unsqueeze(1)
-        old_logprobs = torch.zeros(mask.shape, device=mask.device)
-        metrics: dict[str, float] = {}
-        for iteration in range(self.num_iterations):
-            totals = self._accumulate_gradients(rollouts, advantages, mask, old_logprobs, first=iteration == 0)
-            totals["grad_norm"] = self.optimizer_step_clipped()
-            metrics = {name: metrics.get(name, 0.0) + value / self.num_iterations for name, value in totals.items()}
-        metrics["learning_rate"] = self._current_learning_rate()
-        return metrics
-
-    def _accumulate_gradients(
-        self, rollouts: Rollouts, advantages: Tensor, mask: Tensor, old_logprobs: Tensor, first: bool
-    ) -> dict[str, float]:
-        """One pass over the batch in micro-batches; the first one also records log π_old in place."""
-        assert self.policy is not None
-        totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=mask.device))
-        lengths = rollouts.prompt_mask.sum(dim=1) + rollouts.lengths
-        for rows in microbatches(lengths, self.max_tokens_per_microbatch):
-            part = rollouts.rows(rows)
-            width = part.completion_ids.shape[1]
-            logprobs, entropy = completion_logprobs(self.policy, part, self.temperature)
-            if first:
-                old_logprobs[rows, :width] = sampling_logprobs(part, logprobs.detach())
-            part_mask = mask[rows, :width]
-            outputs = grpo_loss(
-                logprobs,
-                old_logprobs[rows, :width],
-                advantages[rows],
-                part_mask,
-                epsilon=self.epsilon,
-                epsilon_high=self.epsilon_high,
-                num_rows=len(rollouts),
-            )
-            self.manual_backward(outputs.loss)
-            totals["loss"] += outputs.loss.detach()
-            totals["entropy"] += (entropy * part_mask).sum()
-            for name, value in outputs.metrics.items():
-                totals[name] += value
-        tokens = mask.sum().clamp(min=1)
-        return {
-            "loss": float(totals["loss"]),
-            "entropy": float(totals["entropy"] / tokens),
-            "clip_ratio/low_mean": float(totals["clip_ratio/low_tokens"] / tokens),
-            "clip_ratio/high_mean": float(totals["clip_ratio/high_tokens"] / tokens),
+        if self.num_generations < 2:
+            raise ValueError(f"num_generations={self.num_generations}; a group needs at least 2 rollouts to compare.")
+        high = epsilon if epsilon_high is None else epsilon_high
+        if delta is not None and delta <= 1 + high:
+            raise ValueError(f"delta={delta} does nothing below the upper clip; expected more than {1 + high:g}.")
+        self.adv_estimator, self.scale_rewards = adv_estimator, scale_rewards
+        self.num_passes, self.num_parts = num_iterations, steps_per_generation
+        self.loss_options: dict[str, Any] = {
+            "loss_type": loss_type,
+            "epsilon": epsilon,
+            "epsilon_high": epsilon_high,
+            "delta": delta,
+            "importance_sampling_level": importance_sampling_level,
+            "kl_coef": self.kl_coef,
+            "kl_estimator": self.kl_estimator,
+            "use_bias_correction_kl": use_bias_correction_kl,
         }
 
-    def _current_learning_rate(self) -> float:
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
-        return float(optimizer.param_groups[0]["lr"])
+    def prepare(self, rollouts: Rollouts, rewards: Tensor) -> tuple[Experience, dict[str, float]]:
+        """Advantages of the groups; log-probabilities of the rollouts if there is more than one step to take."""
+        assert self.policy is not None
+        advantages = group_advantages(rewards, self.scale_rewards, self.adv_estimator).flatten()
+        if self.optimizer_steps_per_iteration > 1 or rollouts.logprobs is not None:
+            rollouts = record_logprobs(self.policy, rollouts, self.temperature, self.max_tokens_per_microbatch)
+        mask, reference = self.learnable(rollouts, rewards), self.reference_logprobs(rollouts)
+        return Experience(rollouts, mask, advantages, rollouts.logprobs, reference), {}
+
+    def idle(self, part: Experience) -> Tensor:
+        """Also rows without an advantage, if neither penalty nor bonus acts on them."""
+        nothing_else = not self.kl_coef and not self.entropy_coef
+        return super().idle(part) | ((part.advantages == 0) & nothing_else)
+
+    def losses(self, part: Experience, size: BatchSize, meter: Meter) -> Iterator[Tensor]:
+        """That of `grpo_loss`, with the bonus."""
+        yield self.policy_loss(part, size, meter, **self.loss_options)
+
+    def size(self, mask: Tensor) -> BatchSize:
+        """With "bnpo", this rank's own tokens."""
+        if self.loss_options["loss_type"] == "bnpo":
+            return BatchSize.of(mask, self.max_completion_length)
+        return super().size(mask)

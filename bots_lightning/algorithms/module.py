@@ -14,7 +14,14 @@ import numpy.typing as npt
 import torch
 from lightning import LightningModule
 
-from bots_lightning.algorithms.policy import LoRA, PretrainedSource, language_model, load_policy, stop_token_ids
+from bots_lightning.algorithms.policy import (
+    LoRA,
+    PretrainedSource,
+    checkpoint_folder,
+    language_model,
+    load_policy,
+    stop_token_ids,
+)
 from bots_lightning.data import TaskBatch, TaskDataModule
 from bots_lightning.evaluation import HeldOutScore
 from bots_lightning.rewards import RewardFunction, Scorer
@@ -30,7 +37,7 @@ from bots_lightning.rollouts import (
 from bots_lightning.tasks import Task
 
 # Streams of randomness below one seed.
-TRAIN, EVALUATE, PREDICT, ADAPTERS = range(4)
+TRAIN, EVALUATE, PREDICT, ADAPTERS, MINIBATCHES, CRITIC = range(6)
 
 
 @dataclass
@@ -41,11 +48,15 @@ class Progress:
         iterations: RL steps: one selection, one batch of rollouts, one update.
         rollouts: completions sampled for training, over all ranks.
         generated_tokens: tokens of those completions.
+        skipped_steps: optimizer steps left out because loss or gradient was not finite.
+        skipped_in_a_row: those since the last that was taken.
     """
 
     iterations: int = 0
     rollouts: int = 0
     generated_tokens: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
 
 
 class PolicyModule(LightningModule):
@@ -60,6 +71,7 @@ class PolicyModule(LightningModule):
         reward_range: the smallest and largest weighted sum of rewards.
         lora: trains low-rank adapters; None trains all weights.
         dtype: of the loaded weights.
+        gradient_checkpointing: trade a second forward pass for the memory of the first one's activations.
         engine: samples the completions; `GenerateEngine` by default.
         num_generations: G, rollouts per selected task.
         max_prompt_length: tokens; longer prompts are an error unless `truncate_prompts`.
@@ -79,6 +91,7 @@ class PolicyModule(LightningModule):
         reward_range: tuple[float, float] = (0.0, 1.0),
         lora: LoRA | None = None,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        gradient_checkpointing: bool = False,
         engine: RolloutEngine | None = None,
         num_generations: int = 8,
         max_prompt_length: int = 512,
@@ -90,8 +103,8 @@ class PolicyModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if num_generations < 2:
-            raise ValueError(f"num_generations={num_generations}; a group needs at least 2 rollouts to compare.")
+        if num_generations < 1:
+            raise ValueError(f"num_generations={num_generations}; expected at least 1 rollout per task.")
         if temperature <= 0:
             raise ValueError(f"temperature={temperature}; expected a positive number: training samples.")
         if lora is None and dtype == "bfloat16":
@@ -101,6 +114,7 @@ class PolicyModule(LightningModule):
             )
         self.strict_loading = False  # checkpoints leave frozen weights out; on_load_checkpoint checks the rest
         self.pretrained, self.lora, self.dtype_name = pretrained, lora, dtype
+        self.gradient_checkpointing = gradient_checkpointing
         self.scorer = Scorer(reward_funcs, reward_weights, reward_range)
         self.engine = engine or GenerateEngine()
         self.num_generations = num_generations
@@ -120,8 +134,9 @@ class PolicyModule(LightningModule):
         """Loads model and tokenizer, once, when a run starts."""
         if self.policy is not None:
             return
-        folder = self.pretrained.prepare() if isinstance(self.pretrained, PretrainedSource) else self.pretrained
-        self.policy = load_policy(folder, self.lora, self.dtype_name, derive_seed(self.seed, ADAPTERS))
+        folder = checkpoint_folder(self.pretrained)
+        seed = derive_seed(self.seed, ADAPTERS)
+        self.policy = load_policy(folder, self.lora, self.dtype_name, seed, self.gradient_checkpointing)
         self.tokenizer = load_tokenizer(folder)
         self.encoder = PromptEncoder(self.tokenizer, self.max_prompt_length, self.truncate_prompts)
         self.sampling = Sampling(

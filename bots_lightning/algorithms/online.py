@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import get_scheduler
 
 from bots_lightning.algorithms.checks import check_trainer
 from bots_lightning.algorithms.dynamic_sampling import DynamicSampling
@@ -34,11 +33,6 @@ class OnlineModule(PolicyModule):
     every checkpoint holds a policy and a belief of the same step.
 
     Args:
-        learning_rate: of AdamW at its peak.
-        weight_decay: of AdamW.
-        lr_scheduler_type: a schedule of transformers over the run's optimizer steps.
-        warmup_steps: optimizer steps of linear warm-up.
-        max_grad_norm: gradients are clipped to this norm.
         max_tokens_per_microbatch: budget of one forward and backward pass in tokens, prompts and padding included;
             None takes the whole batch at once.
         dynamic_sampling: replaces groups of equal rewards by further ones; None learns from what was selected.
@@ -48,20 +42,12 @@ class OnlineModule(PolicyModule):
     def __init__(
         self,
         *args: Any,
-        learning_rate: float = 1e-6,
-        weight_decay: float = 0.0,
-        lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
-        warmup_steps: int = 0,
-        max_grad_norm: float = 1.0,
         max_tokens_per_microbatch: int | None = None,
         dynamic_sampling: DynamicSampling | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.automatic_optimization = False
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.lr_scheduler_type, self.warmup_steps = lr_scheduler_type, warmup_steps
-        self.max_grad_norm = max_grad_norm
         self.max_tokens_per_microbatch = max_tokens_per_microbatch
         self.dynamic_sampling = dynamic_sampling
         self.leftovers: Groups | None = None  # mixed groups that the next iteration starts with
@@ -82,21 +68,6 @@ class OnlineModule(PolicyModule):
     def optimizer_steps_per_iteration(self) -> int:
         """How many optimizer steps `update` takes."""
         return 1
-
-    # --- the optimizer ------------------------------------------------------------------------------------------
-
-    def configure_optimizers(self) -> Any:
-        """AdamW over the trainable weights, with its schedule."""
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=self.learning_rate, weight_decay=self.weight_decay)
-        steps = total_optimizer_steps(self.trainer, self.optimizer_steps_per_iteration)
-        if steps is None and self.lr_scheduler_type in ("linear", "cosine"):
-            raise ValueError(
-                f"lr_scheduler_type={self.lr_scheduler_type!r} needs the length of the run; set trainer.max_steps or "
-                "trainer.max_epochs, or use lr_scheduler_type=constant."
-            )
-        scheduler = get_scheduler(self.lr_scheduler_type, optimizer, self.warmup_steps, steps or 1)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     # --- one iteration ------------------------------------------------------------------------------------------
 
@@ -191,18 +162,6 @@ class OnlineModule(PolicyModule):
             leftovers = replace(leftovers, rollouts=rollouts)
         self.leftovers = leftovers
         return groups, metrics
-
-    def optimizer_step_clipped(self) -> float:
-        """Clips the accumulated gradients, steps optimizer and schedule; the gradient's norm before clipping."""
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        assert not isinstance(optimizer, list)
-        assert isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(trainable, self.max_grad_norm, error_if_nonfinite=True)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        return float(norm)
 
     def _evidence(self, indices: list[int], rewards: npt.NDArray[np.float64]) -> Evidence:
         return Evidence.from_rewards(np.array(indices), self.scorer.fraction(rewards))

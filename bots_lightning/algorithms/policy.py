@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +22,11 @@ class PretrainedSource(ABC):
         """The checkpoint's folder, made on first use and cached after that; safe to call from several processes."""
 
 
+def checkpoint_folder(pretrained: str | PretrainedSource) -> str:
+    """A local folder or a Hub name, made or fetched first where it has to be."""
+    return pretrained.prepare() if isinstance(pretrained, PretrainedSource) else pretrained
+
+
 @dataclass
 class LoRA:
     """Low-rank adapters (arXiv:2106.09685), trained instead of the model's own weights.
@@ -34,9 +41,17 @@ class LoRA:
     alpha: int = 32
     target_modules: str | list[str] = "all-linear"
 
+    def peft_config(self) -> LoraConfig:
+        """The same for peft."""
+        return LoraConfig(r=self.r, lora_alpha=self.alpha, target_modules=self.target_modules, task_type="CAUSAL_LM")
+
 
 def load_policy(
-    folder: str, lora: LoRA | None = None, dtype: Literal["float32", "bfloat16"] = "float32", seed: int = 0
+    folder: str,
+    lora: LoRA | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    seed: int = 0,
+    gradient_checkpointing: bool = False,
 ) -> nn.Module:
     """The model of a checkpoint, with fresh adapters if `lora` is given, dropout off.
 
@@ -47,18 +62,58 @@ def load_policy(
         lora: trains adapters and freezes the rest; None trains every weight.
         dtype: of the loaded weights. Adapters are float32 always.
         seed: of the adapters' initial weights; the global generator is left as it was.
+        gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it computed.
     """
     shape = AutoConfig.from_pretrained(folder)
     for name, value in vars(shape).items():
         if "drop" in name and isinstance(value, float):
             setattr(shape, name, 0.0)
     model = AutoModelForCausalLM.from_pretrained(folder, config=shape, dtype=getattr(torch, dtype))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()  # transformers checkpoints in train mode only
     if lora is not None:
-        config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = get_peft_model(model, config)
+        with seeded(seed):
+            model = get_peft_model(model, lora.peft_config())
     return model
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's CPU generator at a seed inside the block, as it was after it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def using_adapter(policy: PeftModel, name: str | None) -> Iterator[None]:
+    """Computes with another adapter inside the block, or with none.
+
+    peft's own switches freeze the adapters that they turn off. Here all weights go on training as before.
+    """
+    trained = [(parameter, parameter.requires_grad) for parameter in policy.parameters()]
+    before = policy.active_adapter
+    if name is None:
+        policy.base_model.disable_adapter_layers()
+    else:
+        policy.set_adapter(name)
+    _restore(trained)
+    try:
+        yield
+    finally:
+        if name is None:
+            policy.base_model.enable_adapter_layers()
+        policy.set_adapter(before)
+        _restore(trained)
+
+
+def _restore(trained: list[tuple[nn.Parameter, bool]]) -> None:
+    for parameter, flag in trained:
+        parameter.requires_grad_(flag)
 
 
 def language_model(policy: nn.Module) -> PreTrainedModel:

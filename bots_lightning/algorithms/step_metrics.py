@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from bots_lightning.algorithms.advantages import group_mean_and_std
+from bots_lightning.algorithms.meter import Meter
 from bots_lightning.rollouts import Rollouts
 
 
@@ -29,6 +30,21 @@ def rollout_metrics(rollouts: Rollouts, rewards: Tensor) -> dict[str, Tensor]:
         "completions/max_length": lengths.max(),
         "completions/clipped_ratio": (~rollouts.finished).float().mean(),
     }
+
+
+def policy_metrics(meter: Meter) -> dict[str, float]:
+    """What the steps of one update did to the policy, by TRL's names."""
+    low, high = meter.mean("clipped_low"), meter.mean("clipped_high")
+    metrics = {
+        "entropy": meter.mean("entropy"),
+        "clip_ratio/low_mean": low,
+        "clip_ratio/low_min": meter.lowest("clipped_low"),
+        "clip_ratio/high_mean": high,
+        "clip_ratio/high_max": meter.highest("clipped_high"),
+        "clip_ratio/region_mean": low + high,
+        "policy/approxkl_avg": meter.mean("approxkl"),
+    }
+    return metrics | ({"kl": meter.mean("kl")} if "kl" in meter else {})
 
 
 @contextmanager

@@ -1,0 +1,75 @@
+"""Adds up the figures of an update over its micro-batches."""
+
+# Shapes: R rows, T completion tokens.
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Means over tokens, means over rows, and extremes of rows; nothing leaves the device before it is read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+        self._rows: dict[str, list[Tensor]] = defaultdict(list)
+        self._totals: dict[str, Tensor] = {}
+        self._merged = 0
+
+    def add(self, name: str, values: Tensor, mask: Tensor, rows: bool = False) -> None:
+        """One micro-batch's figure.
+
+        Args:
+            name: of the figure.
+            values: (R, T), one value per token; or (R, 1), one per row, which counts if the row has a token.
+            mask: (R, T) bool.
+            rows: also keep the mean of each row, for `lowest` and `highest`.
+        """
+        mask = mask.any(dim=1, keepdim=True) if values.shape[1] == 1 else mask
+        masked = torch.where(mask, values.detach().float(), 0.0)
+        self._sums[name] = self._sums.get(name, 0.0) + masked.sum()
+        self._counts[name] = self._counts.get(name, 0) + mask.sum()
+        if rows:
+            length = mask.sum(dim=1)
+            self._rows[name].append((masked.sum(dim=1) / length.clamp(min=1))[length > 0])
+
+    def add_loss(self, name: str, loss: Tensor) -> None:
+        """One micro-batch's share of a loss that adds up over them."""
+        self._totals[name] = self._totals.get(name, 0.0) + loss.detach()
+
+    def merge(self, other: Meter) -> None:
+        """Adds all that the meter of one optimizer step has seen."""
+        self._merged += 1
+        for name, loss in other._totals.items():
+            self.add_loss(name, loss)
+        for name in other._sums:
+            self._sums[name] = self._sums.get(name, 0.0) + other._sums[name]
+            self._counts[name] = self._counts.get(name, 0) + other._counts[name]
+            self._rows[name] += other._rows[name]
+
+    def mean(self, name: str) -> float:
+        """Over all that was added; NaN if that is nothing."""
+        if name not in self._sums or not self._counts[name]:
+            return float("nan")
+        return float(self._sums[name] / self._counts[name])
+
+    def loss(self, name: str) -> float:
+        """Mean over the steps that were merged; NaN if there is none."""
+        return float(self._totals[name] / self._merged) if name in self._totals and self._merged else float("nan")
+
+    def lowest(self, name: str) -> float:
+        """The smallest mean of a row; NaN if there is no row."""
+        rows = torch.cat(self._rows[name]) if self._rows[name] else torch.zeros(0)
+        return float(rows.min()) if len(rows) else float("nan")
+
+    def highest(self, name: str) -> float:
+        """The largest mean of a row; NaN if there is no row."""
+        rows = torch.cat(self._rows[name]) if self._rows[name] else torch.zeros(0)
+        return float(rows.max()) if len(rows) else float("nan")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sums

@@ -1,0 +1,286 @@
+"""Policy-gradient steps: passes, mini-batches and micro-batches over one batch of rollouts."""
+
+# Shapes: B tasks on this rank, G rollouts per task, R = B·G rows, T completion tokens.
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from bots_lightning.algorithms.advantages import soft_overlong_penalty
+from bots_lightning.algorithms.experience import Experience
+from bots_lightning.algorithms.logprobs import completion_logprobs, microbatches
+from bots_lightning.algorithms.losses import BatchSize, KLEstimator, aggregate, grpo_loss
+from bots_lightning.algorithms.meter import Meter
+from bots_lightning.algorithms.module import MINIBATCHES
+from bots_lightning.algorithms.nonfinite import check_skipped, dump_batch, nonfinite_gradients
+from bots_lightning.algorithms.online import OnlineModule
+from bots_lightning.algorithms.policy import checkpoint_folder, load_policy
+from bots_lightning.algorithms.reference import reference_logprobs
+from bots_lightning.algorithms.schedule import total_optimizer_steps
+from bots_lightning.algorithms.step_metrics import policy_metrics
+from bots_lightning.rollouts import Rollouts, derive_seed
+
+
+class PolicyGradientModule(OnlineModule):
+    """Learns from each batch of rollouts in one or several clipped optimizer steps.
+
+    Subclasses say what an update learns from (`prepare`) and what it minimizes (`losses`).
+
+    Args:
+        learning_rate: of AdamW at its peak.
+        weight_decay: of AdamW.
+        lr_scheduler_type: a schedule of transformers over the run's optimizer steps.
+        warmup_steps: optimizer steps of linear warm-up.
+        max_grad_norm: gradients are clipped to this norm.
+        max_skipped_steps: a step whose loss or gradient is not finite is skipped, and its batch saved in the run
+            folder below `nonfinite`; after so many in a row the run stops.
+        kl_coef: weight of the KL penalty against the policy as it was loaded; with 0 there is no reference.
+        kl_estimator: "k1", "k2" or "k3", see `kl_divergence`.
+        entropy_coef: weight of the mean entropy per token, as a bonus.
+        mask_truncated_completions: do not learn from completions that were cut at the length limit; they still count
+            in the baseline of their group.
+        soft_punish_cache: the last tokens of the length limit, over which a penalty grows from 0 to 1; see
+            `soft_overlong_penalty`. It bears on advantages only: the belief counts rewards without it. None: none.
+        target_kl: ends an iteration's update before the step at which `policy/approxkl_avg` exceeds it; None never.
+        **kwargs: see `OnlineModule` and `PolicyModule`.
+    """
+
+    num_passes: int  # over each batch of rollouts
+    num_parts: int  # mini-batches of a pass, an optimizer step each
+
+    def __init__(
+        self,
+        *args: Any,
+        learning_rate: float = 1e-6,
+        weight_decay: float = 0.0,
+        lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
+        warmup_steps: int = 0,
+        max_grad_norm: float = 1.0,
+        max_skipped_steps: int = 5,
+        kl_coef: float = 0.0,
+        kl_estimator: KLEstimator = "k3",
+        entropy_coef: float = 0.0,
+        mask_truncated_completions: bool = False,
+        soft_punish_cache: int | None = None,
+        target_kl: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if soft_punish_cache is not None and not 0 < soft_punish_cache <= self.max_completion_length:
+            raise ValueError(
+                f"soft_punish_cache={soft_punish_cache}; expected between 1 and "
+                f"max_completion_length={self.max_completion_length} tokens."
+            )
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.lr_scheduler_type, self.warmup_steps = lr_scheduler_type, warmup_steps
+        self.max_grad_norm, self.max_skipped_steps = max_grad_norm, max_skipped_steps
+        self.kl_coef, self.kl_estimator = kl_coef, kl_estimator
+        self.entropy_coef = entropy_coef
+        self.mask_truncated_completions = mask_truncated_completions
+        self.soft_punish_cache = soft_punish_cache
+        self.target_kl = target_kl
+        self.reference: nn.Module | None = None
+
+    @abstractmethod
+    def prepare(self, rollouts: Rollouts, rewards: Tensor) -> tuple[Experience, dict[str, float]]:
+        """What the update learns from, and metrics of it.
+
+        Args:
+            rollouts: R = B·G rows.
+            rewards: (B, G) float, NaN where there is none.
+        """
+
+    @abstractmethod
+    def losses(self, part: Experience, size: BatchSize, meter: Meter) -> Iterator[Tensor]:
+        """The losses of one micro-batch, one after the other; each is differentiated before the next is asked for.
+
+        Args:
+            part: rows of a mini-batch.
+            size: of that mini-batch; losses add up over it.
+            meter: takes the figures.
+        """
+
+    def idle(self, part: Experience) -> Tensor:
+        """(R,) bool, True for rows whose loss and gradient are 0 for certain; they need no backward pass."""
+        return ~part.mask.any(dim=1)
+
+    # --- the models and the optimizer ---------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Loads the policy, and a frozen copy where the penalty needs one."""
+        super().configure_model()
+        if self.kl_coef and self.lora is None and self.reference is None:
+            self.reference = load_policy(checkpoint_folder(self.pretrained), None, self.dtype_name)
+            self.reference.requires_grad_(False).to(self.device)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Of the optimizer."""
+        return [{"params": [weight for weight in self.parameters() if weight.requires_grad], "lr": self.learning_rate}]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over the trainable weights, with its schedule."""
+        optimizer = torch.optim.AdamW(self.parameter_groups(), weight_decay=self.weight_decay)
+        steps = total_optimizer_steps(self.trainer, self.optimizer_steps_per_iteration)
+        if steps is None and self.lr_scheduler_type in ("linear", "cosine"):
+            raise ValueError(
+                f"lr_scheduler_type={self.lr_scheduler_type!r} needs the length of the run; set trainer.max_steps or "
+                "trainer.max_epochs, or use lr_scheduler_type=constant."
+            )
+        scheduler = get_scheduler(self.lr_scheduler_type, optimizer, self.warmup_steps, steps or 1)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    @property
+    def optimizer_steps_per_iteration(self) -> int:
+        """Passes × mini-batches; fewer where `target_kl` ends an update."""
+        return self.num_passes * self.num_parts
+
+    # --- one update ---------------------------------------------------------------------------------------------
+
+    def update(self, rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
+        """The optimizer steps of one batch of rollouts."""
+        experience, metrics = self.prepare(rollouts, self._shaped(rollouts, rewards))
+        meter, losses, norms, steps = Meter(), [], [], 0
+        for rows in self._minibatches(len(experience)):
+            part, figures = experience.rows(rows), Meter()
+            loss = self._accumulate_gradients(part, figures)
+            if self.target_kl is not None and figures.mean("approxkl") > self.target_kl:
+                self._optimizer.zero_grad()
+                break
+            meter.merge(figures)
+            norm = self._clip_and_step(part, loss)
+            steps += 1
+            if math.isfinite(norm):
+                losses.append(loss)
+                norms.append(norm)
+        for _ in range(self.optimizer_steps_per_iteration - steps):
+            self._scheduler.step()
+        metrics |= self.metrics(meter)
+        metrics |= {"loss": _mean(losses), "grad_norm": _mean(norms), "optimizer_steps": float(len(losses))}
+        metrics |= {"skipped_steps": float(self.progress.skipped_steps)}
+        return metrics | {"learning_rate": float(self._optimizer.param_groups[0]["lr"])}
+
+    def metrics(self, meter: Meter) -> dict[str, float]:
+        """What the steps of an update did, from the figures of their micro-batches."""
+        return policy_metrics(meter)
+
+    def _shaped(self, rollouts: Rollouts, rewards: Tensor) -> Tensor:
+        if self.soft_punish_cache is None:
+            return rewards
+        penalty = soft_overlong_penalty(rollouts.lengths, self.max_completion_length, self.soft_punish_cache)
+        return rewards + penalty.reshape(rewards.shape)
+
+    def learnable(self, rollouts: Rollouts, rewards: Tensor) -> Tensor:
+        """(R, T) bool, the tokens to learn from: of completions that have a reward and, if so set, an end."""
+        rows = ~rewards.flatten().isnan()
+        if self.mask_truncated_completions:
+            rows &= rollouts.finished
+        return rollouts.completion_mask & rows.unsqueeze(1)
+
+    def reference_logprobs(self, rollouts: Rollouts) -> Tensor | None:
+        """(R, T) float under the reference, if the penalty needs them."""
+        if not self.kl_coef:
+            return None
+        assert self.policy is not None
+        budget = self.max_tokens_per_microbatch
+        return reference_logprobs(self.policy, self.reference, rollouts, self.temperature, budget)
+
+    def _minibatches(self, rows: int) -> Iterator[Tensor]:
+        """Row indices of each optimizer step; shuffled anew in each pass if that has several."""
+        for number in range(self.num_passes):
+            order = torch.arange(rows)
+            if self.num_parts > 1:
+                keys = (self.seed, MINIBATCHES, self.progress.iterations, self.global_rank, number)
+                order = torch.randperm(rows, generator=torch.Generator().manual_seed(derive_seed(*keys)))
+            yield from (part.to(self.device) for part in order.tensor_split(self.num_parts))
+
+    def _accumulate_gradients(self, part: Experience, meter: Meter) -> float:
+        """The gradient of one mini-batch, in micro-batches; its loss."""
+        size, idle = self.size(part.mask), self.idle(part)
+        total = torch.zeros((), device=self.device)
+        for micro in self._in_step(part, self._microbatches(part, ~idle)):
+            for loss in self.losses(micro, size, meter):
+                self.manual_backward(loss)
+                total += loss.detach()
+        with torch.no_grad():  # idle rows count in the figures
+            for micro in self._microbatches(part, idle & part.mask.any(dim=1)):
+                total += sum(self.losses(micro, size, meter))
+        return float(total)
+
+    def policy_loss(self, part: Experience, size: BatchSize, meter: Meter, **options: Any) -> Tensor:
+        """The clipped surrogate less the entropy bonus; options as of `grpo_loss`."""
+        assert self.policy is not None
+        logprobs, entropy = completion_logprobs(self.policy, part.rollouts, self.temperature)
+        old_logprobs = logprobs.detach() if part.old_logprobs is None else part.old_logprobs
+        outputs = grpo_loss(
+            logprobs, old_logprobs, part.advantages, part.mask, size, ref_logprobs=part.ref_logprobs, **options
+        )
+        meter.add("entropy", entropy, part.mask)
+        for name, values in outputs.figures.items():
+            meter.add(name, values, part.mask, rows=name.startswith("clipped"))
+        if not self.entropy_coef:
+            return outputs.loss
+        return outputs.loss - self.entropy_coef * aggregate(entropy, part.mask, size, "bnpo")
+
+    def size(self, mask: Tensor) -> BatchSize:
+        """Of a mini-batch with that mask, (R, T) bool; tokens are averaged over ranks, as their gradients will be."""
+        tokens = self.all_gather(mask.sum()).float().mean()  # type: ignore[union-attr]
+        return BatchSize(len(mask), float(tokens), self.max_completion_length)
+
+    def _microbatches(self, part: Experience, rows: Tensor) -> list[Experience]:
+        chosen = rows.nonzero().flatten()
+        if not len(chosen):
+            return []
+        groups = microbatches(part.lengths[chosen], self.max_tokens_per_microbatch)
+        return [part.rows(chosen[group]) for group in groups]
+
+    def _in_step(self, part: Experience, parts: list[Experience]) -> list[Experience]:
+        """As many micro-batches as the rank that has most, at least one; what is added has no gradient."""
+        count = int(self.all_gather(torch.tensor(len(parts), device=self.device)).max())  # type: ignore[union-attr]
+        filling = part.rows(part.lengths.argmin().reshape(1)).without_tokens()
+        return parts + [filling] * (max(1, count) - len(parts))
+
+    # --- the step itself ----------------------------------------------------------------------------------------
+
+    @property
+    def _optimizer(self) -> Any:
+        return self.optimizers()
+
+    @property
+    def _scheduler(self) -> Any:
+        return self.lr_schedulers()
+
+    def _clip_and_step(self, part: Experience, loss: float) -> float:
+        """Clips the gradient and steps, or skips; the gradient's norm before clipping, not finite if skipped."""
+        trainable = [weight for weight in self.parameters() if weight.requires_grad]
+        norm = float(nn.utils.clip_grad_norm_(trainable, self.max_grad_norm))
+        finite = math.isfinite(norm) and math.isfinite(loss)
+        if self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            self._optimizer.step()
+            self.progress.skipped_in_a_row = 0
+        else:
+            self._skip(part, loss, norm)
+            norm = math.nan
+        self._scheduler.step()
+        self._optimizer.zero_grad()
+        return norm
+
+    def _skip(self, part: Experience, loss: float, norm: float) -> None:
+        self.progress.skipped_steps += 1
+        self.progress.skipped_in_a_row += 1
+        folder = Path(self.trainer.default_root_dir) / "nonfinite"
+        iteration = self.progress.iterations
+        name = f"iteration-{iteration}-step-{self.progress.skipped_steps}-rank-{self.global_rank}.pt"
+        dump_batch(folder / name, part, loss, norm, nonfinite_gradients(self.named_parameters()), iteration)
+        check_skipped(self.progress.skipped_in_a_row, self.max_skipped_steps, folder)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

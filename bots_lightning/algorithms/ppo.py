@@ -1,0 +1,180 @@
+"""PPO: proximal policy optimization (arXiv:1707.06347) with a value for every token."""
+
+# Shapes: B tasks on this rank, G rollouts per task, R = B·G rows, T completion tokens.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bots_lightning.algorithms.advantages import (
+    discounted_returns,
+    explained_variance,
+    generalized_advantages,
+    whiten,
+)
+from bots_lightning.algorithms.critic import Critic, SeparateCritic, SharedCritic, token_values
+from bots_lightning.algorithms.experience import Experience
+from bots_lightning.algorithms.logprobs import microbatches, record_logprobs
+from bots_lightning.algorithms.losses import BatchSize, KLEstimator, kl_divergence, value_loss
+from bots_lightning.algorithms.meter import Meter
+from bots_lightning.algorithms.module import CRITIC
+from bots_lightning.algorithms.policy import checkpoint_folder
+from bots_lightning.algorithms.policy_gradient import PolicyGradientModule
+from bots_lightning.rollouts import Rollouts, derive_seed
+
+
+class PPO(PolicyGradientModule):
+    """Learns from the advantage of each token over what a critic expected, within a clipped ratio.
+
+    Options have TRL's names. The reward comes with the last token of a completion; the KL penalty, if there is one,
+    with every token. All arguments of `PolicyGradientModule`, `OnlineModule` and `PolicyModule` apply.
+
+    Args:
+        critic: `SharedCritic`, the default under LoRA, or `SeparateCritic`, the default of full finetuning.
+        critic_learning_rate: its peak, `learning_rate` if not given.
+        num_ppo_epochs: passes over each batch of rollouts.
+        num_mini_batches: optimizer steps of a pass, each on a part of the batch.
+        cliprange: clip of the probability ratio.
+        cliprange_value: clip of the change of a value, in units of the reward.
+        vf_coef: weight of the critic's loss.
+        gamma: discount per token.
+        lam: λ of generalized advantage estimation.
+        whiten_rewards: divide rewards, penalty included, by their deviation over all tokens of the batch.
+        missing_eos_penalty: taken from the reward of completions that were cut at the length limit, for the advantages
+            only; None takes nothing.
+        kl_estimator: see `kl_divergence`. In a reward "k1" alone has the gradient of the divergence.
+        **kwargs: see `PolicyGradientModule`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        critic: Critic | None = None,
+        critic_learning_rate: float | None = None,
+        num_ppo_epochs: int = 4,
+        num_mini_batches: int = 1,
+        cliprange: float = 0.2,
+        cliprange_value: float = 0.2,
+        vf_coef: float = 0.1,
+        gamma: float = 1.0,
+        lam: float = 0.95,
+        whiten_rewards: bool = False,
+        missing_eos_penalty: float | None = None,
+        kl_estimator: KLEstimator = "k1",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, kl_estimator=kl_estimator, **kwargs)
+        self.critic = critic or (SharedCritic(self.lora) if self.lora else SeparateCritic())
+        self.critic_learning_rate = critic_learning_rate
+        self.num_passes, self.num_parts = num_ppo_epochs, num_mini_batches
+        self.cliprange, self.cliprange_value, self.vf_coef = cliprange, cliprange_value, vf_coef
+        self.gamma, self.lam = gamma, lam
+        self.whiten_rewards, self.missing_eos_penalty = whiten_rewards, missing_eos_penalty
+
+    def configure_model(self) -> None:
+        """Loads the policy and builds its critic."""
+        if self.policy is not None:
+            return
+        super().configure_model()
+        assert self.policy is not None
+        self.critic.build(self.policy, checkpoint_folder(self.pretrained), derive_seed(self.seed, CRITIC))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Policy, and critic."""
+        assert self.policy is not None
+        critic = self.critic.trained(self.policy)
+        of_critic = {id(weight) for weight in critic}
+        policy = [weight for weight in self.parameters() if weight.requires_grad and id(weight) not in of_critic]
+        rate = self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
+        return [{"params": policy, "lr": self.learning_rate}, {"params": critic, "lr": rate}]
+
+    def prepare(self, rollouts: Rollouts, rewards: Tensor) -> tuple[Experience, dict[str, float]]:
+        """Log-probabilities, values and advantages of every token of the rollouts."""
+        assert self.policy is not None
+        mask, budget = self.learnable(rollouts, rewards), self.max_tokens_per_microbatch
+        rollouts = record_logprobs(self.policy, rollouts, self.temperature, budget)
+        reference = self.reference_logprobs(rollouts)
+        plan = microbatches(rollouts.prompt_mask.sum(dim=1) + rollouts.lengths, budget)
+        values = token_values(self.critic, self.policy, rollouts, plan)
+        scores, penalty = self._scores(rollouts, rewards), self._kl_penalty(rollouts, reference, mask)
+        token_rewards = place_at_end(scores, rollouts.lengths, mask) - penalty
+        if self.whiten_rewards:
+            token_rewards = whiten(token_rewards, mask, shift_mean=False)
+        advantages, returns = generalized_advantages(token_rewards, values, mask, self.gamma, self.lam)
+        advantages = whiten(advantages, mask)
+        seen = discounted_returns(token_rewards, mask, self.gamma)
+        metrics = {
+            "objective/scores": float(scores.nanmean()),
+            "objective/non_score_reward": -float(penalty.sum(dim=1).mean()),
+            "objective/rlhf_reward": float(scores.nanmean() - penalty.sum(dim=1).mean()),
+            "val/mean": float(values[mask].mean()),
+            "val/explained_variance": float(explained_variance(values, seen, mask)),
+            "val/num_eos_tokens": float(rollouts.finished.sum()),
+        }
+        if reference is not None:
+            kl = _kl(rollouts, reference, mask, "k1")
+            metrics |= {"objective/kl": float(kl.sum(dim=1).mean()), "kl": float(kl[mask].mean())}
+        return Experience(rollouts, mask, advantages, rollouts.logprobs, reference, values, returns), metrics
+
+    def _scores(self, rollouts: Rollouts, rewards: Tensor) -> Tensor:
+        """(R,) float, NaN where there is none."""
+        if self.missing_eos_penalty is None:
+            return rewards.flatten()
+        return rewards.flatten() - self.missing_eos_penalty * (~rollouts.finished)
+
+    def _kl_penalty(self, rollouts: Rollouts, reference: Tensor | None, mask: Tensor) -> Tensor:
+        """(R, T) float, what is taken from the reward of each token."""
+        if reference is None:
+            return torch.zeros(mask.shape, device=mask.device)
+        return self.kl_coef * _kl(rollouts, reference, mask, self.kl_estimator)
+
+    def losses(self, part: Experience, size: BatchSize, meter: Meter) -> Iterator[Tensor]:
+        """The policy's, then the critic's."""
+        assert self.policy is not None
+        assert part.values is not None
+        assert part.returns is not None
+        policy_loss = self.policy_loss(part, size, meter, loss_type="dapo", epsilon=self.cliprange)
+        meter.add_loss("policy", policy_loss)
+        yield policy_loss
+        with self.critic.active(self.policy):
+            values = self.critic(self.policy, part.rollouts).float()
+            outputs = value_loss(
+                values, part.values, part.returns, part.mask, size, cliprange_value=self.cliprange_value
+            )
+            meter.add("value_clipped", outputs.figures["clipped"], part.mask)
+            meter.add_loss("value", outputs.loss)
+            yield self.vf_coef * outputs.loss
+
+    def metrics(self, meter: Meter) -> dict[str, float]:
+        """Also those of the critic."""
+        return super().metrics(meter) | {
+            "policy/clipfrac_avg": meter.mean("clipped_low") + meter.mean("clipped_high"),
+            "policy/entropy_avg": meter.mean("entropy"),
+            "loss/policy_avg": meter.loss("policy"),
+            "loss/value_avg": meter.loss("value"),
+            "val/clipfrac_avg": meter.mean("value_clipped"),
+            "val/ratio": meter.mean("ratio"),
+        }
+
+
+def _kl(rollouts: Rollouts, reference: Tensor, mask: Tensor, estimator: KLEstimator) -> Tensor:
+    assert rollouts.logprobs is not None
+    return kl_divergence(rollouts.logprobs, reference, mask, estimator)
+
+
+def place_at_end(scores: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    """(R, T) rewards of tokens: each row's score at its last token, 0 elsewhere and in rows without a score.
+
+    Args:
+        scores: (R,) float, NaN where there is none.
+        lengths: (R,) tokens of each row.
+        mask: (R, T) bool.
+    """
+    last = (lengths - 1).clamp(min=0).unsqueeze(1)
+    rewards = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device)
+    rewards.scatter_(1, last, scores.nan_to_num(nan=0.0).unsqueeze(1))
+    return torch.where(mask, rewards, torch.zeros_like(rewards))
