@@ -27,6 +27,7 @@ RL finetuning of language models on the tasks that teach most.
   bots-lightning fit --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   bots-lightning validate --config runs/quickstart/config.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   bots-lightning fit --config configs/quickstart.yaml --print_config
+  bots-lightning export --ckpt_path runs/quickstart/checkpoints/last.ckpt --output exported/adapter
   bots-lightning replay --data trajectories.jsonl --selectors uniform bots
   bots-lightning compare runs/bots-0 runs/bots-1 runs/uniform-0 runs/uniform-1
 
@@ -37,10 +38,11 @@ COMMANDS = {
     "validate": "Evaluate a policy on the held-out tasks.",
     "test": "The same, under the names of a final test.",
     "predict": "Roll out every training task and write predictions.jsonl.",
+    "export": "Write a checkpoint's policy for transformers and peft; its options: bots-lightning export --help.",
     "replay": "Compare selectors on a recorded run; its options: bots-lightning replay --help.",
     "compare": "Compare methods by their runs; its options: bots-lightning compare --help.",
 }
-OWN_COMMANDS = ("replay", "compare")  # not LightningCLI's
+OWN_COMMANDS = ("export", "replay", "compare")  # not LightningCLI's
 # What libraries say of things that are as they are meant to be.
 NOISE = (
     r".*does not have many workers.*",  # a draw must not run ahead of the evidence
@@ -111,8 +113,12 @@ def _unused(folder: Path) -> Path:
 
 
 def _run_own_command(name: str, options: list[str]) -> None:
-    """Runs a command that is not LightningCLI's; both load matplotlib, which no run needs."""
-    if name == "compare":
+    """Runs a command that is not LightningCLI's; some load matplotlib, which no run needs."""
+    if name == "export":
+        from bots_lightning.algorithms.export_command import export_command
+
+        export_command(options)
+    elif name == "compare":
         from bots_lightning.evaluation.compare_command import compare_command
 
         compare_command(options)
@@ -124,12 +130,12 @@ def _run_own_command(name: str, options: list[str]) -> None:
 
 def main(args: ArgsType | Sequence[str] = None) -> None:
     """Runs a command; `args` replaces the command line."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
     words = sys.argv[1:] if args is None else args
     if isinstance(words, list) and words and words[0] in OWN_COMMANDS:
         _run_own_command(words[0], words[1:])
         return
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     BotsCLI(
         model_class=PolicyModule,
