@@ -62,7 +62,7 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
             elif "--help" not in words:
                 main([path for word in words[1:] for path in sorted(glob(word)) or [word]])
             ran.append(words[1])
-    assert {"fit", "validate", "predict", "replay", "compare"} <= set(ran)
+    assert {"fit", "validate", "predict", "export", "replay", "compare"} <= set(ran)
 
 
 def kept(words: list[str]) -> list[str]:

@@ -9,11 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bots_lightning.algorithms.options import check_option
+
+Scale = Literal["group", "batch", "none"]
+Estimator = Literal["grpo", "rloo"]
+
 
 def group_advantages(
     rewards: Tensor,
-    scale_rewards: Literal["group", "batch", "none"] = "group",
-    adv_estimator: Literal["grpo", "rloo"] = "grpo",
+    scale_rewards: Scale = "group",
+    adv_estimator: Estimator = "grpo",
     eps: float = 1e-4,
 ) -> Tensor:
     """Each reward against the others of its group.
@@ -36,6 +41,8 @@ def group_advantages(
     """
     if rewards.ndim != 2:
         raise ValueError(f"rewards have shape {tuple(rewards.shape)}; expected (B, G).")
+    check_option("scale_rewards", scale_rewards, Scale)
+    check_option("adv_estimator", adv_estimator, Estimator)
     mean, std = group_mean_and_std(rewards)
     centred = torch.where(rewards.isnan(), torch.zeros_like(rewards), rewards - mean)
     if adv_estimator == "rloo":
@@ -115,15 +122,20 @@ def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 − Var(returns − values) / Var(returns) over the mask: 1 is foresight, 0 that of a constant.
 
-    NaN if the returns are all equal.
+    NaN if the returns are all equal, or there are none.
 
     Args:
         values: (R, T) float.
         returns: (R, T) float.
         mask: (R, T) bool.
     """
-    error, spread = (returns - values)[mask].var(correction=0), returns[mask].var(correction=0)
+    error, spread = _variance((returns - values)[mask]), _variance(returns[mask])
     return torch.where(spread > 0, 1 - error / spread, torch.full_like(spread, torch.nan))
+
+
+def _variance(values: Tensor) -> Tensor:
+    """NaN of no values, of which `Tensor.var` warns."""
+    return (values - values.mean()).square().mean()
 
 
 def soft_overlong_penalty(lengths: Tensor, max_completion_length: int, soft_punish_cache: int) -> Tensor:

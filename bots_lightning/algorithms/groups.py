@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -70,15 +72,18 @@ class Sampled:
     Attributes:
         tasks: of all rounds, one per group.
         completions: of all rounds, G per group.
+        scores: (F, B, G) of each round, what each reward function said.
         rounds: the groups of each round.
     """
 
     tasks: list[Task] = field(default_factory=list)
     completions: list[str] = field(default_factory=list)
+    scores: list[npt.NDArray[np.float64]] = field(default_factory=list)
     rounds: list[Groups] = field(default_factory=list)
 
-    def add(self, tasks: list[Task], completions: list[str], groups: Groups) -> None:
+    def add(self, tasks: list[Task], completions: list[str], scores: npt.NDArray[np.float64], groups: Groups) -> None:
         """One more round."""
         self.tasks += tasks
         self.completions += completions
+        self.scores.append(scores)
         self.rounds.append(groups)

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from bots_lightning.algorithms.advantages import group_advantages
+from bots_lightning.algorithms.advantages import Estimator, Scale, group_advantages
 from bots_lightning.algorithms.experience import Experience
 from bots_lightning.algorithms.logprobs import record_logprobs
-from bots_lightning.algorithms.losses import BatchSize, LossType
+from bots_lightning.algorithms.losses import BatchSize, Level, LossType
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.policy_gradient import PolicyGradientModule
 from bots_lightning.rollouts import Rollouts
@@ -46,9 +46,9 @@ class GRPO(PolicyGradientModule):
         epsilon: float = 0.2,
         epsilon_high: float | None = None,
         delta: float | None = None,
-        importance_sampling_level: Literal["token", "sequence"] = "token",
-        adv_estimator: Literal["grpo", "rloo"] = "grpo",
-        scale_rewards: Literal["group", "batch", "none"] = "group",
+        importance_sampling_level: Level = "token",
+        adv_estimator: Estimator = "grpo",
+        scale_rewards: Scale = "group",
         num_iterations: int = 1,
         steps_per_generation: int = 1,
         use_bias_correction_kl: bool = True,

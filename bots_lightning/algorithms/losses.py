@@ -10,8 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bots_lightning.algorithms.options import check_option
+
 LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo"]
 KLEstimator = Literal["k1", "k2", "k3"]
+Level = Literal["token", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def grpo_loss(
     size: BatchSize | None = None,
     *,
     loss_type: LossType = "dapo",
-    importance_sampling_level: Literal["token", "sequence"] = "token",
+    importance_sampling_level: Level = "token",
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
     delta: float | None = None,
@@ -121,10 +124,9 @@ def grpo_loss(
     return LossOutputs(loss, {name: value.detach().float() for name, value in figures.items()})
 
 
-def importance_ratio(
-    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level: Literal["token", "sequence"] = "token"
-) -> Tensor:
+def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level: Level = "token") -> Tensor:
     """π / π_old: (R, T) by token, 1 outside the mask; or (R, 1) by sequence, the geometric mean over its tokens."""
+    check_option("importance_sampling_level", level, Level)
     log_ratio = _masked_difference(logprobs, old_logprobs, mask)
     if level == "sequence":
         log_ratio = log_ratio.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
@@ -147,6 +149,7 @@ def kl_divergence(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, estimato
     Returns:
         (R, T) float, 0 outside the mask.
     """
+    check_option("kl_estimator", estimator, KLEstimator)
     difference = _masked_difference(logprobs, ref_logprobs, mask)
     if estimator == "k1":
         return difference

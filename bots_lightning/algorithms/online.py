@@ -19,7 +19,7 @@ from bots_lightning.algorithms.groups import Groups, Sampled
 from bots_lightning.algorithms.logprobs import record_logprobs
 from bots_lightning.algorithms.module import TRAIN, PolicyModule
 from bots_lightning.algorithms.schedule import total_optimizer_steps
-from bots_lightning.algorithms.step_metrics import rollout_metrics, timed
+from bots_lightning.algorithms.step_metrics import reward_metrics, rollout_metrics, timed
 from bots_lightning.beliefs import Evidence
 from bots_lightning.data import TaskBatch
 from bots_lightning.rollouts import Rollouts, derive_seed
@@ -101,7 +101,9 @@ class OnlineModule(PolicyModule):
         everything = Groups.concatenate(sampled.rounds, self.sampling.pad_token_id)
         num_tokens = int(everything.rollouts.lengths.sum())
         self._count(len(everything.rollouts), num_tokens)
-        self._log_step(metrics | rollout_metrics(everything.rollouts, everything.rewards), timings)
+        metrics |= rollout_metrics(everything.rollouts, everything.rewards)
+        metrics |= reward_metrics(self.scorer.names, np.concatenate(sampled.scores, axis=1))
+        self._log_step(metrics, timings)
         return {
             "loss": torch.tensor(metrics["loss"]),
             "tasks": sampled.tasks,
@@ -130,13 +132,14 @@ class OnlineModule(PolicyModule):
             rollouts = self.rollout(batch.tasks, self.num_generations, seed)
         with timed(timings, "reward"):
             completions = self.encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
-            rewards = self.scorer(batch.tasks, completions)
+            scores = self.scorer.scores(batch.tasks, completions)
+            rewards = self.scorer.combine(scores, batch.tasks)
         # Before the update: its thread pools stay busy for a while and would slow the belief down.
         self._datamodule.observe(self._evidence(batch.indices, rewards))
         timings["observe"] = timings.get("observe", 0.0) + self._datamodule.observe_seconds
         reward_tensor = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
         iterations = torch.full((len(batch),), iteration, device=self.device)
-        sampled.add(batch.tasks, completions, Groups(rollouts, reward_tensor, iterations))
+        sampled.add(batch.tasks, completions, scores, Groups(rollouts, reward_tensor, iterations))
 
     def _select(self, timings: dict[str, float]) -> TaskBatch:
         """This rank's share of one more batch."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,21 @@ class PolicyGradientModule(OnlineModule):
         """Passes × mini-batches; fewer where `target_kl` ends an update."""
         return self.num_passes * self.num_parts
 
+    def on_fit_start(self) -> None:
+        """Refuses an update without a step, and more mini-batches than there are rows."""
+        if min(self.num_passes, self.num_parts) < 1:
+            raise ValueError(
+                f"{self.num_passes} passes of {self.num_parts} optimizer steps over each batch; expected at least 1 of "
+                "either. Raise num_iterations and steps_per_generation (of PPO: num_ppo_epochs and num_mini_batches)."
+            )
+        super().on_fit_start()
+        rows = self._datamodule.batch_size // self.trainer.world_size * self.num_generations
+        if self.num_parts > rows:
+            raise ValueError(
+                f"{self.num_parts} optimizer steps per pass over {rows} rollouts; expected at most one for each. Lower "
+                "steps_per_generation (of PPO: num_mini_batches), or raise data.batch_size or num_generations."
+            )
+
     # --- one update ---------------------------------------------------------------------------------------------
 
     def update(self, rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
@@ -161,7 +177,7 @@ class PolicyGradientModule(OnlineModule):
                 losses.append(loss)
                 norms.append(norm)
         for _ in range(self.optimizer_steps_per_iteration - steps):
-            self._scheduler.step()
+            self._advance_schedule()
         metrics |= self.metrics(meter)
         metrics |= {"loss": _mean(losses), "grad_norm": _mean(norms), "optimizer_steps": float(len(losses))}
         metrics |= {"skipped_steps": float(self.progress.skipped_steps)}
@@ -259,18 +275,26 @@ class PolicyGradientModule(OnlineModule):
 
     def _clip_and_step(self, part: Experience, loss: float) -> float:
         """Clips the gradient and steps, or skips; the gradient's norm before clipping, not finite if skipped."""
-        trainable = [weight for weight in self.parameters() if weight.requires_grad]
-        norm = float(nn.utils.clip_grad_norm_(trainable, self.max_grad_norm))
+        trained = [weight for weight in self.parameters() if weight.grad is not None]
+        total = nn.utils.get_total_norm([weight.grad for weight in trained if weight.grad is not None])
+        norm = float(total)
         finite = math.isfinite(norm) and math.isfinite(loss)
         if self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            nn.utils.clip_grads_with_norm_(trained, self.max_grad_norm, total)
             self._optimizer.step()
             self.progress.skipped_in_a_row = 0
-        else:
+        else:  # the gradient is not clipped: that would make all of it NaN
             self._skip(part, loss, norm)
             norm = math.nan
-        self._scheduler.step()
+        self._advance_schedule()
         self._optimizer.zero_grad()
         return norm
+
+    def _advance_schedule(self) -> None:
+        """By one optimizer step, whether it was taken or not."""
+        with warnings.catch_warnings():  # torch warns when the very first one was not
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self._scheduler.step()
 
     def _skip(self, part: Experience, loss: float, norm: float) -> None:
         self.progress.skipped_steps += 1

@@ -1,13 +1,16 @@
 """Figures of one iteration: what was rolled out, and how long its parts took."""
 
-# Shapes: B tasks, G rollouts per task, R = B·G rows.
+# Shapes: B tasks, G rollouts per task, R = B·G rows, F reward functions.
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from bots_lightning.algorithms.advantages import group_mean_and_std
@@ -22,14 +25,35 @@ def rollout_metrics(rollouts: Rollouts, rewards: Tensor) -> dict[str, Tensor]:
         rollouts: R = B·G rows.
         rewards: (B, G) float, NaN where there is none; left out of the means.
     """
-    lengths = rollouts.lengths.float()
+    lengths, ended = rollouts.lengths.float(), rollouts.finished
+    terminated = lengths[ended] if ended.any() else lengths.new_zeros(1)
+    mean, std = group_mean_and_std(rewards.reshape(1, -1))
     return {
-        "reward": rewards[~rewards.isnan()].mean(),
-        "reward_std": group_mean_and_std(rewards)[1].mean(),
+        "reward": torch.where(rewards.isnan().all(), torch.nan, mean.squeeze()),
+        "reward_std": std.squeeze(),
         "completions/mean_length": lengths.mean(),
+        "completions/min_length": lengths.min(),
         "completions/max_length": lengths.max(),
-        "completions/clipped_ratio": (~rollouts.finished).float().mean(),
+        "completions/mean_terminated_length": terminated.mean(),
+        "completions/min_terminated_length": terminated.min(),
+        "completions/max_terminated_length": terminated.max(),
+        "completions/clipped_ratio": (~ended).float().mean(),
     }
+
+
+def reward_metrics(names: Sequence[str], scores: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Mean and deviation of what each reward function said, where it applied, by TRL's names; NaN if nowhere.
+
+    Args:
+        names: of F functions.
+        scores: (F, B, G) float, NaN where a function does not apply.
+    """
+    metrics = {}
+    for name, values in zip(names, scores, strict=True):
+        valid = values[~np.isnan(values)]
+        metrics[f"rewards/{name}/mean"] = float(valid.mean()) if len(valid) else np.nan
+        metrics[f"rewards/{name}/std"] = float(valid.std(ddof=1)) if len(valid) > 1 else np.nan
+    return metrics
 
 
 def policy_metrics(meter: Meter) -> dict[str, float]:

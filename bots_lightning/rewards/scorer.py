@@ -45,6 +45,7 @@ class Scorer:
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError(f"reward_range={tuple(reward_range)}; expected two finite numbers, low < high.")
         self.functions = list(functions)
+        self.names = _distinct([getattr(f, "__name__", type(f).__name__) for f in functions])
         self.weights = np.ones(len(functions)) if weights is None else np.asarray(weights, dtype=np.float64)
         self.low, self.high = float(low), float(high)
 
@@ -57,6 +58,17 @@ class Scorer:
         Raises:
             ValueError: a function returns the wrong number of rewards, or a reward is outside the range.
         """
+        return self.combine(self.scores(tasks, completions), tasks)
+
+    def scores(self, tasks: Sequence[Task], completions: Sequence[str]) -> npt.NDArray[np.float64]:
+        """What each of the F functions says, unweighted.
+
+        Returns:
+            (F, B, G) float, NaN where a function does not apply.
+
+        Raises:
+            ValueError: a function returns the wrong number of rewards, or no number.
+        """
         generations, rest = divmod(len(completions), len(tasks))
         if rest:
             raise ValueError(f"{len(completions)} completions of {len(tasks)} tasks; expected as many of each.")
@@ -65,11 +77,23 @@ class Scorer:
         columns |= {name: [getattr(row, field) for row in rows] for name, field in NAMED.items()}
         prompts = [row.prompt for row in rows]
         scores = np.stack([self._score(f, prompts, list(completions), columns) for f in self.functions])
+        return scores.reshape(len(scores), len(tasks), generations)
+
+    def combine(self, scores: npt.NDArray[np.float64], tasks: Sequence[Task]) -> npt.NDArray[np.float64]:
+        """The weighted sum of the functions that apply.
+
+        Args:
+            scores: (F, B, G) as of `scores`.
+            tasks: B of them, named in errors.
+
+        Raises:
+            ValueError: a reward is outside the range.
+        """
         applies = np.isfinite(scores)
-        rewards = np.where(applies, scores * self.weights[:, None], 0.0).sum(axis=0)
+        rewards = np.where(applies, scores * self.weights[:, None, None], 0.0).sum(axis=0)
         rewards[~applies.any(axis=0)] = np.nan
-        self._check_range(rewards, rows)
-        return rewards.reshape(len(tasks), generations)
+        self._check_range(rewards, tasks)
+        return rewards
 
     def fraction(self, rewards: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Rewards mapped from the declared range to [0, 1]."""
@@ -94,13 +118,13 @@ class Scorer:
                 )
         return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
 
-    def _check_range(self, rewards: npt.NDArray[np.float64], rows: Sequence[Task]) -> None:
+    def _check_range(self, rewards: npt.NDArray[np.float64], tasks: Sequence[Task]) -> None:
         slack = 1e-6 * (self.high - self.low)
-        outside = np.flatnonzero((rewards < self.low - slack) | (rewards > self.high + slack))
+        outside = np.argwhere((rewards < self.low - slack) | (rewards > self.high + slack))
         if len(outside):
-            at = int(outside[0])
+            task, generation = outside[0]
             raise ValueError(
-                f"task {rows[at].id!r} got the reward {rewards[at]:g}, outside "
+                f"task {tasks[task].id!r} got the reward {rewards[task, generation]:g}, outside "
                 f"reward_range=({self.low:g}, {self.high:g}). Declare the range that the weighted sum of "
                 "all reward functions can take."
             )
@@ -110,3 +134,8 @@ def _shared_columns(tasks: Sequence[Task]) -> list[str]:
     """Columns that every task has, but for those that are passed by name."""
     shared = set.intersection(*(set(task.columns) for task in tasks))
     return sorted(shared - {"prompts", "completions", *NAMED})
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with -2, -3, … after those that came before."""
+    return [name if (n := names[:i].count(name)) == 0 else f"{name}-{n + 1}" for i, name in enumerate(names)]

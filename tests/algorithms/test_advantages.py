@@ -1,58 +1,262 @@
+"""Advantages by hand, against slow loops, and by what must hold of them."""
+
+# B tasks, G rollouts per task, R rows, T completion tokens.
+
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from bots_lightning.algorithms import group_advantages
+from bots_lightning.algorithms.advantages import (
+    discounted_returns,
+    explained_variance,
+    generalized_advantages,
+    group_advantages,
+    group_mean_and_std,
+    soft_overlong_penalty,
+    whiten,
+)
 
 NAN = math.nan
+SCALES, BASELINES = ["group", "batch", "none"], ["grpo", "rloo"]
 
 
-def test_hand_arithmetic() -> None:
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 3.0]], dtype=torch.float64)
-    std_first = math.sqrt((4 * 0.5**2) / 3)
+def tensor(values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# Means 0.5 and 0.75; deviations from them ±0.5 and −0.75, 2.25.
+REWARDS = tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 3.0]])
+CENTRED = tensor([[0.5, -0.5, -0.5, 0.5], [-0.75, -0.75, -0.75, 2.25]])
+
+
+def test_scaled_by_the_group_by_hand() -> None:
+    std_first = math.sqrt(4 * 0.5**2 / 3)
     std_second = math.sqrt((3 * 0.75**2 + 2.25**2) / 3)
-    expected = torch.tensor(
-        [
-            [0.5 / (std_first + 1e-4), -0.5 / (std_first + 1e-4), -0.5 / (std_first + 1e-4), 0.5 / (std_first + 1e-4)],
-            [*[-0.75 / (std_second + 1e-4)] * 3, 2.25 / (std_second + 1e-4)],
-        ],
-        dtype=torch.float64,
-    )
-    torch.testing.assert_close(group_advantages(rewards), expected, rtol=0, atol=1e-12)
+    expected = CENTRED / (tensor([[std_first], [std_second]]) + 1e-4)
+    torch.testing.assert_close(group_advantages(REWARDS), expected, rtol=0, atol=1e-15)
+
+
+def test_scaled_by_the_batch_by_hand() -> None:
+    # Five rewards of 0, two of 1, one of 3: mean 5/8.
+    std = math.sqrt((5 * (5 / 8) ** 2 + 2 * (3 / 8) ** 2 + (19 / 8) ** 2) / 7)
+    torch.testing.assert_close(group_advantages(REWARDS, "batch"), CENTRED / (std + 1e-4), rtol=0, atol=1e-15)
 
 
 def test_without_scaling_the_mean_alone_is_subtracted() -> None:
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 3.0]])
-    expected = torch.tensor([[0.5, -0.5, -0.5, 0.5], [-0.75, -0.75, -0.75, 2.25]])
-    torch.testing.assert_close(group_advantages(rewards, scale=False), expected)
+    torch.testing.assert_close(group_advantages(REWARDS, "none"), CENTRED, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, 1.0, -3.0])
-def test_equal_rewards_have_no_advantage(value: float) -> None:
-    advantages = group_advantages(torch.full((2, 8), value))
-    assert advantages.abs().max() < 1e-3
+def test_leave_one_out_by_hand() -> None:
+    expected = [[1 - 1 / 3, 0 - 2 / 3, 0 - 2 / 3, 1 - 1 / 3], [0 - 3 / 3, 0 - 3 / 3, 0 - 3 / 3, 3 - 0 / 3]]
+    actual = group_advantages(REWARDS, "none", adv_estimator="rloo")
+    torch.testing.assert_close(actual, tensor(expected), rtol=0, atol=1e-15)
 
 
-def test_missing_rewards_are_left_out_of_their_group() -> None:
-    rewards = torch.tensor([[1.0, NAN, 0.0, NAN], [NAN, NAN, NAN, NAN], [NAN, 2.0, NAN, NAN]], dtype=torch.float64)
-    advantages = group_advantages(rewards)
-    std = math.sqrt(2 * 0.5**2 / 1)
-    scaled = 0.5 / (std + 1e-4)
-    expected = torch.tensor([[scaled, 0, -scaled, 0], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.float64)
+rewards_with_gaps = st.lists(st.one_of(st.floats(-5, 5), st.just(NAN)), min_size=1, max_size=16)
+
+
+@given(rewards_with_gaps)
+def test_leave_one_out_is_the_mean_of_the_others(row: list[float]) -> None:
+    expected = []
+    for j, reward in enumerate(row):
+        others = [r for i, r in enumerate(row) if i != j and not math.isnan(r)]
+        expected.append(0.0 if math.isnan(reward) or not others else reward - sum(others) / len(others))
+    actual = group_advantages(tensor([row]), "none", adv_estimator="rloo")
+    torch.testing.assert_close(actual, tensor([expected]), rtol=0, atol=1e-12)
+
+
+@given(rewards_with_gaps)
+def test_agrees_with_numpy(row: list[float]) -> None:
+    kept = np.array([r for r in row if not math.isnan(r)])
+    assume(len(kept) > 1)
+    expected = np.nan_to_num((np.array(row) - kept.mean()) / (kept.std(ddof=1) + 1e-4))
+    np.testing.assert_allclose(group_advantages(tensor([row]))[0].numpy(), expected, rtol=1e-9, atol=1e-9)
+    mean, std = group_mean_and_std(tensor([row]))
+    assert mean.item() == pytest.approx(kept.mean(), abs=1e-12)
+    assert std.item() == pytest.approx(kept.std(ddof=1), abs=1e-12)
+
+
+@pytest.mark.parametrize("adv_estimator", BASELINES)
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, -3.0])
+def test_equal_rewards_have_no_advantage_at_all(
+    value: float, dtype: torch.dtype, scale: Any, adv_estimator: Any
+) -> None:
+    rewards = torch.full((2, 16), value, dtype=dtype)
+    rewards[1, 3:] = NAN
+    advantages = group_advantages(rewards, scale, adv_estimator=adv_estimator)
+    assert torch.equal(advantages, torch.zeros_like(rewards))
+    assert not group_mean_and_std(rewards)[1].any()
+
+
+@pytest.mark.parametrize("adv_estimator", BASELINES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_missing_rewards_are_left_out(scale: Any, adv_estimator: Any) -> None:
+    rewards = tensor([[1.0, NAN, 0.0, NAN], [NAN, NAN, NAN, NAN], [NAN, 2.0, NAN, NAN]])
+    advantages = group_advantages(rewards, scale, adv_estimator=adv_estimator)
+    mean = (1 + 0 + 2) / 3
+    batch = math.sqrt(((1 - mean) ** 2 + (0 - mean) ** 2 + (2 - mean) ** 2) / 2)
+    std = {"group": math.sqrt(2 * 0.5**2 / 1) + 1e-4, "batch": batch + 1e-4, "none": 1.0}[scale]
+    best = (0.5 if adv_estimator == "grpo" else 1.0) / std
+    expected = tensor([[best, 0, -best, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-15)
+
+
+def test_mean_and_deviation_of_a_group_without_rewards_are_zero() -> None:
+    mean, std = group_mean_and_std(tensor([[NAN, NAN], [NAN, 2.0]]))
+    assert mean.tolist() == [[0], [2]]
+    assert std.tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 4, 1)])
+def test_rewards_that_are_not_groups_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected \(B, G\)"):
+        group_advantages(torch.zeros(shape))
+
+
+# Three tokens, then two and padding.
+TOKEN_REWARDS, VALUES = tensor([[0.0, 0.0, 1.0], [0.5, 2.0, 7.0]]), tensor([[0.2, 0.4, 0.6], [1.0, -1.0, 7.0]])
+MASK = torch.tensor([[True, True, True], [True, True, False]])
+
+
+def test_generalized_advantages_by_hand() -> None:
+    # γ = 0.9, λ = 0.5, so each δ counts 0.45 of the one before it.
+    first = [0 + 0.9 * 0.4 - 0.2, 0 + 0.9 * 0.6 - 0.4, 1 - 0.6]
+    second = [0.5 + 0.9 * -1 - 1, 2 - (-1)]
+    expected = tensor(
+        [
+            [first[0] + 0.45 * first[1] + 0.45**2 * first[2], first[1] + 0.45 * first[2], first[2]],
+            [second[0] + 0.45 * second[1], second[1], 0],
+        ]
+    )
+    advantages, returns = generalized_advantages(TOKEN_REWARDS, VALUES, MASK, gamma=0.9, lam=0.5)
+    torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-15)
+    torch.testing.assert_close(returns, expected + VALUES * MASK, rtol=0, atol=1e-15)
+
+
+def ragged_case(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards and values, NaN outside the mask; one row is empty, one full."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.arange(6) < torch.tensor([6, 0, 1, 4])[:, None]
+    rewards, values = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
+    return rewards.masked_fill(~mask, NAN), values.masked_fill(~mask, NAN), mask
+
+
+@given(st.integers(0, 2**31), st.floats(0, 1), st.floats(0, 1))
+def test_generalized_advantages_are_the_sum_of_discounted_errors(seed: int, gamma: float, lam: float) -> None:
+    rewards, values, mask = ragged_case(seed)
+    expected = torch.zeros(4, 6, dtype=torch.float64)
+    for i, length in enumerate(mask.sum(dim=1).tolist()):
+        r, v = rewards[i, :length].tolist(), [*values[i, :length].tolist(), 0.0]
+        for t in range(length):
+            expected[i, t] = sum(
+                (gamma * lam) ** j * (r[t + j] + gamma * v[t + j + 1] - v[t + j]) for j in range(length - t)
+            )
+    advantages, returns = generalized_advantages(rewards, values, mask, gamma, lam)
+    torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(returns, expected + values.nan_to_num(), rtol=0, atol=1e-12)
+
+
+@given(st.integers(0, 2**31), st.floats(0, 1))
+def test_with_lambda_one_they_are_returns_minus_values(seed: int, gamma: float) -> None:
+    rewards, values, mask = ragged_case(seed)
+    advantages, returns = generalized_advantages(rewards, values, mask, gamma, lam=1.0)
+    expected = discounted_returns(rewards, mask, gamma)
+    torch.testing.assert_close(advantages, expected - values.nan_to_num(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(returns, expected, rtol=0, atol=1e-12)
+
+
+@given(st.integers(0, 2**31), st.floats(0, 1))
+def test_with_lambda_zero_they_are_errors_of_one_step(seed: int, gamma: float) -> None:
+    rewards, values, mask = ragged_case(seed)
+    following = torch.nn.functional.pad(values.nan_to_num()[:, 1:], (0, 1))
+    advantages, _ = generalized_advantages(rewards, values, mask, gamma, lam=0.0)
+    expected = (rewards + gamma * following - values).nan_to_num()
     torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-12)
 
 
-@given(st.lists(st.floats(-5, 5), min_size=2, max_size=16))
-def test_agrees_with_numpy(row: list[float]) -> None:
-    expected = (np.array(row) - np.mean(row)) / (np.std(row, ddof=1) + 1e-4)
-    actual = group_advantages(torch.tensor([row], dtype=torch.float64))
-    np.testing.assert_allclose(actual[0].numpy(), expected, rtol=1e-9, atol=1e-9)
+def test_discounted_returns_by_hand() -> None:
+    expected = [[0 + 0.9 * 0 + 0.81 * 1, 0 + 0.9 * 1, 1], [0.5 + 0.9 * 2, 2, 0]]
+    torch.testing.assert_close(discounted_returns(TOKEN_REWARDS, MASK, gamma=0.9), tensor(expected))
+    undiscounted = [[1, 1, 1], [0.5 + 2, 2, 0]]
+    torch.testing.assert_close(discounted_returns(TOKEN_REWARDS, MASK), tensor(undiscounted))
 
 
-def test_a_vector_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected \(B, G\)"):
-        group_advantages(torch.zeros(8))
+def test_tokens_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected three times \(R, T\)"):
+        generalized_advantages(TOKEN_REWARDS, VALUES[:, :2], MASK)
+    with pytest.raises(ValueError, match=r"expected three times \(R, T\)"):
+        generalized_advantages(TOKEN_REWARDS[0], VALUES[0], MASK[0])
+
+
+def test_whiten_by_hand() -> None:
+    # 1, 2, 3, 6 have mean 3 and variance (4 + 1 + 0 + 9) / 3.
+    values = tensor([[1.0, 2.0, NAN], [3.0, 6.0, NAN]])
+    mask, std = ~values.isnan(), math.sqrt(14 / 3 + 1e-8)
+    expected = tensor([[-2 / std, -1 / std, 0], [0, 3 / std, 0]])
+    torch.testing.assert_close(whiten(values, mask), expected, rtol=0, atol=1e-15)
+    kept = whiten(values, mask, shift_mean=False)
+    torch.testing.assert_close(kept, (expected + 3) * mask, rtol=0, atol=1e-15)
+
+
+@given(st.integers(0, 2**31))
+def test_whitened_values_have_mean_zero_and_variance_one(seed: int) -> None:
+    _, values, mask = ragged_case(seed)
+    inside = whiten(3 * values + 2, mask)[mask]
+    assert inside.mean().item() == pytest.approx(0, abs=1e-12)
+    assert inside.var().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_one_value_or_none_cannot_be_whitened_and_equal_ones_become_zero() -> None:
+    one = torch.tensor([[False, True, False], [False, False, False]])
+    assert whiten(VALUES, one).tolist() == [[0, 0.4, 0], [0, 0, 0]]
+    assert not whiten(VALUES, torch.zeros_like(one)).any()
+    assert not whiten(torch.full((1, 4), 0.5), torch.ones(1, 4, dtype=torch.bool)).any()
+
+
+def test_explained_variance_by_hand() -> None:
+    # Returns 1, 2, 3 vary by 2/3; the errors 0, 1, 1 by 2/9.
+    returns, values = tensor([[1.0, 2.0], [3.0, 50.0]]), tensor([[1.0, 1.0], [2.0, -50.0]])
+    mask = torch.tensor([[True, True], [True, False]])
+    assert explained_variance(values, returns, mask).item() == pytest.approx(1 - (2 / 9) / (2 / 3))
+
+
+def test_explained_variance_of_foresight_of_a_constant_and_of_equal_returns() -> None:
+    returns, mask = tensor([[1.0, 2.0, 6.0]]), torch.tensor([[True, True, True]])
+    assert explained_variance(returns, returns, mask) == 1
+    assert explained_variance(torch.full_like(returns, 4.0), returns, mask) == 0
+    assert explained_variance(-returns, returns, mask) == -3  # the errors are twice the returns
+    assert explained_variance(returns, torch.ones_like(returns), mask).isnan()
+
+
+@pytest.mark.parametrize(
+    ("length", "penalty"),
+    [(1, 0), (80, 0), (81, -1 / 20), (90, -10 / 20), (99, -19 / 20), (100, -1), (101, -1), (500, -1)],
+)
+def test_soft_overlong_penalty_by_hand(length: int, penalty: float) -> None:
+    assert soft_overlong_penalty(torch.tensor([length]), 100, 20).item() == pytest.approx(penalty)
+
+
+@given(st.integers(0, 300), st.integers(1, 200), st.data())
+def test_soft_overlong_penalty_is_equation_13(length: int, limit: int, data: st.DataObject) -> None:
+    cache = data.draw(st.integers(0, limit))
+    if length <= limit - cache:
+        expected = 0.0
+    elif length <= limit:
+        expected = ((limit - cache) - length) / cache
+    else:
+        expected = -1.0
+    assert soft_overlong_penalty(torch.tensor([length]), limit, cache).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("option", [{"scale_rewards": "std"}, {"adv_estimator": "gae"}])
+def test_a_misspelt_option_is_refused(option: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(option))}=.*expected one of"):
+        group_advantages(torch.zeros(2, 4), **option)  # type: ignore[arg-type]

@@ -1,103 +1,439 @@
-"""The GRPO loss and its gradient against a loop over tokens, with the gradient worked out by hand."""
+"""The losses by hand, against a loop over tokens, and by what must hold of them."""
 
 # R rows, T completion tokens.
 
 import math
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from bots_lightning.algorithms import grpo_loss
+from bots_lightning.algorithms.losses import (
+    BatchSize,
+    LossOutputs,
+    aggregate,
+    grpo_loss,
+    importance_ratio,
+    kl_divergence,
+    value_loss,
+)
+
+LOSS_TYPES = ["grpo", "dr_grpo", "dapo", "bnpo"]
+LEVELS = ["token", "sequence"]
+ESTIMATORS = ["k1", "k2", "k3"]
+LENGTHS = [7, 1, 3, 0, 5, 2]  # one row without any token
+OPTIONS: dict[str, Any] = {"epsilon": 0.2, "epsilon_high": 0.28, "delta": 1.6, "kl_coef": 0.1}
 
 
-def slow_loss_and_gradient(
-    logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, low: float, high: float
-) -> tuple[float, list[list[float]]]:
-    """The definition, token by token; d/dlogp of min(ρA, clip(ρ)A) is ρA where the unclipped term is the smaller."""
-    rows, width = logprobs.shape
-    loss, gradient = 0.0, [[0.0] * width for _ in range(rows)]
-    for i in range(rows):
-        tokens = [t for t in range(width) if mask[i, t]]
-        for t in tokens:
-            ratio = math.exp(float(logprobs[i, t]) - float(old[i, t]))
-            advantage = float(advantages[i])
-            clipped = min(max(ratio, 1 - low), 1 + high)
-            loss -= min(ratio * advantage, clipped * advantage) / len(tokens) / rows
-            if ratio * advantage <= clipped * advantage:
-                gradient[i][t] = -ratio * advantage / len(tokens) / rows
-    return loss, gradient
+def tensor(values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
-def random_case(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_case(seed: int = 0) -> dict[str, Tensor]:
+    """Six ragged rows whose ratios lie on both sides of both clips."""
     generator = torch.Generator().manual_seed(seed)
     logprobs = -torch.rand(6, 7, generator=generator, dtype=torch.float64) * 3
-    old = logprobs + 0.5 * torch.randn(6, 7, generator=generator, dtype=torch.float64)
-    advantages = torch.randn(6, generator=generator, dtype=torch.float64)
-    lengths = torch.tensor([7, 1, 3, 0, 5, 2])
-    return logprobs.requires_grad_(), old, advantages, torch.arange(7) < lengths[:, None]
+    noise = torch.randn(3, 6, 7, generator=generator, dtype=torch.float64)
+    return {
+        "logprobs": logprobs.requires_grad_(),
+        "old_logprobs": logprobs.detach() + 0.5 * noise[0] + 0.2 * noise[2, :, :1],
+        "advantages": torch.randn(6, generator=generator, dtype=torch.float64),
+        "mask": torch.arange(7) < torch.tensor(LENGTHS)[:, None],
+        "ref_logprobs": logprobs.detach() + 0.5 * noise[1],
+    }
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("low", "high"), [(0.2, 0.2), (0.2, 0.28), (0.05, 0.5)])
-def test_loss_and_gradient_agree_with_the_definition(seed: int, low: float, high: float) -> None:
-    logprobs, old, advantages, mask = random_case(seed)
-    outputs = grpo_loss(logprobs, old, advantages, mask, epsilon=low, epsilon_high=high)
-    outputs.loss.backward()
-    loss, gradient = slow_loss_and_gradient(logprobs.detach(), old, advantages, mask, low, high)
-    assert outputs.loss.item() == pytest.approx(loss, abs=1e-12)
-    torch.testing.assert_close(logprobs.grad, torch.tensor(gradient, dtype=torch.float64), rtol=0, atol=1e-12)
+def kl_of_one_token(d: float, estimator: str) -> float:
+    return {"k1": d, "k2": d * d / 2, "k3": math.exp(-d) + d - 1}[estimator]
 
 
-def test_on_policy_gradient_is_that_of_the_policy_gradient() -> None:
-    logprobs, _, advantages, mask = random_case(0)
-    outputs = grpo_loss(logprobs, logprobs.detach(), advantages, mask)
-    outputs.loss.backward()
-    lengths = mask.sum(dim=1, keepdim=True).clamp(min=1)
-    torch.testing.assert_close(logprobs.grad, -advantages[:, None] * mask / lengths / 6)
-    assert outputs.metrics["clip_ratio/low_tokens"] == 0
-    assert outputs.metrics["clip_ratio/high_tokens"] == 0
+def definition(case: dict[str, Tensor], loss_type: str, level: str, estimator: str, bias_correction: bool) -> float:
+    """The loss of the papers with `OPTIONS`, row by row and token by token."""
+    row_sums, lengths = [], []
+    for logprobs, old, advantage, mask, ref in zip(*(x.tolist() for x in case.values()), strict=True):
+        kept = [t for t, learned in enumerate(mask) if learned]
+        mean_log_ratio = sum(logprobs[t] - old[t] for t in kept) / max(len(kept), 1)
+        row_sums.append(0.0)
+        lengths.append(len(kept))
+        for t in kept:
+            ratio = math.exp(mean_log_ratio if level == "sequence" else logprobs[t] - old[t])
+            surrogate = min(min(ratio, 1.6) * advantage, min(max(ratio, 0.8), 1.28) * advantage)
+            kl = kl_of_one_token(logprobs[t] - ref[t], estimator)
+            row_sums[-1] += -surrogate + 0.1 * kl * (ratio if bias_correction else 1)
+    if loss_type == "grpo":
+        return sum(s / max(n, 1) for s, n in zip(row_sums, lengths, strict=True)) / len(row_sums)
+    return sum(row_sums) / (len(row_sums) * 7 if loss_type == "dr_grpo" else sum(lengths))
 
 
-def test_clipped_tokens_by_hand() -> None:
-    ratios = torch.tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 1.0]], dtype=torch.float64)
+def slopes_of_the_definition(case: dict[str, Tensor], *how: Any, step: float = 1e-6) -> Tensor:
+    """Central differences of `definition` in every log-probability."""
+    gradient = torch.zeros(6, 7, dtype=torch.float64)
+    for i, t in product(range(6), range(7)):
+        nudge = torch.zeros(6, 7, dtype=torch.float64)
+        nudge[i, t] = step
+        up, down = (definition({**case, "logprobs": case["logprobs"].detach() + s * nudge}, *how) for s in (1, -1))
+        gradient[i, t] = (up - down) / (2 * step)
+    return gradient
+
+
+@pytest.mark.parametrize("bias_correction", [True, False])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_loss_and_gradient_agree_with_the_definition(
+    loss_type: Any, level: Any, estimator: Any, bias_correction: bool
+) -> None:
+    case = random_case()
+    loss = grpo_loss(
+        **case,
+        **OPTIONS,
+        loss_type=loss_type,
+        importance_sampling_level=level,
+        kl_estimator=estimator,
+        use_bias_correction_kl=bias_correction,
+    ).loss
+    loss.backward()
+    how = loss_type, level, estimator, bias_correction
+    assert loss.item() == pytest.approx(definition(case, *how), abs=1e-12)
+    if estimator != "k2" or not bias_correction:  # there the weight is a constant; see the exact gradients below
+        torch.testing.assert_close(case["logprobs"].grad, slopes_of_the_definition(case, *how), rtol=0, atol=1e-8)
+
+
+# Two rows with the ratios 1.5, 0.5, 1; the second is one token shorter.
+RATIOS = tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 9.0]])
+MASK = torch.tensor([[True, True, True], [True, True, False]])
+
+
+def loss_by_ratio(**options: Any) -> LossOutputs:
+    return grpo_loss(RATIOS.log(), torch.zeros_like(RATIOS), tensor([1.0, -2.0]), MASK, **options)
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "expected"),
+    [
+        ("grpo", -((1.2 + 0.5 + 1.0) / 3 + (-2 * 1.5 - 2 * 0.8) / 2) / 2),
+        ("dr_grpo", -((1.2 + 0.5 + 1.0) + (-2 * 1.5 - 2 * 0.8)) / (2 * 3)),
+        ("dapo", -((1.2 + 0.5 + 1.0) + (-2 * 1.5 - 2 * 0.8)) / 5),
+        ("bnpo", -((1.2 + 0.5 + 1.0) + (-2 * 1.5 - 2 * 0.8)) / 5),
+    ],
+)
+def test_clip_by_hand(loss_type: Any, expected: float) -> None:
+    # A > 0 is clipped from above only, A < 0 from below only.
+    assert loss_by_ratio(loss_type=loss_type).loss.item() == pytest.approx(expected)
+
+
+def test_figures_by_hand() -> None:
+    figures = loss_by_ratio().figures
+    assert not any(value.requires_grad for value in figures.values())
+    assert set(figures) == {"ratio", "clipped_low", "clipped_high", "approxkl"}
+    torch.testing.assert_close(figures["ratio"], torch.tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 1.0]]))
+    assert figures["clipped_high"].tolist() == [[1, 0, 0], [0, 0, 0]]
+    assert figures["clipped_low"].tolist() == [[0, 0, 0], [0, 1, 0]]
+    squared = [[math.log(1.5) ** 2 / 2, math.log(0.5) ** 2 / 2, 0], [math.log(1.5) ** 2 / 2, math.log(0.5) ** 2 / 2, 0]]
+    torch.testing.assert_close(figures["approxkl"], torch.tensor(squared))
+
+
+def test_clip_higher_by_hand() -> None:
+    outputs = loss_by_ratio(epsilon_high=0.6)
+    assert outputs.loss.item() == pytest.approx(-((1.5 + 0.5 + 1.0) + (-2 * 1.5 - 2 * 0.8)) / 5)
+    assert outputs.figures["clipped_high"].sum() == 0
+
+
+def test_two_sided_clip_by_hand() -> None:
+    # δ bounds the ratio 1.5 where A < 0; where A > 0 the clip at 1.2 is the tighter.
+    loss = loss_by_ratio(delta=1.3).loss
+    assert loss.item() == pytest.approx(-((1.2 + 0.5 + 1.0) + (-2 * 1.3 - 2 * 0.8)) / 5)
+
+
+def test_sequence_level_by_hand() -> None:
+    # One ratio per row, the geometric mean: (1.5 · 0.5 · 1)^⅓ = 0.909 and (1.5 · 0.5)^½ = 0.866.
+    first, second = (1.5 * 0.5) ** (1 / 3), (1.5 * 0.5) ** (1 / 2)
+    by_row = loss_by_ratio(loss_type="grpo", importance_sampling_level="sequence")
+    assert by_row.loss.item() == pytest.approx(-(first - 2 * second) / 2)
+    torch.testing.assert_close(by_row.figures["ratio"], torch.tensor([[first], [second]]))
+    tight = loss_by_ratio(loss_type="grpo", importance_sampling_level="sequence", epsilon=0.1)
+    assert tight.loss.item() == pytest.approx(-(first - 2 * 0.9) / 2)
+    assert tight.figures["clipped_low"].tolist() == [[0], [1]]
+    by_token = loss_by_ratio(loss_type="dapo", importance_sampling_level="sequence")
+    assert by_token.loss.item() == pytest.approx(-(3 * first - 2 * 2 * second) / 5)
+
+
+def test_advantages_per_token_by_hand() -> None:
+    advantages = tensor([[1.0, -1.0, 2.0], [-2.0, 4.0, 5.0]])
+    loss = grpo_loss(RATIOS.log(), torch.zeros_like(RATIOS), advantages, MASK).loss
+    assert loss.item() == pytest.approx(-((1.2 * 1 + 0.8 * -1 + 1 * 2) + (1.5 * -2 + 0.5 * 4)) / 5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_an_advantage_per_row_is_that_of_each_of_its_tokens(loss_type: Any, level: Any) -> None:
+    case = random_case(3)
+    per_token = {**case, "advantages": case["advantages"][:, None].expand(6, 7)}
+    options = {**OPTIONS, "loss_type": loss_type, "importance_sampling_level": level}
+    assert grpo_loss(**per_token, **options).loss.item() == pytest.approx(grpo_loss(**case, **options).loss.item())
+
+
+def test_kl_estimators_by_hand() -> None:
+    # d = log π − log π_ref: log 2 and −log 2.
+    logprobs, ref, mask = tensor([[0.0, 0.0]]), tensor([[-math.log(2), math.log(2)]]), torch.tensor([[True, True]])
+    expected = {
+        "k1": [math.log(2), -math.log(2)],
+        "k2": [math.log(2) ** 2 / 2, math.log(2) ** 2 / 2],
+        "k3": [0.5 + math.log(2) - 1, 2 - math.log(2) - 1],
+    }
+    for estimator, values in expected.items():
+        torch.testing.assert_close(kl_divergence(logprobs, ref, mask, estimator), tensor([values]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("bias_correction", "weight"), [(True, 1.5), (False, 1.0)])
+def test_penalty_by_hand(bias_correction: bool, weight: float) -> None:
+    # One token with ratio 1.5 and d = log 2; A = 0.
     outputs = grpo_loss(
-        ratios.log(),
-        torch.zeros(2, 3, dtype=torch.float64),
-        torch.tensor([1.0, -2.0], dtype=torch.float64),
-        torch.tensor([[True, True, True], [True, True, False]]),
-        epsilon=0.2,
+        tensor([[math.log(1.5)]]),
+        tensor([[0.0]]),
+        tensor([0.0]),
+        torch.tensor([[True]]),
+        ref_logprobs=tensor([[math.log(0.75)]]),
+        kl_coef=0.1,
+        use_bias_correction_kl=bias_correction,
     )
-    first = (1.2 + 0.5 + 1.0) / 3  # A > 0: clipped from above only
-    second = (-2 * 1.5 + -2 * 0.8) / 2  # A < 0: clipped from below only
-    assert outputs.loss.item() == pytest.approx(-(first + second) / 2)
-    assert outputs.metrics["clip_ratio/high_tokens"] == 1
-    assert outputs.metrics["clip_ratio/low_tokens"] == 1
+    assert outputs.loss.item() == pytest.approx(0.1 * weight * (0.5 + math.log(2) - 1))
+    assert outputs.figures["kl"].item() == pytest.approx(0.5 + math.log(2) - 1)
 
 
-def test_parts_add_up_to_the_whole() -> None:
-    logprobs, old, advantages, mask = random_case(1)
-    whole = grpo_loss(logprobs, old, advantages, mask).loss
+# A categorical over four tokens, and the reference: every expectation is a sum of four terms.
+LOGITS, REF_LOGITS, OLD_LOGITS = [0.3, -1.2, 0.9, 0.1], [1.0, 0.2, -0.4, -0.7], [-0.5, 0.4, 0.6, 0.0]
+
+
+def kl(left: Tensor, right: Tensor) -> Tensor:
+    return (left.exp() * (left - right)).sum()
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_k1_and_k3_are_unbiased(estimator: Any) -> None:
+    policy, ref = (tensor(logits).log_softmax(0) for logits in (LOGITS, REF_LOGITS))
+    estimates = kl_divergence(policy[:, None], ref[:, None], torch.ones(4, 1, dtype=torch.bool), estimator)[:, 0]
+    assert (policy.exp() * estimates).sum().item() == pytest.approx(kl(policy, ref).item(), abs=1e-15)
+
+
+def expected_penalty_gradient(old_logits: list[float], estimator: str, bias_correction: bool) -> Tensor:
+    """E over tokens drawn from π_old of the gradient that `grpo_loss` has for each of them."""
+    logits = tensor(LOGITS).requires_grad_()
+    policy, old, ref = logits.log_softmax(0), tensor(old_logits).log_softmax(0), tensor(REF_LOGITS).log_softmax(0)
+    losses = [
+        grpo_loss(
+            policy[None, [token]],
+            old[None, [token]],
+            tensor([0.0]),
+            torch.tensor([[True]]),
+            ref_logprobs=ref[None, [token]],
+            kl_coef=1.0,
+            kl_estimator=estimator,  # type: ignore[arg-type]
+            use_bias_correction_kl=bias_correction,
+        ).loss
+        for token in range(4)
+    ]
+    (old.exp() * torch.stack(losses)).sum().backward()
+    assert logits.grad is not None
+    return logits.grad
+
+
+def exact_gradient(reverse: bool = True) -> Tensor:
+    logits = tensor(LOGITS).requires_grad_()
+    policy, ref = logits.log_softmax(0), tensor(REF_LOGITS).log_softmax(0)
+    (kl(policy, ref) if reverse else kl(ref, policy)).backward()
+    assert logits.grad is not None
+    return logits.grad
+
+
+@pytest.mark.parametrize("old_logits", [LOGITS, OLD_LOGITS], ids=["on-policy", "off-policy"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_corrected_penalty_has_the_gradient_of_the_divergence(estimator: str, old_logits: list[float]) -> None:
+    actual = expected_penalty_gradient(old_logits, estimator, bias_correction=True)
+    torch.testing.assert_close(actual, exact_gradient(), rtol=0, atol=1e-14)
+
+
+def test_the_gradients_of_the_plain_penalty() -> None:
+    # On-policy, k1 pulls nowhere, k2 along KL(π ‖ π_ref), and k3 along KL(π_ref ‖ π).
+    expected = {"k1": torch.zeros(4, dtype=torch.float64), "k2": exact_gradient(), "k3": exact_gradient(reverse=False)}
+    for estimator, gradient in expected.items():
+        actual = expected_penalty_gradient(LOGITS, estimator, bias_correction=False)
+        torch.testing.assert_close(actual, gradient, rtol=0, atol=1e-14)
+
+
+@given(st.floats(-5, 5), st.floats(-5, 5))
+def test_k2_and_k3_are_never_negative(logprob: float, ref: float) -> None:
+    mask = torch.tensor([[True]])
+    for estimator in ("k2", "k3"):
+        assert kl_divergence(tensor([[logprob]]), tensor([[ref]]), mask, estimator) >= 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_on_policy_the_gradient_is_that_of_the_policy_gradient(level: Any) -> None:
+    case = random_case()
+    case["old_logprobs"] = case["logprobs"].detach()
+    outputs = grpo_loss(**case, loss_type="grpo", importance_sampling_level=level)
+    outputs.loss.backward()
+    mask, advantages = case["mask"], case["advantages"]
+    expected = -advantages[:, None] * mask / mask.sum(dim=1, keepdim=True).clamp(min=1) / 6
+    torch.testing.assert_close(case["logprobs"].grad, expected, rtol=0, atol=1e-15)
+    assert outputs.figures["clipped_low"].sum() == outputs.figures["clipped_high"].sum() == 0
+
+
+def test_clipped_tokens_have_no_gradient() -> None:
+    case = random_case()
+    outputs = grpo_loss(**case)
+    outputs.loss.backward()
+    clipped = (outputs.figures["clipped_low"] + outputs.figures["clipped_high"]).bool() & case["mask"]
+    assert outputs.figures["clipped_low"][case["mask"]].any()
+    assert outputs.figures["clipped_high"][case["mask"]].any()
+    assert torch.equal(case["logprobs"].grad == 0, clipped | ~case["mask"])
+
+
+def parts_of(case: dict[str, Tensor], part_of_row: list[int]) -> Iterator[dict[str, Tensor]]:
+    """Each part's rows, trimmed to the longest of them."""
+    for part in sorted(set(part_of_row)):
+        rows = torch.tensor([i for i, p in enumerate(part_of_row) if p == part])
+        width = max(1, int(case["mask"][rows].sum(dim=1).max()))
+        yield {name: x[rows, :width] if x.ndim == 2 else x[rows] for name, x in case.items()}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@given(seed=st.integers(0, 2**31), part_of_row=st.lists(st.integers(0, 3), min_size=6, max_size=6))
+def test_parts_add_up_to_the_whole(loss_type: Any, level: Any, seed: int, part_of_row: list[int]) -> None:
+    case = random_case(seed)
+    options = {**OPTIONS, "loss_type": loss_type, "importance_sampling_level": level}
+    whole = grpo_loss(**case, **options).loss
+    (gradient,) = torch.autograd.grad(whole, case["logprobs"])
+    size = BatchSize(rows=6, tokens=sum(LENGTHS), max_completion_length=7)
+    losses = torch.stack([grpo_loss(**part, size=size, **options).loss for part in parts_of(case, part_of_row)])
+    losses.sum().backward()
+    torch.testing.assert_close(losses.sum(), whole, rtol=0, atol=1e-12)
+    torch.testing.assert_close(case["logprobs"].grad, gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("advantages_per_token", [False, True])
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_values_outside_the_mask_do_no_harm(
+    loss_type: Any, level: Any, advantages_per_token: bool, junk: float
+) -> None:
+    case = random_case(2)
+    if advantages_per_token:
+        case["advantages"] = case["advantages"][:, None] * torch.ones(6, 7)
+    spoiled = {n: x.detach().masked_fill(~case["mask"], junk) if x.ndim == 2 else x for n, x in case.items()}
+    spoiled |= {"mask": case["mask"], "logprobs": spoiled["logprobs"].requires_grad_()}
+    for estimator in ESTIMATORS:
+        options = {"loss_type": loss_type, "importance_sampling_level": level, "kl_estimator": estimator}
+        clean, dirty = (grpo_loss(**x, **OPTIONS, **options) for x in (case, spoiled))  # type: ignore[arg-type]
+        assert dirty.loss.item() == clean.loss.item()
+        expected, actual = (torch.autograd.grad(o.loss, x["logprobs"])[0] for o, x in ((clean, case), (dirty, spoiled)))
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+        for name, figure in dirty.figures.items():
+            torch.testing.assert_close(figure, clean.figures[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_nothing_to_learn_from_is_a_loss_of_zero(loss_type: Any, level: Any) -> None:
+    case = random_case()
+    case["mask"] = torch.zeros_like(case["mask"])
+    loss = grpo_loss(**case, **OPTIONS, loss_type=loss_type, importance_sampling_level=level).loss
+    loss.backward()
+    assert loss.item() == 0
+    assert not case["logprobs"].grad.any()
+
+
+def test_a_ratio_outside_the_mask_is_one() -> None:
+    ratio = importance_ratio(RATIOS.log(), torch.zeros_like(RATIOS), MASK)
+    torch.testing.assert_close(ratio, tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 1.0]]))
+
+
+def test_aggregates_by_hand() -> None:
+    # Rows of 3 and 1 tokens of a batch of 4 rows with 10 tokens and up to 8 in a row.
+    per_token, mask = tensor([[1.0, 2.0, 6.0], [4.0, 9.0, 9.0]]), torch.tensor([[True] * 3, [True, False, False]])
+    size = BatchSize(rows=4, tokens=10, max_completion_length=8)
+    expected = {
+        "grpo": ((1 + 2 + 6) / 3 + 4) / 4,
+        "dr_grpo": (1 + 2 + 6 + 4) / (4 * 8),
+        "dapo": (1 + 2 + 6 + 4) / 10,
+        "bnpo": (1 + 2 + 6 + 4) / 10,
+    }
+    for loss_type, value in expected.items():
+        assert aggregate(per_token, mask, size, loss_type).item() == pytest.approx(value)  # type: ignore[arg-type]
+
+
+def test_the_size_of_an_undivided_batch() -> None:
+    assert BatchSize.of(MASK) == BatchSize(rows=2, tokens=5.0, max_completion_length=3)
+    assert BatchSize.of(MASK, 9) == BatchSize(rows=2, tokens=5.0, max_completion_length=9)
+
+
+def test_value_loss_by_hand() -> None:
+    # Inside the clip; clipped to 0.2, and the clipped error the larger; far, but on the way to its return; masked.
+    values = tensor([[0.1, 0.9, 0.5, 9.0]]).requires_grad_()
+    outputs = value_loss(
+        values,
+        tensor([[0.0, 0.0, 1.0, 0.0]]),
+        tensor([[1.0, 1.0, 2.0, 0.0]]),
+        torch.tensor([[True, True, True, False]]),
+    )
+    outputs.loss.backward()
+    assert outputs.loss.item() == pytest.approx(((1 - 0.1) ** 2 + (1 - 0.2) ** 2 + (2 - 0.5) ** 2) / 2 / 3)
+    assert outputs.figures["clipped"].tolist() == [[0, 1, 0, 0]]
+    torch.testing.assert_close(values.grad, tensor([[(0.1 - 1) / 3, 0, (0.5 - 2) / 3, 0]]))
+
+
+def test_value_loss_without_a_clip_is_half_the_squared_error() -> None:
+    values, old, returns = (torch.randn(6, 7, dtype=torch.float64, generator=torch.manual_seed(s)) for s in range(3))
+    mask = random_case()["mask"]
+    loss = value_loss(values, old, returns, mask, cliprange_value=math.inf).loss
+    torch.testing.assert_close(loss, (values - returns)[mask].square().mean() / 2)
+
+
+def test_parts_of_the_value_loss_add_up_and_their_padding_does_no_harm() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values, old, returns = torch.randn(3, 6, 7, dtype=torch.float64, generator=generator)
+    mask = random_case()["mask"]
+    values.requires_grad_()
+    whole = value_loss(values, old, returns, mask).loss
+    (gradient,) = torch.autograd.grad(whole, values)
+    dirty_old, dirty_returns = (x.masked_fill(~mask, math.nan) for x in (old, returns))
+    size = BatchSize.of(mask)
     parts = [
-        grpo_loss(logprobs[rows], old[rows], advantages[rows], mask[rows], num_rows=6).loss
+        value_loss(values[rows], dirty_old[rows], dirty_returns[rows], mask[rows], size).loss
         for rows in (slice(0, 1), slice(1, 4), slice(4, 6))
     ]
-    torch.testing.assert_close(sum(parts), whole, rtol=0, atol=1e-12)
-
-
-def test_values_outside_the_mask_do_not_matter() -> None:
-    logprobs, old, advantages, mask = random_case(2)
-    garbage = torch.where(mask, old, torch.full_like(old, -torch.inf))
-    clean, dirty = (grpo_loss(logprobs, o, advantages, mask).loss for o in (old, garbage))
-    assert clean.item() == dirty.item()
-    dirty.backward()
-    assert logprobs.grad is not None
-    assert torch.isfinite(logprobs.grad).all()
+    torch.stack(parts).sum().backward()
+    torch.testing.assert_close(torch.stack(parts).sum(), whole, rtol=0, atol=1e-12)
+    torch.testing.assert_close(values.grad, gradient, rtol=0, atol=1e-12)
 
 
 def test_wrong_shapes_are_refused() -> None:
-    logprobs, old, advantages, mask = random_case(0)
+    case = random_case()
     with pytest.raises(ValueError, match=r"expected three times \(R, T\)"):
-        grpo_loss(logprobs, old[:, :3], advantages, mask)
-    with pytest.raises(ValueError, match=r"expected \(6,\)"):
-        grpo_loss(logprobs, old, advantages[:3], mask)
+        grpo_loss(**{**case, "old_logprobs": case["old_logprobs"][:, :3]})
+    with pytest.raises(ValueError, match=r"expected three times \(R, T\)"):
+        grpo_loss(**{**case, "mask": case["mask"][:2]})
+    with pytest.raises(ValueError, match=r"shape \(3,\); expected \(6,\) or \(6, 7\)"):
+        grpo_loss(**{**case, "advantages": case["advantages"][:3]})
+
+
+def test_a_penalty_needs_a_reference() -> None:
+    with pytest.raises(ValueError, match=r"kl_coef=0.1 needs ref_logprobs"):
+        grpo_loss(**{**random_case(), "ref_logprobs": None}, kl_coef=0.1)  # type: ignore[arg-type]
+
+
+def test_a_misspelt_option_is_refused() -> None:
+    ones, mask = torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    for option in ({"loss_type": "drgrpo"}, {"importance_sampling_level": "seq"}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))}=.*expected one of"):
+            grpo_loss(ones, ones, ones[:, 0], mask, **option)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="kl_estimator='k4'"):
+        kl_divergence(ones, ones, mask, "k4")  # type: ignore[arg-type]
