@@ -174,6 +174,7 @@ def aggregate(per_token: Tensor, mask: Tensor, size: BatchSize, loss_type: LossT
         size: of the whole batch.
         loss_type: which.
     """
+    check_option("loss_type", loss_type, LossType)
     masked = _masked(per_token, mask)
     if loss_type == "grpo":
         return (masked.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum() / size.rows
