@@ -65,9 +65,10 @@ def load_policy(
         gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it computed.
     """
     shape = AutoConfig.from_pretrained(folder)
-    for name, value in vars(shape).items():
-        if "drop" in name and isinstance(value, float):
-            setattr(shape, name, 0.0)
+    for part in (shape, shape.get_text_config()):  # a model of several kinds of input has a config for each
+        for name, value in vars(part).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
     model = AutoModelForCausalLM.from_pretrained(folder, config=shape, dtype=getattr(torch, dtype))
     for module in model.modules():
         if isinstance(module, nn.Dropout):
