@@ -101,9 +101,9 @@ class OnlineModule(PolicyModule):
         everything = Groups.concatenate(sampled.rounds, self.sampling.pad_token_id)
         num_tokens = int(everything.rollouts.lengths.sum())
         self._count(len(everything.rollouts), num_tokens)
-        metrics |= rollout_metrics(everything.rollouts, everything.rewards)
-        metrics |= reward_metrics(self.scorer.names, np.concatenate(sampled.scores, axis=1))
-        self._log_step(metrics, timings)
+        of_rewards = reward_metrics(self.scorer.names, np.concatenate(sampled.scores, axis=1))
+        of_rollouts = rollout_metrics(everything.rollouts, everything.rewards)
+        self._log_step({**metrics, **of_rewards, **of_rollouts}, timings)
         return {
             "loss": torch.tensor(metrics["loss"]),
             "tasks": sampled.tasks,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -381,3 +382,43 @@ def test_predict_rolls_out_every_task_of_the_pool(checkpoint: str, tmp_path: Pat
 def test_an_endless_run_needs_a_constant_schedule(checkpoint: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lr_scheduler_type='linear' needs the length of the run"):
         trainer(tmp_path, max_steps=-1, max_epochs=-1).fit(module(checkpoint), data())
+
+
+def test_a_bound_of_the_ratio_below_the_upper_clip_is_refused(checkpoint: str) -> None:
+    with pytest.raises(ValueError, match=r"delta=1.25 does nothing below the upper clip; expected more than 1.28"):
+        module(checkpoint, delta=1.25, epsilon_high=0.28)
+    assert module(checkpoint, delta=1.5, epsilon_high=0.28).loss_options["delta"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.75 / 0.5, -0.25 / 0.5, -0.25 / 0.5, -0.25 / 0.5, 0, 0, 0, 0]),
+        ({"scale_rewards": "none"}, [0.75, -0.25, -0.25, -0.25, 0, 0, 0, 0]),
+        ({"scale_rewards": "none", "adv_estimator": "rloo"}, [1, -1 / 3, -1 / 3, -1 / 3, 0, 0, 0, 0]),
+    ],
+)
+def test_advantages_are_by_the_estimator_and_scale_that_were_chosen(
+    checkpoint: str, make_rollouts: Any, options: dict[str, Any], expected: list[float]
+) -> None:
+    policy = module(checkpoint, **options)
+    policy.configure_model()
+    rewards = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1]])
+    experience, _ = policy.prepare(make_rollouts([2, 3] * 4, [2] * 8), rewards)
+    assert experience.advantages.tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_policy_is_recorded_only_where_it_will_have_moved_or_was_another(
+    checkpoint: str, make_rollouts: Any
+) -> None:
+    rollouts, rewards = make_rollouts([2, 3], [2, 2]), torch.tensor([[1.0, 0.0]])
+    known = replace(rollouts, logprobs=torch.tensor([[-1.0, -2.0, 0.0], [math.nan] * 3]))
+    one, several = module(checkpoint), module(checkpoint, steps_per_generation=2)
+    for policy in (one, several):
+        policy.configure_model()
+    assert one.prepare(rollouts, rewards)[0].old_logprobs is None
+    present = several.prepare(rollouts, rewards)[0].old_logprobs
+    old = one.prepare(known, rewards)[0].old_logprobs
+    assert old is not None
+    assert old[0].tolist() == [-1, -2, 0]
+    torch.testing.assert_close(old[1], present[1])

@@ -10,11 +10,21 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, PhiConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    GPT2Config,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+)
 
 from bots_lightning.algorithms import LoRA
-from bots_lightning.algorithms.policy import language_model, load_policy, stop_token_ids
+from bots_lightning.algorithms.logprobs import completion_logprobs
+from bots_lightning.algorithms.policy import language_model, load_policy, stop_token_ids, using_adapter
 from bots_lightning.quickstart.tokenizer import character_tokenizer
+from bots_lightning.rollouts import GenerateEngine, Sampling
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 SMALL = LoRA(r=4, alpha=8)
@@ -108,6 +118,149 @@ def test_dropout_layers_are_off_even_in_train_mode(tmp_path: Path, lora: LoRA | 
     assert not torch.equal(*(logits(AutoModelForCausalLM.from_pretrained(tmp_path).train()) for _ in range(2)))
     policy = load_policy(str(tmp_path), lora).train()
     assert torch.equal(logits(policy), logits(policy))
+
+
+SIZE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TEXT = SIZE | {"vocab_size": 16, "num_key_value_heads": 1, "head_dim": 8, "attention_dropout": 0.5}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen3Config(**TEXT),
+        Gemma3Config(text_config=TEXT, vision_config=SIZE | {"image_size": 28, "patch_size": 14}, image_token_index=15),
+    ],
+    ids=["text", "text and images"],
+)
+def test_dropout_of_attention_is_off_too_where_no_layer_shows_it(tmp_path: Path, config: PreTrainedConfig) -> None:
+    def train_logits(model: nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return model.train()(input_ids=IDS, token_type_ids=torch.zeros_like(IDS)).logits
+
+    with torch.random.fork_rng():
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    dropping = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert not torch.equal(train_logits(dropping), train_logits(dropping))
+    policy = load_policy(str(tmp_path))
+    assert torch.equal(train_logits(policy), train_logits(policy))
+
+
+def test_log_probabilities_of_a_model_with_dropout_are_those_of_its_rollouts(tmp_path: Path) -> None:
+    size = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    config = GPT2Config(vocab_size=16, resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5, eos_token_id=1, **size)
+    with torch.random.fork_rng():
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    policy = load_policy(str(tmp_path)).train()
+    policy.transformer.h[0].eval()  # a mode of its own
+    modes = {module: module.training for module in policy.modules()}
+    rollouts = GenerateEngine().generate(policy, [[5, 6], [7]], 2, Sampling(5, (1,), 0), seed=0)
+    assert {module: module.training for module in policy.modules()} == modes
+    one, same = (completion_logprobs(policy, rollouts)[0] for _ in range(2))
+    assert torch.equal(one, same)
+    assert torch.equal(one, completion_logprobs(policy.eval(), rollouts)[0])
+    dropping = AutoModelForCausalLM.from_pretrained(tmp_path).train()
+    assert not torch.equal(*(completion_logprobs(dropping, rollouts)[0] for _ in range(2)))
+
+
+# --- two adapters on one model --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_adapters(checkpoint: str, shake: Any) -> PeftModel:
+    """A policy with a second adapter, both of which do something and train."""
+    policy = load_policy(checkpoint, SMALL)
+    assert isinstance(policy, PeftModel)
+    policy.add_adapter("other", LoRA(r=2, alpha=2).peft_config())
+    for weight in adapters(policy).values():
+        weight.requires_grad_(True)
+    shake(policy)
+    return policy
+
+
+def flags(policy: nn.Module) -> dict[str, bool]:
+    return {name: weight.requires_grad for name, weight in policy.named_parameters()}
+
+
+@pytest.mark.parametrize("name", [None, "other", "default"])
+@pytest.mark.parametrize("trains", [("default",), ("default", "other"), ()])
+def test_another_adapter_is_for_the_block_only_and_what_trains_stays(
+    two_adapters: PeftModel, name: str | None, trains: tuple[str, ...]
+) -> None:
+    for key, weight in adapters(two_adapters).items():
+        weight.requires_grad_(any(f".{adapter}." in key for adapter in trains))
+    before, plain = flags(two_adapters), logits(two_adapters)
+    with using_adapter(two_adapters, name):
+        assert flags(two_adapters) == before
+        assert torch.equal(logits(two_adapters), plain) == (name == "default")
+    assert flags(two_adapters) == before
+    assert two_adapters.active_adapter == "default"
+    assert torch.equal(logits(two_adapters), plain)
+
+    def fail() -> None:
+        with using_adapter(two_adapters, name):
+            raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        fail()
+    assert flags(two_adapters) == before
+    assert torch.equal(logits(two_adapters), plain)
+
+
+def test_each_adapter_computes_what_it_would_alone_and_none_the_base(checkpoint: str, two_adapters: PeftModel) -> None:
+    with using_adapter(two_adapters, None):
+        assert torch.equal(logits(two_adapters), logits(load_policy(checkpoint)))
+    alone = load_policy(checkpoint, LoRA(r=2, alpha=2))
+    for key, weight in adapters(alone).items():
+        weight.data = two_adapters.get_parameter(key.replace("default", "other")).data
+    with using_adapter(two_adapters, "other"):
+        assert torch.equal(logits(two_adapters), logits(alone))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_of_one_adapter_do_not_disturb_those_of_the_other(
+    two_adapters: PeftModel, checkpointing: bool
+) -> None:
+    if checkpointing:
+        model = language_model(two_adapters)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+
+    def gradients() -> dict[str, torch.Tensor]:
+        return {n: w.grad.clone() for n, w in adapters(two_adapters).items() if w.grad is not None}
+
+    two_adapters(input_ids=IDS).logits.logsumexp(-1).sum().backward()
+    of_default = gradients()
+    assert of_default
+    assert all(".default." in name for name in of_default)
+    with using_adapter(two_adapters, "other"):
+        assert gradients().keys() == of_default.keys()
+        two_adapters(input_ids=IDS).logits.logsumexp(-1).sum().backward()
+    both = gradients()
+    assert both.keys() == adapters(two_adapters).keys()
+    assert all(torch.equal(both[name], gradient) for name, gradient in of_default.items())
+    two_adapters(input_ids=IDS).logits.logsumexp(-1).sum().backward()
+    twice = gradients()
+    for name, gradient in both.items():
+        torch.testing.assert_close(twice[name], gradient * (2 if ".default." in name else 1))
+
+
+@pytest.mark.parametrize("lora", [None, SMALL])
+def test_gradient_checkpointing_computes_layers_again_and_gives_the_same_gradient(
+    checkpoint: str, lora: LoRA | None, shake: Any
+) -> None:
+    gradients, calls = [], []
+    for checkpointing in (False, True):
+        policy = load_policy(checkpoint, lora, gradient_checkpointing=checkpointing)
+        shake(policy)
+        count: list[int] = []
+        mlp = language_model(policy).model.layers[0].mlp
+        mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        policy(input_ids=IDS).logits.logsumexp(-1).sum().backward()
+        calls.append(len(count))
+        gradients.append({n: w.grad for n, w in policy.named_parameters() if w.requires_grad})
+    assert calls == [1, 2]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
 
 
 def test_the_language_model_is_the_one_inside_with_its_adapters(checkpoint: str) -> None:
