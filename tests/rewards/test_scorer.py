@@ -43,6 +43,22 @@ def test_weights_are_1_unless_given() -> None:
     np.testing.assert_array_equal(scorer(TASKS[:1], ["a", "b"]), [[0.75, 0.5]])
 
 
+def test_scores_are_those_of_each_function_unweighted() -> None:
+    scorer = Scorer([returning(1, None), exact_match], [0.5, 0.25])
+    scores = scorer.scores(TASKS[:1], ["5", "6"])
+    np.testing.assert_array_equal(scores, [[[1, NAN]], [[1, 0]]])
+    np.testing.assert_array_equal(scorer.combine(scores, TASKS[:1]), [[0.5 + 0.25, 0]])
+
+
+def test_functions_of_one_name_are_numbered() -> None:
+    assert Scorer([returning(1), exact_match, returning(0), returning(1)]).names == [
+        "fixed",
+        "exact_match",
+        "fixed-2",
+        "fixed-3",
+    ]
+
+
 def test_none_leaves_a_function_out_and_nan_means_that_none_applied() -> None:
     scorer = Scorer([returning(None, 1, None, 0), returning(1, None, None, 0)], [0.5, 0.25])
     np.testing.assert_array_equal(scorer(TASKS, ["a", "b", "c", "d"]), [[0.25, 0.5], [NAN, 0]])
