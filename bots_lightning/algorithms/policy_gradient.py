@@ -5,15 +5,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import get_scheduler
 
 from bots_lightning.algorithms.advantages import soft_overlong_penalty
 from bots_lightning.algorithms.experience import Experience
@@ -21,28 +18,19 @@ from bots_lightning.algorithms.logprobs import completion_logprobs, microbatches
 from bots_lightning.algorithms.losses import BatchSize, KLEstimator, aggregate, grpo_loss
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.module import MINIBATCHES
-from bots_lightning.algorithms.nonfinite import check_skipped, dump_batch, nonfinite_gradients
-from bots_lightning.algorithms.online import OnlineModule
+from bots_lightning.algorithms.optimizer import OptimizerModule
 from bots_lightning.algorithms.policy import checkpoint_folder, load_policy
 from bots_lightning.algorithms.reference import reference_logprobs
-from bots_lightning.algorithms.schedule import total_optimizer_steps
 from bots_lightning.algorithms.step_metrics import policy_metrics
 from bots_lightning.rollouts import Rollouts, derive_seed
 
 
-class PolicyGradientModule(OnlineModule):
+class PolicyGradientModule(OptimizerModule):
     """Learns from each batch of rollouts in one or several clipped optimizer steps.
 
     Subclasses say what an update learns from (`prepare`) and what it minimizes (`losses`).
 
     Args:
-        learning_rate: of AdamW at its peak.
-        weight_decay: of AdamW.
-        lr_scheduler_type: a schedule of transformers over the run's optimizer steps.
-        warmup_steps: optimizer steps of linear warm-up.
-        max_grad_norm: gradients are clipped to this norm.
-        max_skipped_steps: a step whose loss or gradient is not finite is skipped, and its batch saved in the run
-            folder below `nonfinite`; after so many in a row the run stops.
         kl_coef: weight of the KL penalty against the policy as it was loaded; with 0 there is no reference.
         kl_estimator: "k1", "k2" or "k3", see `kl_divergence`.
         entropy_coef: weight of the mean entropy per token, as a bonus.
@@ -51,21 +39,12 @@ class PolicyGradientModule(OnlineModule):
         soft_punish_cache: the last tokens of the length limit, over which a penalty grows from 0 to 1; see
             `soft_overlong_penalty`. It bears on advantages only: the belief counts rewards without it. None: none.
         target_kl: ends an iteration's update before the step at which `policy/approxkl_avg` exceeds it; None never.
-        **kwargs: see `OnlineModule` and `PolicyModule`.
+        **kwargs: see `OptimizerModule`, `OnlineModule` and `PolicyModule`.
     """
-
-    num_passes: int  # over each batch of rollouts
-    num_parts: int  # mini-batches of a pass, an optimizer step each
 
     def __init__(
         self,
         *args: Any,
-        learning_rate: float = 1e-6,
-        weight_decay: float = 0.0,
-        lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
-        warmup_steps: int = 0,
-        max_grad_norm: float = 1.0,
-        max_skipped_steps: int = 5,
         kl_coef: float = 0.0,
         kl_estimator: KLEstimator = "k3",
         entropy_coef: float = 0.0,
@@ -80,9 +59,6 @@ class PolicyGradientModule(OnlineModule):
                 f"soft_punish_cache={soft_punish_cache}; expected between 1 and "
                 f"max_completion_length={self.max_completion_length} tokens."
             )
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.lr_scheduler_type, self.warmup_steps = lr_scheduler_type, warmup_steps
-        self.max_grad_norm, self.max_skipped_steps = max_grad_norm, max_skipped_steps
         self.kl_coef, self.kl_estimator = kl_coef, kl_estimator
         self.entropy_coef = entropy_coef
         self.mask_truncated_completions = mask_truncated_completions
@@ -113,8 +89,6 @@ class PolicyGradientModule(OnlineModule):
         """(R,) bool, True for rows whose loss and gradient are 0 for certain; they need no backward pass."""
         return ~part.mask.any(dim=1)
 
-    # --- the models and the optimizer ---------------------------------------------------------------------------
-
     def configure_model(self) -> None:
         """Loads the policy, and a frozen copy where the penalty needs one."""
         super().configure_model()
@@ -122,41 +96,15 @@ class PolicyGradientModule(OnlineModule):
             self.reference = load_policy(checkpoint_folder(self.pretrained), None, self.dtype_name)
             self.reference.requires_grad_(False).to(self.device)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Of the optimizer."""
-        return [{"params": [weight for weight in self.parameters() if weight.requires_grad], "lr": self.learning_rate}]
-
-    def configure_optimizers(self) -> Any:
-        """AdamW over the trainable weights, with its schedule."""
-        optimizer = torch.optim.AdamW(self.parameter_groups(), weight_decay=self.weight_decay)
-        steps = total_optimizer_steps(self.trainer, self.optimizer_steps_per_iteration)
-        if steps is None and self.lr_scheduler_type in ("linear", "cosine"):
-            raise ValueError(
-                f"lr_scheduler_type={self.lr_scheduler_type!r} needs the length of the run; set trainer.max_steps or "
-                "trainer.max_epochs, or use lr_scheduler_type=constant."
-            )
-        scheduler = get_scheduler(self.lr_scheduler_type, optimizer, self.warmup_steps, steps or 1)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-    @property
-    def optimizer_steps_per_iteration(self) -> int:
-        """Passes × mini-batches; fewer where `target_kl` ends an update."""
-        return self.num_passes * self.num_parts
-
     def on_fit_start(self) -> None:
-        """Refuses an update without a step, and more mini-batches than there are rows."""
-        if min(self.num_passes, self.num_parts) < 1:
+        """Refuses a limit on optimizer steps where their number is not known ahead."""
+        if self.target_kl is not None and self.trainer.max_steps > 0:
             raise ValueError(
-                f"{self.num_passes} passes of {self.num_parts} optimizer steps over each batch; expected at least 1 of "
-                "either. Raise num_iterations and steps_per_generation (of PPO: num_ppo_epochs and num_mini_batches)."
+                f"trainer.max_steps={self.trainer.max_steps} counts optimizer steps, and target_kl={self.target_kl} "
+                "leaves some out: the run would go on past its schedule. Limit it by trainer.max_epochs and "
+                "data.steps_per_epoch."
             )
         super().on_fit_start()
-        rows = self._datamodule.batch_size // self.trainer.world_size * self.num_generations
-        if self.num_parts > rows:
-            raise ValueError(
-                f"{self.num_parts} optimizer steps per pass over {rows} rollouts; expected at most one for each. Lower "
-                "steps_per_generation (of PPO: num_mini_batches), or raise data.batch_size or num_generations."
-            )
 
     # --- one update ---------------------------------------------------------------------------------------------
 
@@ -167,21 +115,28 @@ class PolicyGradientModule(OnlineModule):
         for rows in self._minibatches(len(experience)):
             part, figures = experience.rows(rows), Meter()
             loss = self._accumulate_gradients(part, figures)
-            if self.target_kl is not None and figures.mean("approxkl") > self.target_kl:
+            if self._has_moved_too_far(figures):
                 self._optimizer.zero_grad()
                 break
             meter.merge(figures)
-            norm = self._clip_and_step(part, loss)
+            norm = self.clip_and_step(part, loss)
             steps += 1
             if math.isfinite(norm):
                 losses.append(loss)
                 norms.append(norm)
         for _ in range(self.optimizer_steps_per_iteration - steps):
-            self._advance_schedule()
+            self.advance_schedule()
         metrics |= self.metrics(meter)
         metrics |= {"loss": _mean(losses), "grad_norm": _mean(norms), "optimizer_steps": float(len(losses))}
         metrics |= {"skipped_steps": float(self.progress.skipped_steps)}
         return metrics | {"learning_rate": float(self._optimizer.param_groups[0]["lr"])}
+
+    def _has_moved_too_far(self, figures: Meter) -> bool:
+        """Whether the next step is one too many, as all ranks see it."""
+        if self.target_kl is None:
+            return False
+        moved = torch.tensor(figures.mean("approxkl"), device=self.device)
+        return float(self.all_gather(moved).nanmean()) > self.target_kl  # type: ignore[union-attr]
 
     def metrics(self, meter: Meter) -> dict[str, float]:
         """What the steps of an update did, from the figures of their micro-batches."""
@@ -262,48 +217,6 @@ class PolicyGradientModule(OnlineModule):
         count = int(self.all_gather(torch.tensor(len(parts), device=self.device)).max())  # type: ignore[union-attr]
         filling = part.rows(part.lengths.argmin().reshape(1)).without_tokens()
         return parts + [filling] * (max(1, count) - len(parts))
-
-    # --- the step itself ----------------------------------------------------------------------------------------
-
-    @property
-    def _optimizer(self) -> Any:
-        return self.optimizers()
-
-    @property
-    def _scheduler(self) -> Any:
-        return self.lr_schedulers()
-
-    def _clip_and_step(self, part: Experience, loss: float) -> float:
-        """Clips the gradient and steps, or skips; the gradient's norm before clipping, not finite if skipped."""
-        trained = [weight for weight in self.parameters() if weight.grad is not None]
-        total = nn.utils.get_total_norm([weight.grad for weight in trained if weight.grad is not None])
-        norm = float(total)
-        finite = math.isfinite(norm) and math.isfinite(loss)
-        if self.trainer.strategy.reduce_boolean_decision(finite, all=True):
-            nn.utils.clip_grads_with_norm_(trained, self.max_grad_norm, total)
-            self._optimizer.step()
-            self.progress.skipped_in_a_row = 0
-        else:  # the gradient is not clipped: that would make all of it NaN
-            self._skip(part, loss, norm)
-            norm = math.nan
-        self._advance_schedule()
-        self._optimizer.zero_grad()
-        return norm
-
-    def _advance_schedule(self) -> None:
-        """By one optimizer step, whether it was taken or not."""
-        with warnings.catch_warnings():  # torch warns when the very first one was not
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-            self._scheduler.step()
-
-    def _skip(self, part: Experience, loss: float, norm: float) -> None:
-        self.progress.skipped_steps += 1
-        self.progress.skipped_in_a_row += 1
-        folder = Path(self.trainer.default_root_dir) / "nonfinite"
-        iteration = self.progress.iterations
-        name = f"iteration-{iteration}-step-{self.progress.skipped_steps}-rank-{self.global_rank}.pt"
-        dump_batch(folder / name, part, loss, norm, nonfinite_gradients(self.named_parameters()), iteration)
-        check_skipped(self.progress.skipped_in_a_row, self.max_skipped_steps, folder)
 
 
 def _mean(values: list[float]) -> float:

@@ -351,7 +351,7 @@ def test_microbatches_change_nothing(checkpoint: str, tmp_path: Path, budget: in
         torch.testing.assert_close(weights(parts)[name], value, rtol=0, atol=1e-4)
 
 
-def test_several_iterations_on_a_batch_clip_and_step_the_schedule(checkpoint: str, tmp_path: Path) -> None:
+def test_several_iterations_on_a_batchclip_and_step_the_schedule(checkpoint: str, tmp_path: Path) -> None:
     policy = module(checkpoint, num_iterations=3, learning_rate=0.05)
     fit = trainer(tmp_path, max_steps=-1, max_epochs=1)
     fit.fit(policy, data(steps_per_epoch=4))

@@ -165,8 +165,8 @@ def test_it_takes_passes_times_mini_batches_steps_and_uses_every_row_once_per_pa
         return replace(experience, ref_logprobs=names), metrics
 
     policy.prepare = named_rows
-    seen, step = [], policy._clip_and_step
-    policy._clip_and_step = lambda part, loss: seen.append(part.ref_logprobs[:, 0].int().tolist()) or step(part, loss)
+    seen, step = [], policy.clip_and_step
+    policy.clip_and_step = lambda part, loss: seen.append(part.ref_logprobs[:, 0].int().tolist()) or step(part, loss)
     run = fit(policy, 2)
     assert run.history["optimizer_steps"] == [passes * parts] * 2
     assert run.trainer.global_step == 2 * passes * parts
@@ -212,8 +212,8 @@ def test_one_rollout_per_task_is_enough_for_a_critic_and_not_for_a_group(build: 
 
 def test_losses_of_policy_and_critic_are_logged_as_means_of_steps(build: Any, fit: Any) -> None:
     policy = build(PPO, num_ppo_epochs=2, num_mini_batches=2, vf_coef=0.5, max_tokens_per_microbatch=100)
-    step, losses = policy._clip_and_step, []
-    policy._clip_and_step = lambda part, loss: losses.append(loss) or step(part, loss)
+    step, losses = policy.clip_and_step, []
+    policy.clip_and_step = lambda part, loss: losses.append(loss) or step(part, loss)
     logged = fit(policy, 1).history.logged[0]
     assert len(losses) == 4
     assert logged["loss"] == pytest.approx(sum(losses) / 4, abs=1e-6)
