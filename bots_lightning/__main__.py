@@ -1,6 +1,6 @@
 """`python -m bots_lightning` is `bots-lightning`."""
 
-from bots_lightning.cli import main
+from bots_lightning.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from bots_lightning.algorithms import PolicyModule
@@ -55,6 +56,15 @@ NOISE = (
     r".*Total length of `list` across ranks is zero.*",  # no held-out tasks
     r".*Using ModelCheckpoint with manual optimization.*",  # a checkpoint after the step is meant
 )
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the config of what is trained; the other commands leave a run's config alone."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Once, when fitting starts."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
 
 
 class BotsCLI(LightningCLI):
@@ -128,6 +138,28 @@ def _run_own_command(name: str, options: list[str]) -> None:
         replay_command(options)
 
 
+def run() -> None:
+    """The program: `main`, with one line instead of a traceback for what a user can put right."""
+    try:
+        main()
+    except (ValueError, FloatingPointError) as error:
+        message = _own_message(error)
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")
+
+
+def _own_message(error: BaseException | None) -> str | None:
+    """That of the innermost error in the chain which this package has raised, if there is one."""
+    found = None
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames and Path(__file__).parent in Path(frames[-1].filename).parents:
+            found = str(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
 def main(args: ArgsType | Sequence[str] = None) -> None:
     """Runs a command; `args` replaces the command line."""
     for message in NOISE:
@@ -144,6 +176,7 @@ def main(args: ArgsType | Sequence[str] = None) -> None:
         subclass_mode_data=True,
         seed_everything_default=0,
         auto_configure_optimizers=False,
+        save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"use_distributed_sampler": False},
         parser_kwargs={"prog": "bots-lightning", "description": DESCRIPTION, "formatter_class": HelpFormatter},

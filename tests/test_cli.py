@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from bots_lightning.cli import main
+from bots_lightning.cli import main, run
 from bots_lightning.evaluation import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +100,42 @@ def test_help_and_print_config_read_well() -> None:
     assert "Roll out every training task" in shown
     config = yaml.safe_load(run("fit", "--config", "configs/quickstart.yaml", "--print_config"))
     assert config["data"]["init_args"]["selector"]["class_path"] == "bots_lightning.selection.ThompsonSelector"
+
+
+def test_other_commands_leave_the_config_of_the_run_alone(command: Command, tmp_path: Path) -> None:
+    command("fit")
+    config = tmp_path / "runs/quickstart/config.yaml"
+    trained = config.read_bytes()
+    checkpoint = str(tmp_path / "runs/quickstart/checkpoints/last.ckpt")
+    for name in ("validate", "predict"):
+        command(name, "--ckpt_path", checkpoint, "--model.init_args.temperature", "0.5")
+    with pytest.raises(ValueError, match="trained weights"):
+        command("validate", "--ckpt_path", checkpoint, "--model.init_args.lora", "null")
+    assert config.read_bytes() == trained
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.init_args.num_generations", "1"], "error: num_generations=1; a group needs at least 2"),
+        (["--trainer.overfit_batches", "1"], "error: trainer.overfit_batches replaces the selector"),
+        (["--trainer.precision", "bf16-true"], "error: trainer.precision=bf16-true; expected 32-true or bf16-mixed"),
+    ],
+)
+def test_what_a_user_can_put_right_is_said_in_one_line(
+    options: list[str], message: str, tmp_path: Path, cache: Path
+) -> None:
+    program = [sys.executable, "-m", "bots_lightning", "fit", *FEW_STEPS, "--runs_dir", str(tmp_path), *options]
+    ended = subprocess.run(program, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(message)
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bots_lightning.cli.main", lambda: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        run()
 
 
 def test_a_wrong_option_is_named(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,10 +20,10 @@ def check_trainer(trainer: Any) -> None:
             f"the run has {trainer.world_size} processes; training works in one. Set trainer.devices=1 and "
             "trainer.num_nodes=1."
         )
-    if str(trainer.precision).startswith("16"):
+    if trainer.precision not in ("32-true", "bf16-mixed"):
         raise ValueError(
-            f"trainer.precision={trainer.precision} scales gradients, and clipping would see the scaled ones. "
-            "Use bf16-mixed or 32."
+            f"trainer.precision={trainer.precision}; expected 32-true or bf16-mixed. With 16-mixed, clipping would see "
+            "scaled gradients; with a half-precision model, updates are lost to rounding."
         )
     if trainer.overfit_batches:
         raise ValueError(

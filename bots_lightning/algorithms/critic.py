@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import Literal
 
 import torch
@@ -16,13 +17,14 @@ from bots_lightning.algorithms.logprobs import completion_hidden_states
 from bots_lightning.algorithms.policy import (
     LoRA,
     PretrainedSource,
+    check_dtype,
     checkpoint_folder,
     language_model,
     load_policy,
     seeded,
     using_adapter,
 )
-from bots_lightning.rollouts import Rollouts
+from bots_lightning.rollouts import Rollouts, load_tokenizer
 
 ADAPTER = "critic"
 
@@ -61,7 +63,8 @@ class Critic(nn.Module, ABC):
     def forward(self, policy: nn.Module, rollouts: Rollouts) -> Tensor:
         """(R, T) float32, the reward to be expected before each completion token is drawn."""
         hidden = completion_hidden_states(self.backbone(policy), rollouts)
-        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
+        with torch.autocast(hidden.device.type, enabled=False):  # eight bits are too few for a value
+            return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
 
     def _make_head(self, backbone: nn.Module) -> None:
         model = language_model(backbone)
@@ -74,12 +77,12 @@ class SharedCritic(Critic):
     """A second adapter on the policy's own frozen weights: PPO holds one base model.
 
     Args:
-        lora: of the second adapter.
+        lora: of the second adapter; None takes that of the policy's.
     """
 
     def __init__(self, lora: LoRA | None = None) -> None:
         super().__init__()
-        self.lora = lora or LoRA()
+        self.lora = lora
 
     def build(self, policy: nn.Module, folder: str, seed: int) -> None:
         """Adds the adapter to the policy.
@@ -92,8 +95,9 @@ class SharedCritic(Critic):
                 "SharedCritic needs the policy's weights to be frozen. Train a LoRA (model.init_args.lora), or use "
                 "critic: {class_path: bots_lightning.algorithms.SeparateCritic}."
             )
+        config = self.lora.peft_config() if self.lora else deepcopy(policy.peft_config[policy.active_adapter])
         with seeded(seed):
-            policy.add_adapter(ADAPTER, self.lora.peft_config())
+            policy.add_adapter(ADAPTER, config)
         for weight in self._adapter(policy):
             weight.requires_grad_(True)
         self._make_head(policy)
@@ -120,10 +124,10 @@ class SeparateCritic(Critic):
     """A language model of its own.
 
     Args:
-        pretrained: its checkpoint, by default the policy's.
+        pretrained: its checkpoint, by default the policy's; another must have the same vocabulary.
         lora: trains adapters; None trains all of its weights.
         dtype: of the loaded weights.
-        gradient_checkpointing: as of the policy.
+        gradient_checkpointing: see `PolicyModule`; None does as the policy does.
     """
 
     def __init__(
@@ -131,17 +135,21 @@ class SeparateCritic(Critic):
         pretrained: str | PretrainedSource | None = None,
         lora: LoRA | None = None,
         dtype: Literal["float32", "bfloat16"] = "float32",
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | None = None,
     ) -> None:
         super().__init__()
+        check_dtype(lora, dtype)
         self.pretrained, self.lora, self.dtype_name = pretrained, lora, dtype
         self.gradient_checkpointing = gradient_checkpointing
 
     def build(self, policy: nn.Module, folder: str, seed: int) -> None:
         """Loads the model; its vocabulary head is not trained."""
-        if self.pretrained is not None:
-            folder = checkpoint_folder(self.pretrained)
-        self.model = load_policy(folder, self.lora, self.dtype_name, seed, self.gradient_checkpointing)
+        own = folder if self.pretrained is None else checkpoint_folder(self.pretrained)
+        _check_vocabularies(folder, own)
+        checkpointing = self.gradient_checkpointing
+        if checkpointing is None:
+            checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in policy.modules())
+        self.model = load_policy(own, self.lora, self.dtype_name, seed, checkpointing)
         inner = language_model(self.model)
         embeddings, output = inner.get_input_embeddings().weight, inner.get_output_embeddings().weight
         if output is not embeddings:
@@ -156,6 +164,14 @@ class SeparateCritic(Critic):
     def trained(self, policy: nn.Module) -> list[nn.Parameter]:
         """All weights that train."""
         return [weight for weight in self.parameters() if weight.requires_grad]
+
+
+def _check_vocabularies(policy: str, critic: str) -> None:
+    if critic != policy and load_tokenizer(critic).get_vocab() != load_tokenizer(policy).get_vocab():
+        raise ValueError(
+            f"the critic's checkpoint {critic} has another vocabulary than the policy's {policy}; the critic reads the "
+            "policy's tokens. Use a checkpoint with the same tokenizer."
+        )
 
 
 @torch.no_grad()

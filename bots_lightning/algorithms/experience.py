@@ -42,7 +42,7 @@ class Experience:
     @property
     def lengths(self) -> Tensor:
         """(R,) tokens of each row, prompt included."""
-        return self.rollouts.prompt_mask.sum(dim=1) + self.rollouts.lengths
+        return self.rollouts.total_lengths
 
     def rows(self, rows: Tensor) -> Experience:
         """The given rows, trimmed to their longest prompt and completion; rows: (K,) int64."""

@@ -14,6 +14,7 @@ from bots_lightning.algorithms.experience import Experience
 from bots_lightning.algorithms.logprobs import record_logprobs
 from bots_lightning.algorithms.losses import BatchSize, Level, LossType
 from bots_lightning.algorithms.meter import Meter
+from bots_lightning.algorithms.options import check_numbers
 from bots_lightning.algorithms.policy_gradient import PolicyGradientModule
 from bots_lightning.rollouts import Rollouts
 
@@ -57,6 +58,7 @@ class GRPO(PolicyGradientModule):
         super().__init__(*args, **kwargs)
         if self.num_generations < 2:
             raise ValueError(f"num_generations={self.num_generations}; a group needs at least 2 rollouts to compare.")
+        check_numbers(0, epsilon=epsilon, epsilon_high=epsilon_high)
         high = epsilon if epsilon_high is None else epsilon_high
         if delta is not None and delta <= 1 + high:
             raise ValueError(f"delta={delta} does nothing below the upper clip; expected more than {1 + high:g}.")

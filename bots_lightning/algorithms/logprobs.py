@@ -180,7 +180,7 @@ def record_logprobs(
         max_tokens: as in `microbatches`.
     """
     present = torch.full(rollouts.completion_ids.shape, torch.nan, device=rollouts.completion_ids.device)
-    for rows in microbatches(rollouts.prompt_mask.sum(dim=1) + rollouts.lengths, max_tokens):
+    for rows in microbatches(rollouts.total_lengths, max_tokens):
         logprobs, _ = completion_logprobs(model, rollouts.rows(rows), temperature)
         present[rows, : logprobs.shape[1]] = logprobs.to(present.dtype)
     return replace(rollouts, logprobs=sampling_logprobs(rollouts, present))
@@ -199,9 +199,9 @@ def microbatches(lengths: Tensor, max_tokens: int | None) -> list[Tensor]:
     if max_tokens is None:
         return [torch.arange(len(lengths), device=lengths.device)]
     order = torch.argsort(lengths, stable=True)
-    groups, start = [], 0
-    for end, row in enumerate(order.tolist()):
-        if end > start and (end - start + 1) * int(lengths[row]) > max_tokens:
+    ascending, groups, start = lengths[order].tolist(), [], 0
+    for end, length in enumerate(ascending):
+        if end > start and (end - start + 1) * length > max_tokens:
             groups.append(order[start:end])
             start = end
     return [*groups, order[start:]]

@@ -17,6 +17,7 @@ from lightning import LightningModule
 from bots_lightning.algorithms.policy import (
     LoRA,
     PretrainedSource,
+    check_dtype,
     checkpoint_folder,
     language_model,
     load_policy,
@@ -107,11 +108,7 @@ class PolicyModule(LightningModule):
             raise ValueError(f"num_generations={num_generations}; expected at least 1 rollout per task.")
         if temperature <= 0:
             raise ValueError(f"temperature={temperature}; expected a positive number: training samples.")
-        if lora is None and dtype == "bfloat16":
-            raise ValueError(
-                "full finetuning of bfloat16 weights loses most updates to rounding. Use dtype=float32 with "
-                "trainer.precision=bf16-mixed, or train a LoRA."
-            )
+        check_dtype(lora, dtype)
         self.strict_loading = False  # checkpoints leave frozen weights out; on_load_checkpoint checks the rest
         self.pretrained, self.lora, self.dtype_name = pretrained, lora, dtype
         self.gradient_checkpointing = gradient_checkpointing

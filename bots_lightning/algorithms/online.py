@@ -18,6 +18,7 @@ from bots_lightning.algorithms.dynamic_sampling import DynamicSampling
 from bots_lightning.algorithms.groups import Groups, Sampled
 from bots_lightning.algorithms.logprobs import record_logprobs
 from bots_lightning.algorithms.module import TRAIN, PolicyModule
+from bots_lightning.algorithms.options import check_numbers
 from bots_lightning.algorithms.schedule import total_optimizer_steps
 from bots_lightning.algorithms.step_metrics import reward_metrics, rollout_metrics, timed
 from bots_lightning.beliefs import Evidence
@@ -47,6 +48,12 @@ class OnlineModule(PolicyModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(1, max_tokens_per_microbatch=max_tokens_per_microbatch)
+        if dynamic_sampling is not None and self.num_generations < 2:
+            raise ValueError(
+                f"dynamic_sampling looks for groups whose rewards differ; with num_generations={self.num_generations} "
+                "there are none. Raise num_generations or leave dynamic_sampling out."
+            )
         self.automatic_optimization = False
         self.max_tokens_per_microbatch = max_tokens_per_microbatch
         self.dynamic_sampling = dynamic_sampling

@@ -14,6 +14,7 @@ from transformers import get_scheduler
 from bots_lightning.algorithms.experience import Experience
 from bots_lightning.algorithms.nonfinite import check_skipped, dump_batch, nonfinite_gradients
 from bots_lightning.algorithms.online import OnlineModule
+from bots_lightning.algorithms.options import check_numbers
 from bots_lightning.algorithms.schedule import total_optimizer_steps
 
 
@@ -48,6 +49,8 @@ class OptimizerModule(OnlineModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(0, learning_rate=learning_rate, weight_decay=weight_decay, warmup_steps=warmup_steps)
+        check_numbers(0, above=True, max_grad_norm=max_grad_norm, max_skipped_steps=max_skipped_steps)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.lr_scheduler_type, self.warmup_steps = lr_scheduler_type, warmup_steps
         self.max_grad_norm, self.max_skipped_steps = max_grad_norm, max_skipped_steps

@@ -46,6 +46,19 @@ class LoRA:
         return LoraConfig(r=self.r, lora_alpha=self.alpha, target_modules=self.target_modules, task_type="CAUSAL_LM")
 
 
+def check_dtype(lora: LoRA | None, dtype: Literal["float32", "bfloat16"]) -> None:
+    """Refuses to train bfloat16 weights.
+
+    Raises:
+        ValueError: says why, and what to use.
+    """
+    if lora is None and dtype == "bfloat16":
+        raise ValueError(
+            "full finetuning of bfloat16 weights loses most updates to rounding. Use dtype=float32 with "
+            "trainer.precision=bf16-mixed, or train a LoRA."
+        )
+
+
 def load_policy(
     folder: str,
     lora: LoRA | None = None,

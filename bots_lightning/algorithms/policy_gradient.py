@@ -19,6 +19,7 @@ from bots_lightning.algorithms.losses import BatchSize, KLEstimator, aggregate, 
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.module import MINIBATCHES
 from bots_lightning.algorithms.optimizer import OptimizerModule
+from bots_lightning.algorithms.options import check_numbers
 from bots_lightning.algorithms.policy import checkpoint_folder, load_policy
 from bots_lightning.algorithms.reference import reference_logprobs
 from bots_lightning.algorithms.step_metrics import policy_metrics
@@ -54,6 +55,8 @@ class PolicyGradientModule(OptimizerModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_numbers(0, kl_coef=kl_coef, entropy_coef=entropy_coef)
+        check_numbers(0, above=True, target_kl=target_kl)
         if soft_punish_cache is not None and not 0 < soft_punish_cache <= self.max_completion_length:
             raise ValueError(
                 f"soft_punish_cache={soft_punish_cache}; expected between 1 and "
@@ -89,15 +92,14 @@ class PolicyGradientModule(OptimizerModule):
         """(R,) bool, True for rows whose loss and gradient are 0 for certain; they need no backward pass."""
         return ~part.mask.any(dim=1)
 
-    def configure_model(self) -> None:
-        """Loads the policy, and a frozen copy where the penalty needs one."""
-        super().configure_model()
+    def load_reference(self) -> None:
+        """A frozen copy of the policy as it was, where the penalty needs one."""
         if self.kl_coef and self.lora is None and self.reference is None:
             self.reference = load_policy(checkpoint_folder(self.pretrained), None, self.dtype_name)
             self.reference.requires_grad_(False).to(self.device)
 
     def on_fit_start(self) -> None:
-        """Refuses a limit on optimizer steps where their number is not known ahead."""
+        """Refuses a limit on optimizer steps where their number is not known ahead; loads the reference."""
         if self.target_kl is not None and self.trainer.max_steps > 0:
             raise ValueError(
                 f"trainer.max_steps={self.trainer.max_steps} counts optimizer steps, and target_kl={self.target_kl} "
@@ -105,6 +107,7 @@ class PolicyGradientModule(OptimizerModule):
                 "data.steps_per_epoch."
             )
         super().on_fit_start()
+        self.load_reference()
 
     # --- one update ---------------------------------------------------------------------------------------------
 

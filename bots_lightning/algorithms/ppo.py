@@ -22,6 +22,7 @@ from bots_lightning.algorithms.logprobs import microbatches, record_logprobs
 from bots_lightning.algorithms.losses import BatchSize, KLEstimator, kl_divergence, value_loss
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.module import CRITIC
+from bots_lightning.algorithms.options import check_numbers
 from bots_lightning.algorithms.policy import checkpoint_folder
 from bots_lightning.algorithms.policy_gradient import PolicyGradientModule
 from bots_lightning.rollouts import Rollouts, derive_seed
@@ -39,7 +40,7 @@ class PPO(PolicyGradientModule):
         num_ppo_epochs: passes over each batch of rollouts.
         num_mini_batches: optimizer steps of a pass, each on a part of the batch.
         cliprange: clip of the probability ratio.
-        cliprange_value: clip of the change of a value, in units of the reward.
+        cliprange_value: clip of the change of a value, in units of the reward as it is after `whiten_rewards`.
         vf_coef: weight of the critic's loss.
         gamma: discount per token.
         lam: λ of generalized advantage estimation.
@@ -68,7 +69,10 @@ class PPO(PolicyGradientModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, kl_estimator=kl_estimator, **kwargs)
-        self.critic = critic or (SharedCritic(self.lora) if self.lora else SeparateCritic())
+        check_numbers(0, critic_learning_rate=critic_learning_rate, vf_coef=vf_coef)
+        check_numbers(0, cliprange=cliprange, cliprange_value=cliprange_value, missing_eos_penalty=missing_eos_penalty)
+        check_numbers(0, high=1, gamma=gamma, lam=lam)
+        self.critic = critic or (SharedCritic() if self.lora else SeparateCritic())
         self.critic_learning_rate = critic_learning_rate
         self.num_passes, self.num_parts = num_ppo_epochs, num_mini_batches
         self.cliprange, self.cliprange_value, self.vf_coef = cliprange, cliprange_value, vf_coef
@@ -98,7 +102,7 @@ class PPO(PolicyGradientModule):
         mask, budget = self.learnable(rollouts, rewards), self.max_tokens_per_microbatch
         rollouts = record_logprobs(self.policy, rollouts, self.temperature, budget)
         reference = self.reference_logprobs(rollouts)
-        plan = microbatches(rollouts.prompt_mask.sum(dim=1) + rollouts.lengths, budget)
+        plan = microbatches(rollouts.total_lengths, budget)
         values = token_values(self.critic, self.policy, rollouts, plan)
         scores, penalty = self._scores(rollouts, rewards), self._kl_penalty(rollouts, reference, mask)
         token_rewards = place_at_end(scores, rollouts.lengths, mask) - penalty

@@ -90,7 +90,9 @@ def token_logprobs(
         return _FromOutputs.apply(head(part), chosen, *options)
 
     chunks = zip(hidden.split(size), targets.split(size), strict=True)
-    return _joined(checkpoint(values, part, chosen, use_reentrant=False) for part, chosen in chunks)
+    return _joined(
+        checkpoint(values, part, chosen, use_reentrant=False, preserve_rng_state=False) for part, chosen in chunks
+    )
 
 
 def logits_logprobs(

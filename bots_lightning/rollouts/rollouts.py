@@ -62,6 +62,11 @@ class Rollouts:
         """(R,) completion tokens of each row, stop token included."""
         return self.completion_mask.sum(dim=1)
 
+    @property
+    def total_lengths(self) -> Tensor:
+        """(R,) tokens of each row, prompt included."""
+        return self.prompt_mask.sum(dim=1) + self.lengths
+
     def rows(self, rows: Tensor) -> Rollouts:
         """The given rows, trimmed to their longest prompt and completion."""
         prompt = int(self.prompt_mask[rows].sum(dim=1).max())

@@ -125,6 +125,7 @@ def attach(new_trainer: Callable[..., Trainer]) -> Callable[..., Any]:
 
     def attach(policy: Any, dtype: torch.dtype = torch.float64) -> Any:
         policy.configure_model()
+        policy.load_reference()
         policy.to(dtype)
         trainer = new_trainer()
         trainer.strategy.connect(policy)

@@ -22,6 +22,7 @@ from bots_lightning.algorithms.critic import Critic, token_values
 from bots_lightning.algorithms.export import export_policy
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.policy import load_policy
+from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.rollouts import GenerateEngine, Rollouts
 from bots_lightning.tasks import ProceduralTasks
 
@@ -147,8 +148,56 @@ def test_a_shared_critic_of_a_policy_that_trains_in_full_is_refused(build: Any) 
 def test_the_critic_is_shared_under_lora_and_separate_otherwise(build: Any) -> None:
     shared = build(PPO, lora=SMALL).critic
     assert isinstance(shared, SharedCritic)
-    assert shared.lora == SMALL
     assert isinstance(build(PPO, lora=None).critic, SeparateCritic)
+
+
+@pytest.mark.parametrize(("own", "rank"), [(None, 4), (LoRA(r=3, alpha=5), 3)])
+def test_the_shared_critic_has_the_rank_of_the_policys_adapter_unless_it_has_its_own(
+    build: Any, own: LoRA | None, rank: int
+) -> None:
+    policy = build(PPO, lora=SMALL, critic=SharedCritic(own))
+    policy.configure_model()
+    layer = policy.policy.get_base_model().model.layers[0].self_attn.q_proj
+    assert (layer.r["default"], layer.r["critic"]) == (4, rank)
+
+
+def test_a_separate_critic_checkpoints_gradients_as_the_policy_does_unless_told(build: Any) -> None:
+    def checkpoints(own: bool | None, policys: bool) -> bool:
+        policy = build(
+            PPO, lora=None, critic=SeparateCritic(gradient_checkpointing=own), gradient_checkpointing=policys
+        )
+        policy.configure_model()
+        return any(getattr(module, "gradient_checkpointing", False) for module in policy.critic.modules())
+
+    assert [checkpoints(*pair) for pair in ((None, True), (None, False), (False, True), (True, False))] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_values_keep_float32_under_autocast(build: Any) -> None:
+    policy = build(PPO, lora=SMALL)
+    policy.configure_model()
+    torch.nn.init.ones_(policy.critic.head.weight)
+    ids = torch.tensor([[5, 6, 7]])
+    rollouts = Rollouts(ids, ids > 0, ids, ids > 0, torch.tensor([True]), policy_version=0)
+    with torch.autocast("cpu", torch.bfloat16), policy.critic.active(policy.policy), torch.no_grad():
+        values = policy.critic(policy.policy, rollouts)
+    assert values.dtype == torch.float32
+    assert (values.bfloat16().float() != values).any()
+
+
+def test_a_critic_of_another_vocabulary_and_one_of_trained_bfloat16_are_refused(
+    build: Any, checkpoint: str, tmp_path: Path
+) -> None:
+    AutoModelForCausalLM.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    character_tokenizer("abc").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="another vocabulary"):
+        build(PPO, critic=SeparateCritic(str(tmp_path))).configure_model()
+    with pytest.raises(ValueError, match="bfloat16 weights"):
+        SeparateCritic(dtype="bfloat16")
 
 
 def test_a_separate_critic_may_be_another_model_whose_vocabulary_head_does_not_train(
@@ -159,6 +208,7 @@ def test_a_separate_critic_may_be_another_model_whose_vocabulary_head_does_not_t
     config = GPT2Config(vocab_size=len(tokenizer), tie_word_embeddings=False, eos_token_id=1, resid_pdrop=0.5, **size)
     with torch.random.fork_rng():
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
     policy = build(PPO, critic=SeparateCritic(str(tmp_path / "other")))
     policy.configure_model()
     assert policy.critic.head.in_features == 16

@@ -51,6 +51,7 @@ def test_the_reference_is_the_pretrained_model_to_the_bit_before_and_after_train
 ) -> None:
     policy = build(algorithm, kl_coef=0.1, temperature=0.7, learning_rate=0.05, **options)
     policy.configure_model()
+    policy.load_reference()
     mask = rollouts.completion_mask
     assert torch.equal(policy.reference_logprobs(rollouts)[mask], base)
     fit(policy, 2)
