@@ -23,17 +23,18 @@ from bots_lightning.selection import TaskSelector
 from bots_lightning.tasks import Task, TaskPool, TaskSource
 
 
-@dataclass
 class TaskBatch:
     """The tasks of one step: this rank's share of what the selector drew.
+
+    No dataclass: Lightning would take that apart in search of tensors.
 
     Attributes:
         indices: positions in the pool.
         tasks: the tasks themselves.
     """
 
-    indices: list[int]
-    tasks: list[Task]
+    def __init__(self, indices: list[int], tasks: list[Task]) -> None:
+        self.indices, self.tasks = indices, tasks
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -22,6 +22,7 @@ FLOORS = (
     "tasks",
     "rewards",
     "rollouts",
+    "strategies",
     "evaluation",
     "data",
     "algorithms",

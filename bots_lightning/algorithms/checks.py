@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bots_lightning.data import TaskDataModule
+from bots_lightning.strategies import OnlineStrategy
 
 
 def check_trainer(trainer: Any) -> None:
@@ -15,10 +16,10 @@ def check_trainer(trainer: Any) -> None:
     """
     if not isinstance(trainer.datamodule, TaskDataModule):
         raise ValueError("training needs a TaskDataModule; pass Trainer.fit(module, datamodule=TaskDataModule(…)).")
-    if trainer.world_size > 1:
+    if trainer.world_size > 1 and not isinstance(trainer.strategy, OnlineStrategy):
         raise ValueError(
-            f"the run has {trainer.world_size} processes; training works in one. Set trainer.devices=1 and "
-            "trainer.num_nodes=1."
+            f"the run has {trainer.world_size} processes under {type(trainer.strategy).__name__}, which expects one "
+            "backward pass per step. Stack a config of configs/strategies, or set trainer.devices=1."
         )
     if trainer.precision not in ("32-true", "bf16-mixed"):
         raise ValueError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from bots_lightning.rollouts import (
     derive_seed,
     load_tokenizer,
 )
+from bots_lightning.strategies import whole_model
 from bots_lightning.tasks import Task
 
 # Streams of randomness below one seed.
@@ -124,6 +126,7 @@ class PolicyModule(LightningModule):
         self.progress = Progress()
         self.evaluations: list[dict[str, Any]] = []  # [{"iteration", "overall", "scores": {name: float}}]
         self._held_out: dict[str, HeldOutScore] = {}
+        self._whole = ExitStack()  # what an evaluation holds until it ends
 
     # --- the policy ---------------------------------------------------------------------------------------------
 
@@ -157,7 +160,8 @@ class PolicyModule(LightningModule):
     # --- evaluation ---------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Fresh counts for every held-out pool."""
+        """Fresh counts for every held-out pool; the whole model on every rank until the epoch ends."""
+        self._whole.enter_context(whole_model(self.trainer.strategy))
         self._held_out = {
             name: HeldOutScore(self.eval_num_generations, self.eval_pass_k, sorted(set(pool.groups))).to(self.device)
             for name, pool in self._datamodule.eval_pools.items()
@@ -180,6 +184,7 @@ class PolicyModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs `eval/NAME/…` and keeps the scores in the run's history."""
+        self._whole.close()
         if not self.trainer.sanity_checking:
             self.log_dict(self._record_scores() | {"step": float(self.progress.iterations)}, batch_size=1)
         elif self.trainer.num_sanity_val_steps == math.inf:  # the evaluation before training, and not a part of it
@@ -193,6 +198,7 @@ class PolicyModule(LightningModule):
                 for index, loader in enumerate(self._datamodule.val_dataloader()):
                     for batch_idx, batch in enumerate(loader):
                         self.validation_step(batch, batch_idx, index)
+            self._whole.close()
             self._log_outside_the_loop(self._record_scores())
 
     def _log_outside_the_loop(self, scores: dict[str, float]) -> None:
@@ -223,6 +229,14 @@ class PolicyModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         """As for validation."""
         self.on_validation_epoch_end()
+
+    def on_predict_epoch_start(self) -> None:
+        """The whole model on every rank until the epoch ends."""
+        self._whole.enter_context(whole_model(self.trainer.strategy))
+
+    def on_predict_epoch_end(self) -> None:
+        """Lets it go."""
+        self._whole.close()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Rolls out training tasks; `task_ids`, `rewards` (B, G) and `completions` for prediction writers."""

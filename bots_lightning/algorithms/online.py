@@ -24,6 +24,7 @@ from bots_lightning.algorithms.step_metrics import reward_metrics, rollout_metri
 from bots_lightning.beliefs import Evidence
 from bots_lightning.data import TaskBatch
 from bots_lightning.rollouts import Rollouts, derive_seed
+from bots_lightning.strategies import whole_model
 from bots_lightning.tasks import TaskPool
 
 
@@ -101,9 +102,10 @@ class OnlineModule(PolicyModule):
         """
         timings: dict[str, float] = {"select": self._datamodule.select_seconds}
         with timed(timings, "step"):
-            sampled = self._sample(batch, timings)
-            with timed(timings, "update"):
+            with whole_model(self.trainer.strategy):
+                sampled = self._sample(batch, timings)
                 groups, metrics = self._choose(sampled, len(batch))
+            with timed(timings, "update"):
                 metrics |= self.update(groups.rollouts, groups.rewards)
         everything = Groups.concatenate(sampled.rounds, self.sampling.pad_token_id)
         num_tokens = int(everything.rollouts.lengths.sum())

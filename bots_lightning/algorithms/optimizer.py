@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
 from transformers import get_scheduler
 
 from bots_lightning.algorithms.experience import Experience
@@ -16,6 +16,9 @@ from bots_lightning.algorithms.nonfinite import check_skipped, dump_batch, nonfi
 from bots_lightning.algorithms.online import OnlineModule
 from bots_lightning.algorithms.options import check_numbers
 from bots_lightning.algorithms.schedule import total_optimizer_steps
+from bots_lightning.strategies import take_step, trained_pass
+
+Computed = TypeVar("Computed")
 
 
 class OptimizerModule(OnlineModule):
@@ -99,17 +102,22 @@ class OptimizerModule(OnlineModule):
     def _scheduler(self) -> Any:
         return self.lr_schedulers()
 
+    def through_strategy(self, compute: Callable[[], Computed]) -> Computed:
+        """Runs a forward pass that will be differentiated, where the strategy sees it; others as they are."""
+        return trained_pass(self.trainer.strategy, compute) if torch.is_grad_enabled() else compute()
+
+    def forward(self, compute: Callable[[], Computed]) -> Computed:
+        """Runs a forward pass for a strategy that wraps this module."""
+        return compute()
+
     def clip_and_step(self, part: Experience, loss: float) -> float:
         """Clips the gradient and steps, or skips; the gradient's norm before clipping, not finite if skipped."""
         trained = [weight for weight in self.parameters() if weight.grad is not None]
-        total = nn.utils.get_total_norm([weight.grad for weight in trained if weight.grad is not None])
-        norm = float(total)
-        finite = math.isfinite(norm) and math.isfinite(loss)
-        if self.trainer.strategy.reduce_boolean_decision(finite, all=True):
-            nn.utils.clip_grads_with_norm_(trained, self.max_grad_norm, total)
-            self._optimizer.step()
+        finite = math.isfinite(loss)
+        norm, taken = take_step(self.trainer.strategy, self._optimizer, trained, self.max_grad_norm, finite)
+        if taken:
             self.progress.skipped_in_a_row = 0
-        else:  # the gradient is not clipped: that would make all of it NaN
+        else:
             self._skip(part, loss, norm)
             norm = math.nan
         self.advance_schedule()

@@ -24,6 +24,7 @@ from bots_lightning.algorithms.policy import checkpoint_folder, load_policy
 from bots_lightning.algorithms.reference import reference_logprobs
 from bots_lightning.algorithms.step_metrics import policy_metrics
 from bots_lightning.rollouts import Rollouts, derive_seed
+from bots_lightning.strategies import whole_model
 
 
 class PolicyGradientModule(OptimizerModule):
@@ -113,7 +114,8 @@ class PolicyGradientModule(OptimizerModule):
 
     def update(self, rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
         """The optimizer steps of one batch of rollouts."""
-        experience, metrics = self.prepare(rollouts, self._shaped(rollouts, rewards))
+        with whole_model(self.trainer.strategy):
+            experience, metrics = self.prepare(rollouts, self._shaped(rollouts, rewards))
         meter, losses, norms, steps = Meter(), [], [], 0
         for rows in self._minibatches(len(experience)):
             part, figures = experience.rows(rows), Meter()
@@ -183,7 +185,7 @@ class PolicyGradientModule(OptimizerModule):
             for loss in self.losses(micro, size, meter):
                 self.manual_backward(loss)
                 total += loss.detach()
-        with torch.no_grad():  # idle rows count in the figures
+        with torch.no_grad(), whole_model(self.trainer.strategy):  # idle rows count in the figures
             for micro in self._microbatches(part, idle & part.mask.any(dim=1)):
                 total += sum(self.losses(micro, size, meter))
         return float(total)
@@ -191,7 +193,8 @@ class PolicyGradientModule(OptimizerModule):
     def policy_loss(self, part: Experience, size: BatchSize, meter: Meter, **options: Any) -> Tensor:
         """The clipped surrogate less the entropy bonus; options as of `grpo_loss`."""
         assert self.policy is not None
-        logprobs, entropy = completion_logprobs(self.policy, part.rollouts, self.temperature)
+        policy, temperature = self.policy, self.temperature
+        logprobs, entropy = self.through_strategy(lambda: completion_logprobs(policy, part.rollouts, temperature))
         old_logprobs = logprobs.detach() if part.old_logprobs is None else part.old_logprobs
         outputs = grpo_loss(
             logprobs, old_logprobs, part.advantages, part.mask, size, ref_logprobs=part.ref_logprobs, **options

@@ -145,7 +145,8 @@ class PPO(PolicyGradientModule):
         meter.add_loss("policy", policy_loss)
         yield policy_loss
         with self.critic.active(self.policy):
-            values = self.critic(self.policy, part.rollouts).float()
+            critic, policy = self.critic, self.policy
+            values = self.through_strategy(lambda: critic(policy, part.rollouts)).float()
             outputs = value_loss(
                 values, part.values, part.returns, part.mask, size, cliprange_value=self.cliprange_value
             )

@@ -1,0 +1,7 @@
+"""How several ranks train one policy: data parallel, or with DeepSpeed's ZeRO."""
+
+from bots_lightning.strategies.base import OnlineStrategy, take_step, trained_pass, whole_model
+from bots_lightning.strategies.data_parallel import DataParallel
+from bots_lightning.strategies.deepspeed import DeepSpeed
+
+__all__ = ["DataParallel", "DeepSpeed", "OnlineStrategy", "take_step", "trained_pass", "whole_model"]

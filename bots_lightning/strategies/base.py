@@ -1,0 +1,81 @@
+"""What a module asks of its strategy, whichever that is: one device, several in parallel, or DeepSpeed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+Computed = TypeVar("Computed")
+
+
+class OnlineStrategy(ABC):
+    """What a strategy of several ranks adds to Lightning's: many backward passes to one step, and rollouts."""
+
+    @abstractmethod
+    def trained_pass(self, compute: Callable[[], Computed]) -> Computed:
+        """Runs a forward pass that will be differentiated."""
+
+    @abstractmethod
+    def whole_model(self) -> AbstractContextManager[None]:
+        """Holds all weights on every rank; all ranks enter and leave it together."""
+
+    @abstractmethod
+    def take_step(self, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool) -> Any:
+        """See the function `take_step`."""
+
+
+def trained_pass(strategy: Any, compute: Callable[[], Computed]) -> Computed:
+    """Runs a forward pass that will be differentiated, where the strategy sees it.
+
+    Args:
+        strategy: of the trainer.
+        compute: the pass. All ranks make equally many.
+    """
+    return strategy.trained_pass(compute) if isinstance(strategy, OnlineStrategy) else compute()
+
+
+def whole_model(strategy: Any) -> AbstractContextManager[None]:
+    """A context that holds all weights on every rank, for passes without gradient: ranks may make different ones.
+
+    Args:
+        strategy: of the trainer. All its ranks enter and leave the context together.
+    """
+    return strategy.whole_model() if isinstance(strategy, OnlineStrategy) else nullcontext()
+
+
+def take_step(
+    strategy: Any, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool
+) -> tuple[float, bool]:
+    """Averages gradients over ranks, clips them and steps, unless a loss or a gradient is not finite.
+
+    Args:
+        strategy: of the trainer.
+        optimizer: Lightning's.
+        trained: the weights that have gradients.
+        max_norm: the gradients' largest norm.
+        finite: whether this rank's loss is.
+
+    Returns:
+        the gradients' norm before clipping, and whether the step was taken; the same on all ranks.
+    """
+    if isinstance(strategy, OnlineStrategy):
+        return strategy.take_step(optimizer, trained, max_norm, finite)
+    return clipped_step(strategy, optimizer, trained, max_norm, finite)
+
+
+def clipped_step(
+    strategy: Any, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool
+) -> tuple[float, bool]:
+    """`take_step` where every rank has the whole gradient, averaged already. What is skipped is not clipped."""
+    norm = get_total_norm([weight.grad for weight in trained if weight.grad is not None])
+    if not strategy.reduce_boolean_decision(finite and bool(torch.isfinite(norm)), all=True):
+        return float(norm), False
+    clip_grads_with_norm_(trained, max_norm, norm)
+    optimizer.step()
+    return float(norm), True

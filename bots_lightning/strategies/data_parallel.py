@@ -1,0 +1,75 @@
+"""Data parallel training: every rank holds the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from bots_lightning.strategies.base import Computed, OnlineStrategy, clipped_step
+
+BUCKET = 2**26  # elements of gradient that travel together
+
+
+class DataParallel(DDPStrategy, OnlineStrategy):
+    """Averages the gradients of all ranks once for each optimizer step, however many micro-batches it had.
+
+    Lightning's own DDP expects one forward and one backward pass per step, and all weights in each.
+
+    Args:
+        timeout_seconds: how long a rank waits for the others before it gives up.
+        process_group_backend: "nccl" or "gloo"; by the device if not given.
+    """
+
+    def __init__(self, timeout_seconds: float = 1800.0, process_group_backend: str | None = None) -> None:
+        super().__init__(timeout=timedelta(seconds=timeout_seconds), process_group_backend=process_group_backend)
+
+    def configure_ddp(self) -> None:
+        """Leaves the module as it is; all ranks start from the weights of the first."""
+        assert self.model is not None
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            dist.broadcast(tensor.detach(), src=0)
+
+    def trained_pass(self, compute: Callable[[], Computed]) -> Computed:
+        """As it is."""
+        return compute()
+
+    def whole_model(self) -> AbstractContextManager[None]:
+        """Every rank has it anyway."""
+        return nullcontext()
+
+    def take_step(
+        self, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool
+    ) -> tuple[float, bool]:
+        """Averages, clips, steps."""
+        average_over_ranks([weight.grad for weight in trained if weight.grad is not None])
+        return clipped_step(self, optimizer, trained, max_norm, finite)
+
+
+def average_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """Replaces tensors by their means over all ranks, which hold the same shapes in the same order."""
+    for bucket in _buckets(tensors, BUCKET):
+        flat = _flatten_dense_tensors(bucket)
+        dist.all_reduce(flat)
+        flat.div_(dist.get_world_size())
+        for tensor, mean in zip(bucket, _unflatten_dense_tensors(flat, bucket), strict=True):
+            tensor.copy_(mean)
+
+
+def _buckets(tensors: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Neighbours of one dtype, together at most `size` elements or a single tensor."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = sum(held.numel() for held in bucket) + tensor.numel() > size
+        if bucket and (full or bucket[0].dtype != tensor.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket

@@ -1,0 +1,154 @@
+"""DeepSpeed's ZeRO: optimizer state, gradients and weights divided over the ranks (arXiv:1910.02054)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from torch import nn
+
+from bots_lightning.strategies.base import Computed, OnlineStrategy
+
+
+class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
+    """ZeRO for a module that learns online, on GPUs and CPUs alike.
+
+    Lightning's DeepSpeedStrategy runs a training step inside the engine's own forward pass; with several backward
+    passes in it, gradients go wrong silently. Here the engine sees each differentiated pass by itself, and one step
+    takes all the gradients since the last.
+
+    Args:
+        stage: 1 divides the optimizer's state, 2 the gradients too, 3 the weights too. 3 gathers the weights for the
+            whole phase of rollouts, so that ranks may generate completions of different lengths.
+        offload_optimizer: keeps the optimizer's state in the memory of the CPU.
+        offload_parameters: keeps the weights there too; stage 3 only.
+        bucket_size: elements that travel together.
+        timeout_seconds: how long a rank waits for the others before it gives up.
+        options: further entries of DeepSpeed's own config, by its names.
+    """
+
+    def __init__(
+        self,
+        stage: Literal[1, 2, 3] = 2,
+        offload_optimizer: bool = False,
+        offload_parameters: bool = False,
+        bucket_size: int = 200_000_000,
+        timeout_seconds: float = 1800.0,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            stage=stage,
+            offload_optimizer=offload_optimizer,
+            offload_parameters=offload_parameters,
+            allgather_bucket_size=bucket_size,
+            reduce_bucket_size=bucket_size,
+            overlap_comm=stage == 2,
+            logging_batch_size_per_gpu=1,
+            exclude_frozen_parameters=True,
+            timeout=timedelta(seconds=timeout_seconds),
+        )
+        assert isinstance(self.config, dict)
+        # torch's AdamW steps also where state is offloaded: DeepSpeed's own needs a compiler.
+        self.config |= {"managed_gradient_accumulation": False, "zero_force_ds_cpu_optimizer": False}
+        self.config |= options or {}
+
+    # --- setup --------------------------------------------------------------------------------------------------
+
+    def setup_environment(self) -> None:
+        """Also on CPUs, which Lightning refuses."""
+        if not isinstance(self.accelerator, CPUAccelerator):
+            super().setup_environment()
+            return
+        import deepspeed
+
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a minute of compiling, not needed
+        assert self.parallel_devices is not None
+        self.parallel_devices = [torch.device("cpu", index) for index in range(len(self.parallel_devices))]
+        DDPStrategy.setup_environment(self)
+
+    def setup(self, trainer: Trainer) -> None:
+        """Clips in the engine, which has the whole gradient."""
+        assert isinstance(self.config, dict)
+        self.config.setdefault("gradient_clipping", getattr(self.lightning_module, "max_grad_norm", 0.0))
+        super().setup(trainer)
+        if trainer.training and not self.zero_stage_3:
+            self.deepspeed_engine.optimizer.check_grad_overflow = True  # off in float32 by default
+
+    def model_sharded_context(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Weights are loaded whole and divided afterwards, so that they are those of the checkpoint."""
+        return nullcontext()
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module, outside of the engine."""
+        assert self.lightning_module is not None
+        with self.precision_plugin.train_step_context():
+            return self.lightning_module.training_step(*args, **kwargs)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module, outside of the engine."""
+        assert self.lightning_module is not None
+        with self.precision_plugin.val_step_context():
+            return self.lightning_module.validation_step(*args, **kwargs)
+
+    def trained_pass(self, compute: Callable[[], Computed]) -> Computed:
+        """Through the engine."""
+        return self.deepspeed_engine(compute)
+
+    def take_step(
+        self, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool
+    ) -> tuple[float, bool]:
+        """The engine averages, clips and steps; it skips what is not finite itself, but for losses."""
+        engine = self.deepspeed_engine
+        check = "_overflow_check_and_loss_scale_update" if self.zero_stage_3 else "check_overflow"
+        with nullcontext() if self.reduce_boolean_decision(finite, all=True) else _skipping(engine.optimizer, check):
+            optimizer.step()
+        norm = engine.get_global_grad_norm()
+        return (math.nan if norm is None else float(norm)), engine.was_step_applied()
+
+    # --- the whole model ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def whole_model(self) -> Iterator[None]:
+        """Gathers all weights and takes DeepSpeed's hooks off, which make ranks wait for each other at every layer."""
+        optimizer = self.deepspeed_engine.optimizer
+        offload = getattr(optimizer, "parameter_offload", optimizer)  # itself where nothing is trained
+        if not self.zero_stage_3 or not offload.forward_hooks:
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(offload.module.parameters())):
+            for parameter in offload.module.parameters():
+                parameter.ds_active_sub_modules.clear()
+            for hook in (*offload.forward_hooks, *offload.backward_hooks):
+                hook.remove()
+            offload.forward_hooks, offload.backward_hooks = [], []
+            try:
+                yield
+            finally:
+                offload._register_deepspeed_module(offload.module)
+
+
+@contextmanager
+def _skipping(optimizer: Any, check: str) -> Iterator[None]:
+    """Makes the optimizer's own check take the gradients for overflown."""
+
+    def overflow(*_: Any, **__: Any) -> None:
+        optimizer.overflow = True
+
+    setattr(optimizer, check, overflow)
+    try:
+        yield
+    finally:
+        delattr(optimizer, check)
