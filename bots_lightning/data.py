@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -159,6 +160,12 @@ class TaskDataModule(LightningDataModule):
         self.awaiting_evidence = False
         self.observe_seconds = time.perf_counter() - start
 
+    def fingerprint(self) -> str:
+        """A digest of the selector's state and the selection counts: equal on all ranks, or they have drifted apart."""
+        digest = hashlib.sha256()
+        _feed(digest, {"selector": self.selector.state_dict(), "counts": self.selection_counts})
+        return digest.hexdigest()[:16]
+
     def _forecast(self, evidence: Evidence) -> None:
         believed = self.selector.forecast(evidence.indices) if len(evidence) else None
         if believed is not None:
@@ -304,6 +311,18 @@ def _world_size() -> int:
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def _feed(digest: Any, value: Any) -> None:
+    """Adds a state to a digest, dictionaries by sorted keys."""
+    if isinstance(value, dict):
+        for key in sorted(value):
+            digest.update(str(key).encode())
+            _feed(digest, value[key])
+    elif isinstance(value, np.ndarray):
+        digest.update(value.tobytes())
+    else:
+        digest.update(repr(value).encode())
 
 
 def _stream_of(table: pa.Table) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ def group_advantages(
     scale_rewards: Scale = "group",
     adv_estimator: Estimator = "grpo",
     eps: float = 1e-4,
+    batch: Tensor | None = None,
 ) -> Tensor:
     """Each reward against the others of its group.
 
@@ -35,6 +37,7 @@ def group_advantages(
             with "grpo" gives the advantages of Dr. GRPO (arXiv:2503.20783).
         adv_estimator: the baseline. "rloo" is "grpo" times n / (n − 1), n the group's rewards.
         eps: keeps groups of nearly equal rewards finite.
+        batch: (…) float, the rewards of the whole batch if `rewards` is this rank's part of it.
 
     Returns:
         (B, G) float; 0 for a group of equal rewards, and for the only reward of a group.
@@ -49,7 +52,7 @@ def group_advantages(
         count = (~rewards.isnan()).sum(dim=1, keepdim=True)
         centred = centred * count / (count - 1).clamp(min=1)
     if scale_rewards == "batch":
-        std = group_mean_and_std(rewards.reshape(1, -1))[1]
+        std = group_mean_and_std((rewards if batch is None else batch).reshape(1, -1))[1]
     return centred if scale_rewards == "none" else centred / (std + eps)
 
 
@@ -103,20 +106,31 @@ def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Ten
     return generalized_advantages(rewards, torch.zeros_like(rewards), mask, gamma, lam=1.0)[0]
 
 
-def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+def whiten(
+    values: Tensor, mask: Tensor, shift_mean: bool = True, gather: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Mean 0 (unless `shift_mean` is False, which keeps it) and variance 1 over the mask; 0 outside of it.
 
     Args:
         values: (R, T) float.
         mask: (R, T) bool; with fewer than two tokens there is no variance, and values keep their size.
         shift_mean: take the mean away.
+        gather: (…) to (W, …), the tensors of all W ranks, if the batch is divided over several.
     """
-    inside = values[mask]
-    if len(inside) < 2:
-        return torch.where(mask, values, torch.zeros_like(values))
-    mean = inside.mean()
-    whitened = (values - mean) * torch.rsqrt(inside.var() + 1e-8) + (0.0 if shift_mean else mean)
-    return torch.where(mask, whitened, torch.zeros_like(values))
+    mean, variance = _moments(values[mask], gather)
+    whitened = (values - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean)
+    return torch.where(mask, values if variance.isnan() else whitened, torch.zeros_like(values))
+
+
+def _moments(values: Tensor, gather: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance, of all ranks if they are to be gathered; NaN of fewer than two values."""
+    if gather is None:
+        return (values.mean(), values.var()) if len(values) > 1 else (values.new_tensor(torch.nan),) * 2
+    sums = torch.stack([values.sum().double(), values.new_tensor(len(values)).double()])
+    total, count = gather(sums).reshape(-1, 2).sum(dim=0)
+    mean = total / count
+    variance = gather((values - mean).square().sum()).sum() / (count - 1)
+    return mean.to(values.dtype), torch.where(count > 1, variance, torch.nan).to(values.dtype)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import torch.distributed as dist
 
 from bots_lightning.data import TaskDataModule
 from bots_lightning.strategies import OnlineStrategy
@@ -30,4 +33,25 @@ def check_trainer(trainer: Any) -> None:
         raise ValueError(
             "trainer.overfit_batches replaces the selector by a fixed sampler. Remove it; for a small fixed set of "
             "tasks use a source with `limit` and UniformSelector."
+        )
+
+
+def check_ranks_agree(fingerprint: Callable[[], str]) -> None:
+    """Compares what all ranks believe, if there are several.
+
+    Args:
+        fingerprint: a digest of this rank's state.
+
+    Raises:
+        RuntimeError: they differ; draws would, from here on.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    found: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(found, fingerprint())
+    if len(set(found)) > 1:
+        listed = ", ".join(f"rank {rank}: {digest}" for rank, digest in enumerate(found))
+        raise RuntimeError(
+            f"the ranks no longer hold the same selector state ({listed}), so that they would draw different tasks. "
+            "A selector must draw from its own generator alone; resume from the last checkpoint."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from bots_lightning.algorithms.export import Exported, check_unused, export_policy
 from bots_lightning.algorithms.module import PolicyModule
+from bots_lightning.checkpoints import consolidated, damage, read_file, read_manifest
 from bots_lightning.evaluation.command_line import HelpFormatter
 
 DESCRIPTION = """\
@@ -59,7 +59,7 @@ def load_module(checkpoint_path: Path, config: Path | None = None) -> PolicyModu
     """The module of a run with the weights of a checkpoint.
 
     Args:
-        checkpoint_path: a checkpoint file that `fit` wrote.
+        checkpoint_path: a checkpoint that `fit` wrote, a file or a folder.
         config: with the `model` of the run; by default the config.yaml of the checkpoint's run folder.
 
     Raises:
@@ -90,14 +90,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it is not a checkpoint of a policy, or not a whole one.
     """
-    if not path.is_file():
-        beside = sorted(str(file) for file in path.rglob("*.ckpt")) if path.is_dir() else []
+    beside = sorted(str(other) for other in path.rglob("*.ckpt"))
+    if beside or not path.exists():
         hint = f"Checkpoints in there: {', '.join(beside)}." if beside else "Correct --ckpt_path."
-        raise FileNotFoundError(f"{path} is not a file (looked in {Path.cwd()}). {hint}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # the optimizer is not read
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no checkpoint, or only a part of one: it cannot be read. Name another.") from error
+        raise FileNotFoundError(f"{path} is not a checkpoint (looked in {Path.cwd()}). {hint}")
+    if path.is_dir():
+        read_manifest(path)
+        if fault := damage(path):
+            raise ValueError(f"{path} is damaged: {fault}. Name another checkpoint.")
+        checkpoint = consolidated(path)
+    else:
+        checkpoint = read_file(path, weights_only=True, mmap=True)  # the optimizer is not read
     if not isinstance(checkpoint, dict) or not {"state_dict", "progress", "evaluations"} <= checkpoint.keys():
         raise ValueError(f"{path} is not a checkpoint that bots-lightning fit has written. Correct --ckpt_path.")
     return checkpoint
@@ -125,7 +128,7 @@ def build_module(config: Path) -> PolicyModule:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="bots-lightning export", description=DESCRIPTION, formatter_class=HelpFormatter)
-    parser.add_argument("--ckpt_path", type=str, required=True, metavar="FILE.ckpt", help="Which checkpoint.")
+    parser.add_argument("--ckpt_path", type=str, required=True, metavar="NAME.ckpt", help="Which checkpoint.")
     parser.add_argument("--output", type=str, required=True, metavar="FOLDER", help="A new or an empty folder.")
     parser.add_argument("--merge", action="store_true", help="Write a full model instead of an adapter.")
     parser.add_argument(

@@ -78,7 +78,8 @@ class GRPO(PolicyGradientModule):
     def prepare(self, rollouts: Rollouts, rewards: Tensor) -> tuple[Experience, dict[str, float]]:
         """Advantages of the groups; log-probabilities of the rollouts if there is more than one step to take."""
         assert self.policy is not None
-        advantages = group_advantages(rewards, self.scale_rewards, self.adv_estimator).flatten()
+        everyone = rewards if self.gather is None else self.gather(rewards)
+        advantages = group_advantages(rewards, self.scale_rewards, self.adv_estimator, batch=everyone).flatten()
         if self.optimizer_steps_per_iteration > 1 or rollouts.logprobs is not None:
             rollouts = record_logprobs(self.policy, rollouts, self.temperature, self.max_tokens_per_microbatch)
         mask, reference = self.learnable(rollouts, rewards), self.reference_logprobs(rollouts)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -50,6 +51,23 @@ class Meter:
             self._sums[name] = self._sums.get(name, 0.0) + other._sums[name]
             self._counts[name] = self._counts.get(name, 0) + other._counts[name]
             self._rows[name] += other._rows[name]
+
+    def over_ranks(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """Takes in what the meters of all ranks have seen: sums and extremes; losses are averaged.
+
+        Args:
+            gather: (…) to (W, …), the tensors of all W ranks; all of them call it together.
+        """
+        for name in sorted(self._sums):
+            seen = torch.stack([self._sums[name].double(), self._counts[name].double()])
+            self._sums[name], self._counts[name] = gather(seen).reshape(-1, 2).sum(dim=0)
+        for name in sorted(self._totals):
+            self._totals[name] = gather(self._totals[name]).mean()
+        for name in sorted(self._rows):
+            rows = torch.cat(self._rows[name])
+            ends = rows.aminmax() if len(rows) else (rows.new_tensor(torch.nan),) * 2
+            gathered = gather(torch.stack(list(ends))).flatten()
+            self._rows[name] = [gathered[~gathered.isnan()]]
 
     def mean(self, name: str) -> float:
         """Over all that was added; NaN if that is nothing."""

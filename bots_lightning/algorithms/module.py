@@ -41,6 +41,7 @@ from bots_lightning.tasks import Task
 
 # Streams of randomness below one seed.
 TRAIN, EVALUATE, PREDICT, ADAPTERS, MINIBATCHES, CRITIC = range(6)
+SAME_MODEL = "Resume with the `pretrained` and `lora` of the checkpoint."
 
 
 @dataclass
@@ -266,14 +267,26 @@ class PolicyModule(LightningModule):
             ValueError: the checkpoint's trained weights are not those of this policy.
         """
         self.configure_model()
-        mine, theirs = set(self._trained_names(self.state_dict())), set(checkpoint["state_dict"])
-        if mine != theirs:
-            raise ValueError(
-                f"the checkpoint holds {len(theirs)} trained weights, this policy has {len(mine)}; the first that "
-                f"differ: {sorted(mine ^ theirs)[:3]}. Resume with the `pretrained` and `lora` of the checkpoint."
-            )
+        self._check_weights({name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()})
         self.progress = Progress(**checkpoint["progress"])
         self.evaluations = list(checkpoint["evaluations"])
+
+    def trained_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all that a checkpoint holds of the model, by name; whole also where ranks have parts."""
+        state, weights = self.state_dict(), self.named_parameters(remove_duplicate=False)
+        whole = {name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in weights}
+        return {name: whole.get(name, tuple(state[name].shape)) for name in self._trained_names(state)}
+
+    def _check_weights(self, theirs: dict[str, tuple[int, ...]]) -> None:
+        mine = self.trained_shapes()
+        if mine.keys() != theirs.keys():
+            raise ValueError(
+                f"the checkpoint holds {len(theirs)} trained weights, this policy has {len(mine)}; the first that "
+                f"differ: {sorted(mine.keys() ^ theirs.keys())[:3]}. {SAME_MODEL}"
+            )
+        for name, shape in mine.items():
+            if theirs[name] != shape:
+                raise ValueError(f"{name} is {theirs[name]} in the checkpoint and {shape} in this policy. {SAME_MODEL}")
 
     def _trained_names(self, names: Iterable[str]) -> list[str]:
         frozen = {n for n, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}

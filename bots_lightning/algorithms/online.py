@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bots_lightning.algorithms.checks import check_trainer
+from bots_lightning.algorithms.checks import check_ranks_agree, check_trainer
 from bots_lightning.algorithms.dynamic_sampling import DynamicSampling
 from bots_lightning.algorithms.groups import Groups, Sampled
 from bots_lightning.algorithms.logprobs import record_logprobs
@@ -37,6 +38,7 @@ class OnlineModule(PolicyModule):
     Args:
         max_tokens_per_microbatch: budget of one forward and backward pass in tokens, prompts and padding included;
             None takes the whole batch at once.
+        check_ranks_every: iterations after which ranks compare what they believe, and stop if it differs.
         dynamic_sampling: replaces groups of equal rewards by further ones; None learns from what was selected.
         **kwargs: see `PolicyModule`.
     """
@@ -45,11 +47,12 @@ class OnlineModule(PolicyModule):
         self,
         *args: Any,
         max_tokens_per_microbatch: int | None = None,
+        check_ranks_every: int = 10,
         dynamic_sampling: DynamicSampling | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_numbers(1, max_tokens_per_microbatch=max_tokens_per_microbatch)
+        check_numbers(1, max_tokens_per_microbatch=max_tokens_per_microbatch, check_ranks_every=check_ranks_every)
         if dynamic_sampling is not None and self.num_generations < 2:
             raise ValueError(
                 f"dynamic_sampling looks for groups whose rewards differ; with num_generations={self.num_generations} "
@@ -57,6 +60,7 @@ class OnlineModule(PolicyModule):
             )
         self.automatic_optimization = False
         self.max_tokens_per_microbatch = max_tokens_per_microbatch
+        self.check_ranks_every = check_ranks_every
         self.dynamic_sampling = dynamic_sampling
         self.leftovers: Groups | None = None  # mixed groups that the next iteration starts with
 
@@ -76,6 +80,14 @@ class OnlineModule(PolicyModule):
     def optimizer_steps_per_iteration(self) -> int:
         """How many optimizer steps `update` takes."""
         return 1
+
+    @property
+    def gather(self) -> Callable[[Tensor], Tensor] | None:
+        """(…) to (W, …), the tensors of all W ranks; None if there is one."""
+        return self._gather if self.trainer.world_size > 1 else None
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        return self.all_gather(tensor)  # type: ignore[return-value]
 
     # --- one iteration ------------------------------------------------------------------------------------------
 
@@ -113,6 +125,8 @@ class OnlineModule(PolicyModule):
         of_rewards = reward_metrics(self.scorer.names, np.concatenate(sampled.scores, axis=1))
         of_rollouts = rollout_metrics(everything.rollouts, everything.rewards)
         self._log_step({**metrics, **of_rewards, **of_rollouts}, timings)
+        if self.progress.iterations % self.check_ranks_every == 0:
+            check_ranks_agree(self._datamodule.fingerprint)
         return {
             "loss": torch.tensor(metrics["loss"]),
             "tasks": sampled.tasks,

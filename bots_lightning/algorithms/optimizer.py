@@ -94,6 +94,12 @@ class OptimizerModule(OnlineModule):
                 "steps_per_generation (of PPO: num_mini_batches), or raise data.batch_size or num_generations."
             )
 
+    def on_train_start(self) -> None:
+        """The schedule sets the learning rate, also of an optimizer that a checkpoint has left behind."""
+        super().on_train_start()
+        for group, rate in zip(self._optimizer.param_groups, self._scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+
     @property
     def _optimizer(self) -> Any:
         return self.optimizers()

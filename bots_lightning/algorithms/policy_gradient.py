@@ -93,6 +93,12 @@ class PolicyGradientModule(OptimizerModule):
         """(R,) bool, True for rows whose loss and gradient are 0 for certain; they need no backward pass."""
         return ~part.mask.any(dim=1)
 
+    def setup(self, stage: str) -> None:
+        """Loads the reference, before a strategy divides the weights."""
+        super().setup(stage)
+        if stage == "fit":
+            self.load_reference()
+
     def load_reference(self) -> None:
         """A frozen copy of the policy as it was, where the penalty needs one."""
         if self.kl_coef and self.lora is None and self.reference is None:
@@ -100,7 +106,7 @@ class PolicyGradientModule(OptimizerModule):
             self.reference.requires_grad_(False).to(self.device)
 
     def on_fit_start(self) -> None:
-        """Refuses a limit on optimizer steps where their number is not known ahead; loads the reference."""
+        """Refuses a limit on optimizer steps where their number is not known ahead."""
         if self.target_kl is not None and self.trainer.max_steps > 0:
             raise ValueError(
                 f"trainer.max_steps={self.trainer.max_steps} counts optimizer steps, and target_kl={self.target_kl} "
@@ -108,7 +114,6 @@ class PolicyGradientModule(OptimizerModule):
                 "data.steps_per_epoch."
             )
         super().on_fit_start()
-        self.load_reference()
 
     # --- one update ---------------------------------------------------------------------------------------------
 
@@ -120,6 +125,8 @@ class PolicyGradientModule(OptimizerModule):
         for rows in self._minibatches(len(experience)):
             part, figures = experience.rows(rows), Meter()
             loss = self._accumulate_gradients(part, figures)
+            if self.gather is not None:
+                figures.over_ranks(self.gather)
             if self._has_moved_too_far(figures):
                 self._optimizer.zero_grad()
                 break
@@ -137,11 +144,8 @@ class PolicyGradientModule(OptimizerModule):
         return metrics | {"learning_rate": float(self._optimizer.param_groups[0]["lr"])}
 
     def _has_moved_too_far(self, figures: Meter) -> bool:
-        """Whether the next step is one too many, as all ranks see it."""
-        if self.target_kl is None:
-            return False
-        moved = torch.tensor(figures.mean("approxkl"), device=self.device)
-        return float(self.all_gather(moved).nanmean()) > self.target_kl  # type: ignore[union-attr]
+        """Whether the next step is one too many."""
+        return self.target_kl is not None and figures.mean("approxkl") > self.target_kl
 
     def metrics(self, meter: Meter) -> dict[str, float]:
         """What the steps of an update did, from the figures of their micro-batches."""

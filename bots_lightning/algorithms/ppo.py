@@ -107,9 +107,9 @@ class PPO(PolicyGradientModule):
         scores, penalty = self._scores(rollouts, rewards), self._kl_penalty(rollouts, reference, mask)
         token_rewards = place_at_end(scores, rollouts.lengths, mask) - penalty
         if self.whiten_rewards:
-            token_rewards = whiten(token_rewards, mask, shift_mean=False)
+            token_rewards = whiten(token_rewards, mask, shift_mean=False, gather=self.gather)
         advantages, returns = generalized_advantages(token_rewards, values, mask, self.gamma, self.lam)
-        advantages = whiten(advantages, mask)
+        advantages = whiten(advantages, mask, gather=self.gather)
         seen = discounted_returns(token_rewards, mask, self.gamma)
         metrics = {
             "objective/scores": float(scores.nanmean()),

@@ -3,5 +3,15 @@
 from bots_lightning.strategies.base import OnlineStrategy, take_step, trained_pass, whole_model
 from bots_lightning.strategies.data_parallel import DataParallel
 from bots_lightning.strategies.deepspeed import DeepSpeed
+from bots_lightning.strategies.rank_watch import LostRankError, RankWatch
 
-__all__ = ["DataParallel", "DeepSpeed", "OnlineStrategy", "take_step", "trained_pass", "whole_model"]
+__all__ = [
+    "DataParallel",
+    "DeepSpeed",
+    "LostRankError",
+    "OnlineStrategy",
+    "RankWatch",
+    "take_step",
+    "trained_pass",
+    "whole_model",
+]

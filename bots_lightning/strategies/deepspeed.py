@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
+from bots_lightning.checkpoints import (
+    TAG,
+    announce_fresh_optimizer,
+    begin_folder,
+    consolidated,
+    put_in_place,
+    read_file,
+    read_manifest,
+    read_state,
+    sync,
+    unfinished,
+    write_manifest,
+    write_state,
+)
 from bots_lightning.strategies.base import Computed, OnlineStrategy
 
 
@@ -59,6 +75,7 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         # torch's AdamW steps also where state is offloaded: DeepSpeed's own needs a compiler.
         self.config |= {"managed_gradient_accumulation": False, "zero_force_ds_cpu_optimizer": False}
         self.config |= options or {}
+        self._shards: Path | None = None  # that this run goes on from
 
     # --- setup --------------------------------------------------------------------------------------------------
 
@@ -113,8 +130,67 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         check = "_overflow_check_and_loss_scale_update" if self.zero_stage_3 else "check_overflow"
         with nullcontext() if self.reduce_boolean_decision(finite, all=True) else _skipping(engine.optimizer, check):
             optimizer.step()
+        if self.zero_stage_3:  # where a weight's first gradient comes after others', it is added to what is there
+            engine.optimizer.grad_partitions_flat_buffer.zero_()
         norm = engine.get_global_grad_norm()
         return (math.nan if norm is None else float(norm)), engine.was_step_applied()
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """A folder with the shards of all ranks, which gets its name when all of it has reached the disk."""
+        path = Path(self.broadcast(filepath))
+        if self.is_global_zero:
+            write_state(begin_folder(path), checkpoint)
+        self.barrier("begun")
+        self.deepspeed_engine.save_checkpoint(str(unfinished(path)), tag=TAG, exclude_frozen_parameters=True)
+        if self.local_rank == 0:
+            sync(unfinished(path))  # on each node, what was written there
+        self.barrier("written")
+        if self.is_global_zero:
+            module: Any = self.lightning_module
+            write_manifest(unfinished(path), self._stage, self.world_size, module.trained_shapes())
+            put_in_place(path)
+        self.barrier("in place")
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """The run's state. Shards follow in `load_model_state_dict`, when they have been found to fit.
+
+        A checkpoint of another stage, world size or strategy gives its weights, and leaves its optimizer behind.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        manifest = read_manifest(path) if path.is_dir() else None
+        same = manifest is not None and (manifest.stage, manifest.world_size) == (self._stage, self.world_size)
+        self._shards = path if same and self._fitting else None
+        if self._shards:
+            return read_state(path)
+        if self._fitting:
+            announce_fresh_optimizer(path)
+        return consolidated(path) if manifest else read_file(path, weights_only=weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """The shards, or whole weights to be divided."""
+        if self._shards:
+            self.deepspeed_engine.load_checkpoint(
+                str(self._shards), tag=TAG, load_module_strict=False, load_lr_scheduler_states=False
+            )
+            return
+        if self.zero_stage_3:
+            self._restore_zero_state(checkpoint, strict=False)
+        else:
+            super(DeepSpeedStrategy, self).load_model_state_dict(checkpoint, strict=False)
+        if self._fitting:
+            self.deepspeed_engine.optimizer.refresh_fp32_params()
+
+    @property
+    def _fitting(self) -> bool:
+        assert self.lightning_module is not None
+        return self.lightning_module.trainer.state.fn == TrainerFn.FITTING
+
+    @property
+    def _stage(self) -> int:
+        assert isinstance(self.config, dict)
+        return self.config["zero_optimization"]["stage"]
 
     # --- the whole model ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,85 @@
+"""Two ranks learn what one process learns, under every strategy: real process groups, real DeepSpeed, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "assets" / "ranks.py"
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
+RUNS = ("grpo-lora", "grpo-full", "grpo-parts", "grpo-recomputed", "grpo-faulty", "ppo-lora", "ppo-full")
+
+
+def launch(checkpoint: str, output: Path, ranks: int, *strategies: str) -> dict[str, Any]:
+    """Runs the script and reads what it wrote."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    program = [sys.executable, *launcher, str(SCRIPT), checkpoint, str(output), *strategies]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(program, capture_output=True, text=True, env=environment, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads(output.read_text())
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process does."""
+    return launch(checkpoint, tmp_path_factory.mktemp("alone") / "runs.json", 1, "single")["single"]
+
+
+@pytest.fixture(scope="module")
+def together(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two ranks do, under each strategy."""
+    pytest.importorskip("deepspeed", reason='needs the extra: pip install -e ".[deepspeed]"')
+    return launch(checkpoint, tmp_path_factory.mktemp("together") / "runs.json", 2, *STRATEGIES)
+
+
+@pytest.mark.parametrize(("strategy", "run"), list(product(STRATEGIES, RUNS)))
+def test_two_ranks_learn_what_one_process_learns(
+    strategy: str, run: str, alone: dict[str, Any], together: dict[str, Any]
+) -> None:
+    one, two = alone[run], together[strategy][run]
+    assert [step["draws"] for step in two["steps"]] == [step["draws"] for step in one["steps"]]
+    assert two["posterior"] == one["posterior"]
+    for figure in ("loss", "grad_norm", "reward", "entropy"):
+        seen, expected = ([step[figure] for step in history["steps"]] for history in (two, one))
+        np.testing.assert_allclose(seen, expected, rtol=0, atol=1e-5, err_msg=figure)
+    assert two["weights"].keys() == one["weights"].keys()
+    for name, weight in one["weights"].items():
+        np.testing.assert_allclose(two["weights"][name], weight, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_the_runs_are_not_idle(alone: dict[str, Any]) -> None:
+    """The comparison above must not hold because nothing is learned or drawn."""
+    for name, run in alone.items():
+        taken = [step["grad_norm"] for step in run["steps"] if not np.isnan(step["grad_norm"])]
+        assert min(taken) > 1e-3
+        assert len(taken) == (2 if name == "grpo-faulty" else 3)
+        assert len({tuple(step["draws"]) for step in run["steps"]}) == 3
+
+
+def test_ranks_that_have_drifted_apart_stop_with_both_digests() -> None:
+    program = (
+        "import torch.distributed as dist\n"
+        "from bots_lightning.algorithms.checks import check_ranks_agree\n"
+        "dist.init_process_group('gloo')\n"
+        "check_ranks_agree(lambda: 'same')\n"
+        "try:\n"
+        "    check_ranks_agree(lambda: f'digest-{dist.get_rank()}')\n"
+        "except RuntimeError as error:\n"
+        "    print(error, flush=True)\n"
+        "dist.destroy_process_group()\n"
+    )
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    ended = subprocess.run(
+        [sys.executable, *launcher, sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.count("rank 0: digest-0, rank 1: digest-1") == 2
