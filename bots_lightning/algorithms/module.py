@@ -187,7 +187,8 @@ class PolicyModule(LightningModule):
         """Logs `eval/NAME/…` and keeps the scores in the run's history."""
         self._whole.close()
         if not self.trainer.sanity_checking:
-            self.log_dict(self._record_scores() | {"step": float(self.progress.iterations)}, batch_size=1)
+            scores = self._record_scores() | {"step": float(self.progress.iterations)}
+            self.log_dict(scores, batch_size=1, sync_dist=self.trainer.world_size > 1)
         elif self.trainer.num_sanity_val_steps == math.inf:  # the evaluation before training, and not a part of it
             self._log_outside_the_loop(self._record_scores())
 
