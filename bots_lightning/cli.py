@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from bots_lightning.algorithms import PolicyModule
+from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint, run_folders
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV
 from bots_lightning.evaluation.command_line import HelpFormatter
+from bots_lightning.strategies import LostRankError, RankWatch
 
 DESCRIPTION = """\
 RL finetuning of language models on the tasks that teach most.
@@ -26,6 +29,7 @@ RL finetuning of language models on the tasks that teach most.
   bots-lightning fit --config configs/quickstart.yaml
   bots-lightning fit --config configs/quickstart.yaml --config configs/selectors/uniform.yaml --name uniform
   bots-lightning fit --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
+  bots-lightning fit --config configs/quickstart.yaml --ckpt_path last
   bots-lightning validate --config runs/quickstart/config.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   bots-lightning fit --config configs/quickstart.yaml --print_config
   bots-lightning export --ckpt_path runs/quickstart/checkpoints/last.ckpt --output exported/adapter
@@ -44,6 +48,7 @@ COMMANDS = {
     "compare": "Compare methods by their runs; its options: bots-lightning compare --help.",
 }
 OWN_COMMANDS = ("export", "replay", "compare")  # not LightningCLI's
+RUN_FOLDER = "BOTS_LIGHTNING_RUN_FOLDER"  # the environment variable that tells subprocesses
 # What libraries say of things that are as they are meant to be.
 NOISE = (
     r".*does not have many workers.*",  # a draw must not run ahead of the evidence
@@ -54,6 +59,8 @@ NOISE = (
     r".*resuming from a checkpoint that ended before the epoch ended.*",  # the selector's state is in the checkpoint
     r".*custom batch sampler `_FixedBatches`.*",
     r".*Total length of `list` across ranks is zero.*",  # no held-out tasks
+    r".*`?torch\.distributed\..* is deprecated.*",
+    r".*all_gather\S* is deprecated.*",
     r".*Using ModelCheckpoint with manual optimization.*",  # a checkpoint after the step is meant
 )
 
@@ -86,6 +93,29 @@ class BotsCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the checkpoint closed: Lightning would read all of it here, in search of hyperparameters."""
+
+    def before_instantiate_classes(self) -> None:
+        """Looks the checkpoint up, before anything large is loaded."""
+        config = self.config[self.subcommand]
+        if config.get("ckpt_path"):
+            config["ckpt_path"] = self._checkpoint(str(config["ckpt_path"]))
+
+    def _checkpoint(self, given: str) -> str | None:
+        """The one that `--ckpt_path` names, checked; the same in this run's subprocesses."""
+        variable = "BOTS_LIGHTNING_CHECKPOINT"
+        if "LOCAL_RANK" in os.environ and variable in os.environ:
+            return os.environ[variable] or None
+        own = self._get(self.config, "trainer").default_root_dir
+        folders = [Path(own)] if own else run_folders(self._named_folder())
+        found = find_checkpoint(given, folders, required=self.subcommand != "fit")
+        os.environ[variable] = found or ""
+        return found
+
+    def _named_folder(self) -> Path:
+        return Path(self._get(self.config, "runs_dir")) / self._get(self.config, "name")
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that writes below the run folder."""
         config = self._get(self.config_init, "trainer")
@@ -93,7 +123,10 @@ class BotsCLI(LightningCLI):
         kwargs["default_root_dir"] = str(folder)
         if config.logger in (None, True):
             kwargs["logger"] = self._loggers(folder)
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no plugin of the user's
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
 
     def _loggers(self, folder: Path) -> list[Logger] | bool:
         """CSV and TensorBoard while fitting; the other commands leave the run's curves alone."""
@@ -106,19 +139,25 @@ class BotsCLI(LightningCLI):
         checkpoint = self._get(self.config_init, "ckpt_path")
         if checkpoint and Path(checkpoint).parent.name == "checkpoints":
             return Path(checkpoint).parent.parent
-        folder = Path(self._get(self.config_init, "runs_dir")) / self._get(self.config_init, "name")
-        launched_together = int(os.environ.get("WORLD_SIZE", 1)) > 1
-        return folder if self.subcommand != "fit" or launched_together else _unused(folder)
+        folder = self._named_folder()
+        num_nodes = self._get(self.config_init, "trainer").num_nodes
+        return folder if self.subcommand != "fit" or _launched_together(num_nodes) else _unused(folder)
+
+
+def _launched_together(num_nodes: int) -> bool:
+    """Whether other processes choose the same folder, which must not depend on what they find there."""
+    started_here = RUN_FOLDER in os.environ  # by this run's first process, which has chosen for them
+    counts = (int(os.environ.get(variable, 1)) for variable in ("WORLD_SIZE", "SLURM_NTASKS"))
+    return not started_here and (num_nodes > 1 or max(counts) > 1 or "LOCAL_RANK" in os.environ)
 
 
 def _unused(folder: Path) -> Path:
     """The folder, or NAME-2, NAME-3, … if earlier runs have left files there; the same in this run's subprocesses."""
-    variable = "BOTS_LIGHTNING_RUN_FOLDER"
-    if "LOCAL_RANK" in os.environ and variable in os.environ:
-        return Path(os.environ[variable])
+    if "LOCAL_RANK" in os.environ and RUN_FOLDER in os.environ:
+        return Path(os.environ[RUN_FOLDER])
     candidates = [folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10_000))]
     chosen = next(path for path in candidates if not path.exists() or not any(path.iterdir()))
-    os.environ[variable] = str(chosen)
+    os.environ[RUN_FOLDER] = str(chosen)
     return chosen
 
 
@@ -142,6 +181,8 @@ def run() -> None:
     """The program: `main`, with one line instead of a traceback for what a user can put right."""
     try:
         main()
+    except LostRankError as lost:
+        sys.exit(f"error: {lost}")
     except (ValueError, FloatingPointError) as error:
         message = _own_message(error)
         if message is None:
@@ -160,25 +201,42 @@ def _own_message(error: BaseException | None) -> str | None:
     return found
 
 
+def _understand_deepspeed() -> None:
+    """Its launcher puts `--local_rank` first, as the environment says too, and numbers nodes by a name of its own."""
+    sys.argv[1:] = [word for word in sys.argv[1:] if not word.startswith("--local_rank=")]
+    if "CROSS_RANK" in os.environ:
+        os.environ.setdefault("NODE_RANK", os.environ["CROSS_RANK"])
+
+
 def main(args: ArgsType | Sequence[str] = None) -> None:
     """Runs a command; `args` replaces the command line."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
+    if args is None:
+        _understand_deepspeed()
     words = sys.argv[1:] if args is None else args
     if isinstance(words, list) and words and words[0] in OWN_COMMANDS:
         _run_own_command(words[0], words[1:])
         return
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
-    BotsCLI(
-        model_class=PolicyModule,
-        datamodule_class=TaskDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        save_config_callback=SaveConfig,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"use_distributed_sampler": False},
-        parser_kwargs={"prog": "bots-lightning", "description": DESCRIPTION, "formatter_class": HelpFormatter},
-        args=args,  # type: ignore[arg-type]
-    )
+    watch = RankWatch()
+    try:
+        BotsCLI(
+            model_class=PolicyModule,
+            datamodule_class=TaskDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"use_distributed_sampler": False, "callbacks": watch},
+            parser_kwargs={"prog": "bots-lightning", "description": DESCRIPTION, "formatter_class": HelpFormatter},
+            args=args,  # type: ignore[arg-type]
+        )
+    except Exception as error:
+        if lost := watch.lost:
+            raise LostRankError(
+                f"{lost} is gone. Look for its own last words; to continue: --ckpt_path last"
+            ) from error
+        raise

@@ -1,8 +1,9 @@
-"""Callbacks that observe a run; losses are the same with and without them."""
+"""Callbacks that observe a run; losses are the same with and without them. `GracefulStop` alone ends one."""
 
 from callbacks.belief_quality import BeliefQuality
 from callbacks.completions import CompletionsLog
 from callbacks.effective_task_ratio import EffectiveTaskRatio
+from callbacks.graceful_stop import GracefulStop
 from callbacks.progress_bar import TaskProgressBar
 from callbacks.run_summary import RunSummary
 from callbacks.selection_overhead import SelectionOverhead
@@ -11,6 +12,7 @@ __all__ = [
     "BeliefQuality",
     "CompletionsLog",
     "EffectiveTaskRatio",
+    "GracefulStop",
     "RunSummary",
     "SelectionOverhead",
     "TaskProgressBar",

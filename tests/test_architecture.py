@@ -22,6 +22,7 @@ FLOORS = (
     "tasks",
     "rewards",
     "rollouts",
+    "checkpoints",
     "strategies",
     "evaluation",
     "data",

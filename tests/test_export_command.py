@@ -116,10 +116,10 @@ def mistake(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("gone.ckpt", "gone.ckpt is not a file (looked in "),
+        ("gone.ckpt", "gone.ckpt is not a checkpoint (looked in "),
         (
             "runs/quickstart",
-            "not a file (looked in PROJECT). Checkpoints in there: runs/quickstart/checkpoints/",
+            "not a checkpoint (looked in PROJECT). Checkpoints in there: runs/quickstart/checkpoints/",
         ),
         ("half.ckpt", "half.ckpt is no checkpoint, or only a part of one: it cannot be read."),
         ("empty.ckpt", "empty.ckpt is no checkpoint, or only a part of one"),
@@ -142,7 +142,7 @@ def test_what_is_no_checkpoint_is_named(
     ("changes", "message"),
     [
         ({"lora": None}, "does not fit the model of changed.yaml: the checkpoint holds 28 trained weights"),
-        ({"lora": {"r": 3}}, "does not fit the model of changed.yaml: Error(s) in loading state_dict"),
+        ({"lora": {"r": 3}}, "in the checkpoint and (3, 16) in this policy. Resume with"),
         ({"lora": {"target_modules": ["q_proj"]}}, "Resume with the `pretrained` and `lora` of the checkpoint"),
         ({"num_generations": -1}, "changed.yaml: the model cannot be built: num_generations=-1"),
         ({"num_generation": 1}, "Option 'num_generation' is not accepted"),

@@ -221,6 +221,8 @@ class OnlineModule(PolicyModule):
         """Takes the leftovers over, if this run samples dynamically and groups of the same size."""
         super().on_load_checkpoint(checkpoint)
         state, self.leftovers = checkpoint.get("leftovers"), None
+        if self._trainer is not None and self.trainer.world_size > 1:
+            return  # a checkpoint holds those of one rank only; all sample anew
         if state and self.dynamic_sampling and state["rewards"].shape[1] == self.num_generations:
             self.leftovers = Groups.from_state_dict(state)
 

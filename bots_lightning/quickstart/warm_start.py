@@ -105,6 +105,7 @@ class WarmStart(PretrainedSource):
             if step % 20 == 0:
                 steps.set_postfix(loss=f"{loss.item():.3f}")
             if step in names:
+                model.should_save_on_this_rank = lambda _: True  # not on rank 0 alone: any may be the one that builds
                 model.save_pretrained(folder / names[step])
                 tokenizer.save_pretrained(folder / names[step])
 

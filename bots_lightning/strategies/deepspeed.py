@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -143,13 +143,15 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         if self.is_global_zero:
             write_state(begin_folder(path), checkpoint)
         self.barrier("begun")
-        self.deepspeed_engine.save_checkpoint(str(unfinished(path)), tag=TAG, exclude_frozen_parameters=True)
+        module: Any = self.lightning_module
+        shapes = module.trained_shapes()
+        with _state_of(module, shapes):
+            self.deepspeed_engine.save_checkpoint(str(unfinished(path)), tag=TAG, exclude_frozen_parameters=True)
         if self.local_rank == 0:
             sync(unfinished(path))  # on each node, what was written there
         self.barrier("written")
         if self.is_global_zero:
-            module: Any = self.lightning_module
-            write_manifest(unfinished(path), self._stage, self.world_size, module.trained_shapes())
+            write_manifest(unfinished(path), self._stage, self.world_size, shapes)
             put_in_place(path)
         self.barrier("in place")
 
@@ -214,6 +216,21 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
                 yield
             finally:
                 offload._register_deepspeed_module(offload.module)
+
+
+@contextmanager
+def _state_of(module: nn.Module, kept: Container[str]) -> Iterator[None]:
+    """Leaves the rest out of the module's state: DeepSpeed excludes frozen weights by one of their names only."""
+
+    def drop(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+        for name in [name for name in state if name not in kept]:
+            del state[name]
+
+    handle = module.register_state_dict_post_hook(drop)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -1,0 +1,88 @@
+"""A checkpoint folder: DeepSpeed's shards, the run's state, and a list of it all that is written last.
+
+NAME.ckpt/checkpoint/*.pt   weights and optimizer, divided over the ranks, in DeepSpeed's own format
+NAME.ckpt/state.pt          belief, counters, schedule, loops: what is the same on all ranks
+NAME.ckpt/shards.json       the files with their sizes; a folder without it is not a checkpoint
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TAG = "checkpoint"  # DeepSpeed's word for a folder in the folder
+MANIFEST, STATE = "shards.json", "state.pt"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is in a checkpoint folder.
+
+    Attributes:
+        stage: of ZeRO.
+        world_size: number of ranks.
+        weights: shapes of the trained weights, by name.
+        files: sizes in bytes, by path in the folder.
+    """
+
+    stage: int
+    world_size: int
+    weights: dict[str, list[int]]
+    files: dict[str, int]
+
+
+def write_state(folder: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Writes all but weights and optimizer."""
+    kept = {key: value for key, value in checkpoint.items() if key not in ("state_dict", "optimizer_states")}
+    torch.save(kept, folder / STATE)
+
+
+def write_manifest(folder: Path, stage: int, world_size: int, weights: Mapping[str, Sequence[int]]) -> None:
+    """Lists a folder whose files are all there."""
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    manifest = Manifest(stage, world_size, {name: list(shape) for name, shape in weights.items()}, files)
+    (folder / MANIFEST).write_text(json.dumps(vars(manifest), indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The list of a folder.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(f"{folder} has no {MANIFEST}: it is no checkpoint, or only a part of one. Name another.")
+    try:
+        return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / MANIFEST} cannot be read ({error}). Name another checkpoint.") from error
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """All but weights and optimizer; `state_dict` holds tensors without content, for their names and shapes."""
+    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    weights = read_manifest(folder).weights
+    return state | {"state_dict": {name: torch.empty(shape, device="meta") for name, shape in weights.items()}}
+
+
+def consolidated(folder: Path) -> dict[str, Any]:
+    """A folder as the checkpoint of one device: whole weights in float32, and no optimizer state.
+
+    DeepSpeed pickles its shards: read only folders whose origin is trusted.
+
+    Raises:
+        ModuleNotFoundError: DeepSpeed is not installed.
+    """
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it talks of every file
+        whole = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
+    weights = {name: whole[name].detach() for name in read_manifest(folder).weights}
+    return read_state(folder) | {"state_dict": weights, "optimizer_states": []}

@@ -1,0 +1,138 @@
+"""Trains with checkpoints and goes on from them, one leg after another; started by `torchrun` or alone.
+
+    torchrun --nproc_per_node 2 tests/assets/resumed.py CHECKPOINT FOLDER train:zero2:lora load:single:zero3:lora
+
+"train" saves FOLDER/STRATEGY-KIND.ckpt after half of its steps, and then trains the other half anew from there;
+"load" goes on from what another strategy has saved, and stops before its first step. FOLDER/LEG.json says what was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from ranks import STRATEGIES, Diary, HashedEngine, letters
+
+from bots_lightning.algorithms import GRPO, LoRA
+from bots_lightning.beliefs import BetaBelief
+from bots_lightning.checkpoints import AtomicCheckpointIO
+from bots_lightning.data import TaskDataModule
+from bots_lightning.selection import ThompsonSelector
+from bots_lightning.strategies import whole_model
+from bots_lightning.tasks import ProceduralTasks
+
+HALF = 2
+KINDS = {"lora": LoRA(r=4, alpha=8), "full": None}
+
+
+def snapshot(trainer: Trainer) -> dict[str, Any]:
+    """Trained weights, belief, counters, learning rate, and whether the optimizer has moments."""
+    module: Any = trainer.lightning_module
+    with whole_model(trainer.strategy):
+        weights = {n: w.detach().flatten().tolist() for n, w in module.named_parameters() if w.requires_grad}
+    selector: Any = trainer.datamodule.selector  # type: ignore[attr-defined]
+    return {
+        "weights": weights,
+        "posterior": selector.belief.mean().tolist(),
+        "generator": repr(selector.state_dict()["generator"]) if "generator" in selector.state_dict() else "",
+        "progress": vars(module.progress),
+        "learning_rate": module.optimizers().param_groups[0]["lr"],
+    }
+
+
+class Keeper(Callback):
+    """Saves after half of the steps, and keeps what was then."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.then = path, {}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == HALF - 1:
+            trainer.save_checkpoint(self.path)
+            self.then = json.loads(json.dumps(snapshot(trainer)))
+
+
+class Stopper(Callback):
+    """Keeps what is there before the first step, and how far that moves the weights; then stops."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.then = json.loads(json.dumps(snapshot(trainer)))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.then["learning_rate"] = pl_module.optimizers().param_groups[0]["lr"]  # set when training starts
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pairs = [(w, self.then["weights"][name]) for name, w in snapshot(trainer)["weights"].items()]
+        self.moved = max(abs(a - b) for after, before in pairs for a, b in zip(after, before, strict=True))
+        raise KeyboardInterrupt
+
+
+def fit(checkpoint: str, strategy: str, kind: str, folder: Path, callbacks: list[Any], path: Path | None) -> Trainer:
+    module = GRPO(
+        checkpoint,
+        [letters],
+        engine=HashedEngine(),
+        max_prompt_length=32,
+        max_completion_length=8,
+        learning_rate=3e-3,
+        num_generations=4,
+        lora=KINDS[kind],
+    )
+    data = TaskDataModule(ProceduralTasks(24), ThompsonSelector(BetaBelief()), batch_size=4, steps_per_epoch=2 * HALF)
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        devices=int(os.environ.get("WORLD_SIZE", 1)),
+        strategy=STRATEGIES[strategy](),
+        plugins=[AtomicCheckpointIO()],
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+    )
+    trainer.fit(module, data, ckpt_path=path)
+    return trainer
+
+
+def train(checkpoint: str, folder: Path, strategy: str, kind: str) -> dict[str, Any]:
+    path = folder / f"{strategy}-{kind}.ckpt"
+    keeper, diaries = Keeper(path), [Diary(), Diary()]
+    whole = fit(checkpoint, strategy, kind, folder, [diaries[0], keeper], None)
+    ends = [snapshot(whole)]
+    ends.append(snapshot(fit(checkpoint, strategy, kind, folder, [diaries[1]], path)))
+    return {"then": keeper.then, "ends": ends, "steps": [diary.steps for diary in diaries]}
+
+
+def load(checkpoint: str, folder: Path, origin: str, strategy: str, kind: str) -> dict[str, Any]:
+    stopper = Stopper()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            fit(checkpoint, strategy, kind, folder, [stopper], folder / f"{origin}-{kind}.ckpt")
+        except (KeyboardInterrupt, SystemExit) as error:
+            print("ended by", repr(error))
+    said = [str(warning.message) for warning in caught if "start afresh" in str(warning.message)]
+    return {"then": stopper.then, "moved": stopper.moved, "said": said}
+
+
+def main(checkpoint: str, folder: str, *legs: str) -> None:
+    torch.set_num_threads(1)
+    for leg in legs:
+        what, *words = leg.split(":")
+        result = {"train": train, "load": load}[what](checkpoint, Path(folder), *words)
+        if int(os.environ.get("RANK", 0)) == 0:
+            (Path(folder) / f"{leg}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,154 @@
+"""A run that is told to go saves itself, and resumed it equals the one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bots_lightning.cli import main
+from bots_lightning.evaluation import read_metrics
+from callbacks import EffectiveTaskRatio, GracefulStop
+
+ROOT = Path(__file__).parents[2]
+Fit = Callable[..., Path]
+
+
+@pytest.fixture
+def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Fit:
+    """Trains the quickstart with few tasks below a name; told to go after some iteration, it ends with code 0."""
+    monkeypatch.chdir(tmp_path)
+    configs = [ROOT / "configs/quickstart.yaml", ROOT / "tests/assets/few_steps.yaml"]
+    words = [word for config in configs for word in ("--config", str(config))]
+    observe = EffectiveTaskRatio.on_train_batch_end
+
+    def run(name: str, *options: str, stop_after: int = 0, number: signal.Signals = signal.SIGTERM) -> Path:
+        def observe_and_signal(self: Any, trainer: Any, pl_module: Any, *rest: Any) -> None:
+            observe(self, trainer, pl_module, *rest)
+            if pl_module.progress.iterations == stop_after:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(EffectiveTaskRatio, "on_train_batch_end", observe_and_signal)
+        constant = ["--model.init_args.lr_scheduler_type", "constant"]
+        command = ["fit", *words, *constant, *options, "--name", name]
+        if stop_after:
+            with pytest.raises(SystemExit) as ended:
+                main(command)
+            assert ended.value.code == 0
+        else:
+            main(command)
+        return tmp_path / "runs" / name
+
+    return run
+
+
+def outcome(run: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """The last checkpoint, and the curves without what is measured in seconds."""
+    state = torch.load(run / "checkpoints" / "last.ckpt")
+    names = {"reward", "loss", "num_rollouts", "selection/effective_task_ratio", "selection/distinct_tasks", "step"}
+    rows = [
+        {
+            name: value
+            for name, value in row.items()
+            if name in names | {"step"} or name.startswith(("eval/", "belief/"))
+        }
+        for row in read_metrics(run / "metrics.csv")
+    ]
+    return state, rows
+
+
+def check_equal(ours: Any, theirs: Any) -> None:
+    """Bit for bit."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            check_equal(ours[key], theirs[key])
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs)
+        for mine, other in zip(ours, theirs, strict=True):
+            check_equal(mine, other)
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs or (ours != ours and theirs != theirs)  # NaN is as good as NaN
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "interval", "epochs", "number"),
+    [
+        (1, 2, 1, signal.SIGTERM),  # between two evaluations
+        (2, 2, 1, signal.SIGUSR1),  # when one is due
+        (4, 4, 2, signal.SIGTERM),  # at the end of an epoch, with an evaluation
+        (4, 3, 2, signal.SIGUSR1),  # at the end of an epoch, without one
+    ],
+)
+def test_the_resumed_run_equals_the_undisturbed_one(
+    stop_after: int, interval: int, epochs: int, number: signal.Signals, fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data.init_args.steps_per_epoch", "4", "--trainer.val_check_interval", str(interval)]
+    options += ["--trainer.max_epochs", str(epochs)]
+    whole, rows = outcome(fit("whole", *options))
+    stopped = fit("stopped", *options, stop_after=stop_after, number=number)
+    last = stopped / "checkpoints" / "last.ckpt"
+    said = capsys.readouterr().err
+    assert f"stopped after {stop_after} iterations by {number.name}; to continue: --ckpt_path" in said
+    assert said.rstrip().endswith("runs/stopped/checkpoints/last.ckpt")
+    assert torch.load(last)["progress"]["iterations"] == stop_after
+    assert not (stopped / "summary.json").exists()
+    resumed, resumed_rows = outcome(fit("stopped", *options, "--ckpt_path", "last"))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "progress", "evaluations"):
+        check_equal(resumed[part], whole[part])
+    check_equal(resumed["TaskDataModule"], whole["TaskDataModule"])
+    check_equal(resumed_rows, rows)
+
+
+def test_a_run_told_to_go_at_its_end_ends_as_always(fit: Fit, tmp_path: Path) -> None:
+    options = ["--trainer.val_check_interval", "2"]
+    whole = outcome(fit("whole", *options))
+    with pytest.raises(pytest.fail.Exception):  # nothing is raised
+        fit("told", *options, stop_after=2)
+    told = outcome(tmp_path / "runs" / "told")
+    check_equal(told[0]["state_dict"], whole[0]["state_dict"])
+    check_equal(told[1], whole[1])
+    assert (tmp_path / "runs" / "told" / "summary.json").is_file()
+
+
+def test_handlers_are_put_back(fit: Fit) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    fit("whole")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+    fit("stopped", stop_after=1)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+def test_ranks_agree_before_any_of_them_saves(tmp_path: Path) -> None:
+    """This rank has heard nothing; another has."""
+    saved: list[Path] = []
+    decisions: list[bool] = []
+
+    def reduce(mine: bool, all: bool) -> bool:
+        decisions.append(mine)
+        assert not all
+        return True
+
+    trainer: Any = SimpleNamespace(
+        strategy=SimpleNamespace(reduce_boolean_decision=reduce),
+        checkpoint_callback=None,
+        default_root_dir=str(tmp_path),
+        save_checkpoint=saved.append,
+        is_global_zero=False,
+    )
+    module: Any = SimpleNamespace(progress=SimpleNamespace(iterations=3))
+    callback = GracefulStop()
+    callback.on_train_batch_start(trainer, module, None, 0)
+    callback.on_train_batch_end(trainer, module, None, None, 0)
+    assert (decisions, saved) == ([False], [tmp_path / "checkpoints" / "last.ckpt"])
+    with pytest.raises(SystemExit) as ended:
+        callback.on_train_batch_start(trainer, module, None, 1)
+    assert ended.value.code == 0

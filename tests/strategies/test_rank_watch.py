@@ -1,0 +1,95 @@
+"""A rank that is gone is named to all; one that says goodbye is not missed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from bots_lightning.strategies import RankWatch
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set instead of ending this process."""
+    event = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: event.set() if code == 1 else None)
+    return event
+
+
+@pytest.fixture
+def ranks(ended: threading.Event) -> Iterator[list[RankWatch]]:
+    """Three, connected; they end one another after a tenth of a second."""
+    watches = [RankWatch(grace_seconds=0.1) for _ in range(3)]
+    port, secret = watches[0].listen()
+    for rank in (1, 2):
+        watches[rank].connect("127.0.0.1", port, secret, f"rank {rank}", "rank 0")
+    _await(lambda: len(watches[0]._others) == 2)
+    yield watches
+    for watch in watches:
+        watch.close()
+
+
+def _await(happened: object) -> None:
+    waited = threading.Event()
+    for _ in range(100):
+        if happened():  # type: ignore[operator]
+            return
+        waited.wait(0.05)
+    raise AssertionError("nothing happened in 5 s")
+
+
+def test_all_hear_of_a_rank_that_is_lost_and_end(
+    ranks: list[RankWatch], ended: threading.Event, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks[1].close("")  # as the operating system closes what a dead process leaves
+    _await(lambda: ranks[0].lost and ranks[2].lost)
+    assert (ranks[0].lost, ranks[2].lost) == ("rank 1", "rank 1")
+    assert ended.wait(5)
+    assert capsys.readouterr().err.count("rank 1 is gone; the others end within 0.1 s.") == 2
+
+
+def test_all_notice_the_loss_of_the_first(ranks: list[RankWatch], ended: threading.Event) -> None:
+    ranks[0].close("")
+    _await(lambda: ranks[1].lost and ranks[2].lost)
+    assert (ranks[1].lost, ranks[2].lost) == ("rank 0", "rank 0")
+    assert ended.wait(5)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_a_goodbye_is_no_loss(order: tuple[int, ...], ranks: list[RankWatch], ended: threading.Event) -> None:
+    for rank in order:
+        ranks[rank].close()
+    assert not ended.wait(0.5)
+    assert [watch.lost for watch in ranks] == [None, None, None]
+
+
+def test_a_stranger_is_turned_away(ranks: list[RankWatch], ended: threading.Event) -> None:
+    assert ranks[0]._server is not None
+    port = ranks[0]._server.getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as stranger:
+        stranger.sendall(b"guess rank 7")
+        assert stranger.recv(1) == b""
+    assert not ended.wait(0.5)
+    assert ranks[0].lost is None
+
+
+def test_a_child_that_outlives_its_rank_does_not_hide_the_loss() -> None:
+    """It inherits the connections, and closes its copies."""
+    first, second = RankWatch(), RankWatch()
+    port, secret = first.listen()
+    second.connect("127.0.0.1", port, secret, "rank 1", "rank 0")
+    connection = next(iter(second._others))
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(write, str(connection.fileno()).encode())
+        os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    assert os.read(read, 10) == b"-1"
+    for descriptor in (read, write):
+        os.close(descriptor)
+    second.close()
+    first.close()

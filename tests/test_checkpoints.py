@@ -1,0 +1,240 @@
+"""Checkpoints take their place whole or not at all, are found again, and say what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bots_lightning.checkpoints import (
+    AtomicCheckpointIO,
+    begin_folder,
+    damage,
+    find_checkpoint,
+    put_in_place,
+    read_manifest,
+    run_folders,
+    unfinished,
+    write_manifest,
+    write_state,
+)
+from bots_lightning.checkpoints.files import replaced, tidy
+from bots_lightning.cli import main
+
+ROOT = Path(__file__).parents[1]
+FEW_STEPS = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "tests/assets/few_steps.yaml")]
+IO = AtomicCheckpointIO()
+Killed = type("Killed", (BaseException,), {})
+
+
+def save(path: Path, number: int) -> Path:
+    IO.save_checkpoint({"number": torch.tensor(number)}, path)
+    return path
+
+
+def shards(path: Path, number: int) -> Path:
+    """A checkpoint folder."""
+    folder = begin_folder(path)
+    write_state(folder, {"number": number})
+    (folder / "checkpoint").mkdir()
+    for rank in range(2):
+        torch.save(torch.full((100,), number), folder / "checkpoint" / f"rank_{rank}.pt")
+    write_manifest(folder, stage=2, world_size=2, weights={"w": (100,)})
+    put_in_place(path)
+    return path
+
+
+def number_of(path: Path) -> int:
+    content = torch.load(path / "state.pt" if path.is_dir() else path)
+    return int(content["number"])
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [save, shards])
+@pytest.mark.parametrize("moment", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(
+    write: Callable[[Path, int], Path], moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old or new; the next write clears up, and takes its place."""
+    path = write(tmp_path / "checkpoints" / "last.ckpt", 1)
+    seen = 0
+
+    def killing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == moment:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killing(torch.save))
+        for module, name in ((os, "fsync"), (Path, "rename"), (Path, "replace")):
+            patch.setattr(module, name, killing(getattr(module, name)))
+        with suppress(Killed):
+            write(path, 2)
+    found = find_checkpoint("last", [tmp_path], required=True)
+    assert found is not None
+    assert damage(Path(found)) is None
+    assert number_of(Path(found)) in (1, 2)
+    assert number_of(write(path, 3)) == 3
+    assert [left.name for left in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_what_a_torn_write_has_left_is_no_checkpoint(tmp_path: Path) -> None:
+    path = save(tmp_path / "last.ckpt", 1)
+    unfinished(path).write_bytes(path.read_bytes()[:50])
+    begin_folder(tmp_path / "folder.ckpt")
+    assert sorted(found.name for found in tmp_path.glob("*.ckpt") if not found.name.startswith(".")) == ["last.ckpt"]
+    tidy(tmp_path)
+    assert [left.name for left in tmp_path.iterdir()] == ["last.ckpt"]
+    assert number_of(path) == 1
+
+
+def test_a_folder_that_waits_for_its_successor_gets_its_name_back(tmp_path: Path) -> None:
+    path = shards(tmp_path / "checkpoints" / "last.ckpt", 1)
+    path.rename(replaced(path))
+    assert find_checkpoint("last", [tmp_path], required=True) == str(replaced(path))
+    assert find_checkpoint(str(path), [], required=True) == str(replaced(path))
+    tidy(path.parent)
+    assert number_of(path) == 1
+
+
+def test_files_and_folders_replace_each_other_and_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    for number, write in enumerate((save, shards, save, shards, shards)):
+        assert number_of(write(path, number)) == number
+        assert list(tmp_path.iterdir()) == [path]
+    IO.remove_checkpoint(path)
+    IO.remove_checkpoint(save(tmp_path / "other.ckpt", 1))
+    IO.remove_checkpoint(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- finding ------------------------------------------------------------------------------------------------------
+
+
+def test_last_is_the_newest_whole_one_of_the_newest_run_that_has_any(tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("run", "run-2", "run-3", "run-5")]
+    for run in runs:
+        (run / "checkpoints").mkdir(parents=True)
+    assert run_folders(tmp_path / "run") == [runs[2], runs[1], runs[0]]  # run-5 has a name of its own
+    older, newer = (save(runs[1] / "checkpoints" / name, 1) for name in ("a.ckpt", "b.ckpt"))
+    save(runs[0] / "checkpoints" / "last.ckpt", 1)
+    os.utime(older, (1000, 1000))
+    found = find_checkpoint("last", run_folders(tmp_path / "run"), required=True)
+    assert found == str(newer)
+    newer.write_bytes(newer.read_bytes()[:-30])
+    with pytest.warns(UserWarning, match=r"b\.ckpt is damaged and left out: it cannot be read"):
+        assert find_checkpoint("last", run_folders(tmp_path / "run"), required=True) == str(older)
+    older.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match=r"all 2 checkpoints of .*run-2 are damaged"),
+    ):
+        find_checkpoint("last", run_folders(tmp_path / "run"), required=True)
+
+
+def test_without_a_checkpoint_training_starts_and_evaluation_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("bots_lightning.checkpoints.last.rank_zero_info", said.append)
+    assert find_checkpoint("last", [], required=False) is None
+    assert said == ["--ckpt_path last: there is no run of that name; the run starts from scratch."]
+    with pytest.raises(ValueError, match=r"there is no checkpoint in .*checkpoints"):
+        find_checkpoint("last", [tmp_path], required=True)
+
+
+@pytest.mark.parametrize(
+    ("harm", "fault"),
+    [
+        (lambda path: (path / "checkpoint/rank_1.pt").unlink(), "its file checkpoint/rank_1.pt is missing"),
+        (lambda path: os.truncate(path / "checkpoint/rank_0.pt", 99), "rank_0.pt has 99 bytes instead of"),
+        (lambda path: flip(path / "checkpoint/rank_0.pt"), "does not match its checksum"),
+        (lambda path: (path / "shards.json").unlink(), "has no shards.json"),
+        (lambda path: (path / "shards.json").write_text("{"), "cannot be read"),
+        (lambda path: (path / "shards.json").write_text("{}"), "cannot be read"),
+    ],
+)
+def test_damage_to_a_folder_is_named(harm: Callable[[Path], Any], fault: str, tmp_path: Path) -> None:
+    path = shards(tmp_path / "last.ckpt", 7)
+    assert damage(path) is None
+    assert read_manifest(path).files["checkpoint/rank_0.pt"] > 800
+    harm(path)
+    assert fault in str(damage(path))
+
+
+def flip(path: Path) -> None:
+    """Another number in the middle of a tensor."""
+    content = bytearray(path.read_bytes())
+    content[content.index((7).to_bytes(8, "little") * 3)] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_changed_tensor_in_a_file_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    IO.save_checkpoint({"number": torch.full((100,), 7)}, path)
+    assert damage(path) is None
+    flip(path)
+    assert "does not match its checksum" in str(damage(path))
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Path:
+    """The checkpoints of a run; the current folder is that with its runs."""
+    monkeypatch.chdir(tmp_path)
+    main(["fit", *FEW_STEPS, "--ckpt_path", "last"])  # none yet
+    return tmp_path / "runs" / "quickstart" / "checkpoints"
+
+
+def refused(*options: str) -> str:
+    """The one line that a command ends with."""
+    program = [sys.executable, "-m", "bots_lightning", "fit", *FEW_STEPS, *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(program, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 1, ended.stderr
+    assert "Traceback" not in ended.stderr, ended.stderr[-1500:]
+    return ended.stderr.splitlines()[-1]
+
+
+def test_the_same_command_goes_on_where_it_was(trained: Path) -> None:
+    main(["fit", *FEW_STEPS, "--ckpt_path", "last", "--trainer.max_epochs", "2"])
+    assert torch.load(trained / "last.ckpt")["progress"]["iterations"] == 4
+    assert [run.name for run in trained.parents[1].iterdir()] == ["quickstart"]
+
+
+def test_checkpoints_that_do_not_fit_are_refused_in_a_line(trained: Path) -> None:
+    last, whole = str(trained / "last.ckpt"), (trained / "last.ckpt").read_bytes()
+    longer = ["--trainer.max_epochs", "2", "--ckpt_path"]
+    assert "there is no such checkpoint" in refused("--ckpt_path", str(trained / "gone.ckpt"))
+    other_pool = refused("--data.init_args.source.init_args.num_tasks", "41", *longer, last)
+    assert "of 40 tasks, this run's pool is" in other_pool
+    other_model = refused("--model.init_args.lora.r", "3", *longer, last)
+    assert "Resume with the `pretrained` and `lora` of the checkpoint." in other_model
+    (trained / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    assert f"error: the checkpoint {last} is damaged: it cannot be read" in refused(*longer, last)
+
+
+def test_the_last_few_are_kept_also_of_folders(tmp_path: Path) -> None:
+    """`monitor: step`, `mode: max` and `save_top_k: N` of ModelCheckpoint keep the last N; it removes by the plugin."""
+    for number in range(4):
+        shards(tmp_path / f"{number}.ckpt", number)
+    IO.remove_checkpoint(tmp_path / "0.ckpt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.ckpt", "2.ckpt", "3.ckpt"]
+    assert json.loads((tmp_path / "1.ckpt" / "shards.json").read_text())["stage"] == 2

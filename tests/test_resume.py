@@ -1,0 +1,116 @@
+"""Runs of several ranks go on from their checkpoints, and from those of other strategies: real DeepSpeed, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from bots_lightning.algorithms.export_command import load_module
+from bots_lightning.checkpoints import consolidated, damage, read_manifest
+from bots_lightning.cli import main
+
+pytest.importorskip("deepspeed", reason='needs the extra: pip install -e ".[deepspeed]"')
+
+SCRIPT = Path(__file__).parent / "assets" / "resumed.py"
+ALONE = ("train:single:lora", "train:single:full")
+TOGETHER = tuple(f"train:{s}:{kind}" for s in ("zero1", "zero2", "zero3") for kind in ("lora", "full"))
+# Files to ranks, one stage to another, ranks to one device.
+ACROSS = (
+    "load:single:zero2:lora",
+    "load:single:zero3:full",
+    "load:single:ddp:lora",
+    "load:zero2:zero3:full",
+    "load:zero3:zero1:lora",
+    "load:zero3:ddp:full",
+)
+BACK = tuple(f"load:{s}:single:{kind}" for s in ("zero1", "zero2", "zero3") for kind in ("lora", "full"))
+
+
+def launch(checkpoint: str, folder: Path, ranks: int, *legs: str) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    program = [sys.executable, *launcher, str(SCRIPT), checkpoint, str(folder), *legs]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(program, capture_output=True, text=True, env=environment, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With what each leg has found, and all checkpoints."""
+    folder = tmp_path_factory.mktemp("resumed")
+    launch(checkpoint, folder, 1, *ALONE)
+    launch(checkpoint, folder, 2, "train:ddp:lora", *TOGETHER, *ACROSS)
+    launch(checkpoint, folder, 1, *BACK)
+    return folder
+
+
+def found(folder: Path, leg: str) -> dict[str, Any]:
+    return json.loads((folder / f"{leg}.json").read_text())
+
+
+@pytest.mark.parametrize("leg", ["train:ddp:lora", *ALONE, *TOGETHER])
+def test_the_same_ranks_go_on_as_if_undisturbed(leg: str, folder: Path) -> None:
+    """Bit for bit: weights, belief, the selector's generator, counters; draws and losses of the second half."""
+    result = found(folder, leg)
+    whole, resumed = result["ends"]
+    assert resumed == whole
+    steps, later = result["steps"]
+    assert later == steps[2:]
+    assert len(later) == 2
+    assert whole["weights"] != result["then"]["weights"]
+    assert whole["progress"]["iterations"] == 4
+
+
+@pytest.mark.parametrize("leg", [*ACROSS, *BACK])
+def test_another_strategy_takes_over_all_but_the_optimizer(leg: str, folder: Path) -> None:
+    _, origin, strategy, kind = leg.split(":")
+    saved, loaded = found(folder, f"train:{origin}:{kind}")["then"], found(folder, leg)
+    assert loaded["then"].keys() == saved.keys()
+    assert loaded["then"] == saved
+    rate = saved["learning_rate"]
+    if {origin, strategy} == {"single", "ddp"}:  # one kind of file, the same optimizer
+        assert loaded["said"] == []
+    else:
+        assert len(loaded["said"]) == 1
+        assert 0.9 * rate < loaded["moved"] < 1.001 * rate  # the first step of Adam: lr · g / |g|
+
+
+@pytest.mark.parametrize("leg", TOGETHER)
+def test_a_folder_lists_its_shards_and_holds_what_is_trained(leg: str, folder: Path) -> None:
+    _, strategy, kind = leg.split(":")
+    path = folder / f"{strategy}-{kind}.ckpt"
+    manifest = read_manifest(path)
+    assert (f"zero{manifest.stage}", manifest.world_size) == (strategy, 2)
+    assert damage(path) is None
+    trained = found(folder, leg)["then"]["weights"]
+    weights = {n: w for n, w in consolidated(path)["state_dict"].items() if n in trained}
+    assert weights.keys() == trained.keys()
+    for name, weight in weights.items():
+        np.testing.assert_array_equal(weight.flatten().numpy(), np.float32(trained[name]))
+        assert list(weight.shape) == manifest.weights[name]
+    held = {name for file in path.rglob("*model_states.pt") for name in torch.load(file, weights_only=False)["module"]}
+    assert held <= set(manifest.weights)
+
+
+@pytest.mark.parametrize("leg", TOGETHER)
+def test_export_reads_a_folder(leg: str, folder: Path, checkpoint: str, tmp_path: Path) -> None:
+    _, strategy, kind = leg.split(":")
+    lora = {"r": 4, "alpha": 8} if kind == "lora" else None
+    options = {"pretrained": checkpoint, "reward_funcs": ["bots_lightning.rewards.exact_match"], "lora": lora}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"model": {"class_path": "bots_lightning.algorithms.GRPO", "init_args": options}}))
+    path, output = folder / f"{strategy}-{kind}.ckpt", tmp_path / "exported"
+    main(["export", "--ckpt_path", str(path), "--config", str(config), "--output", str(output)])
+    assert (output / ("adapter_config.json" if lora else "config.json")).is_file()
+    weights = dict(load_module(path, config).named_parameters())
+    for name, expected in found(folder, leg)["then"]["weights"].items():
+        np.testing.assert_array_equal(weights[name].detach().flatten().numpy(), np.float32(expected))
