@@ -34,7 +34,10 @@ FIT = [
 PORTS = iter(range(29_700, 29_900))
 SECONDS = 60  # that the end of a run may take
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes below /proc")
+pytestmark = [
+    pytest.mark.slow,  # many processes on fixed ports, and the clock
+    pytest.mark.skipif(sys.platform != "linux", reason="finds processes below /proc"),
+]
 
 
 class Job:
@@ -174,7 +177,6 @@ def state(job: Job) -> dict[str, Any]:
 
 
 LAUNCHERS = {"lightning": by_lightning, "torchrun": by_torchrun}
-slow = pytest.mark.slow
 
 
 # --- told to go -------------------------------------------------------------------------------------------------
@@ -199,7 +201,6 @@ def test_a_signal_to_one_rank_saves_and_ends_all_and_the_resumed_run_goes_on(job
     assert len(resumed.rewards()) == iterations + 2
 
 
-@slow
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -217,7 +218,6 @@ def test_a_signal_to_any_or_all_ranks_saves(
     assert (stopped.folder / "checkpoints" / "last.ckpt").exists()
 
 
-@slow
 def test_torchrun_passes_sigterm_on_and_reports_it(job: Callable[..., Job]) -> None:
     stopped = job()
     launcher = stopped.start(*by_torchrun())
@@ -249,7 +249,6 @@ def test_a_killed_rank_is_named_and_ends_the_others(job: Callable[..., Job]) -> 
     assert "Traceback" not in running.said()
 
 
-@slow
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -278,7 +277,6 @@ def whole(job: Callable[..., Job]) -> list[float]:
     return run.rewards()
 
 
-@slow
 def test_plain_variables_and_slurm_launch_the_same_run(job: Callable[..., Job], whole: list[float]) -> None:
     """SLURM is not here: the variables are set as srun sets them."""
     plain, slurm = job(steps=2, name="plain"), job(steps=2, name="slurm")
@@ -304,7 +302,6 @@ def test_plain_variables_and_slurm_launch_the_same_run(job: Callable[..., Job], 
     assert [path.name for path in slurm.folder.parent.iterdir() if path.is_dir()] == ["quickstart"]
 
 
-@slow
 def test_the_deepspeed_launcher_starts_one_node_or_two(job: Callable[..., Job], whole: list[float]) -> None:
     pytest.importorskip("deepspeed")
     one, two = job(steps=2, name="one"), job("--trainer.num_nodes", "2", steps=2, name="two", devices=1)
@@ -387,7 +384,6 @@ def spread(job: Callable[..., Job], *options: str, steps: int = LONG, strategy: 
     return job("--trainer.num_nodes", "2", *options, steps=steps, strategy=strategy, devices=1)
 
 
-@slow
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])
 def test_a_lost_node_ends_the_other_and_a_restart_resumes(strategy: str, job: Callable[..., Job], nodes: Nodes) -> None:
     running = spread(job, "--trainer.val_check_interval", "3", strategy=strategy)
@@ -404,7 +400,6 @@ def test_a_lost_node_ends_the_other_and_a_restart_resumes(strategy: str, job: Ca
     assert len(resumed.rewards()) >= 10
 
 
-@slow
 def test_a_node_that_vanishes_without_a_word_is_noticed_by_both(job: Callable[..., Job], nodes: Nodes) -> None:
     if not nodes.apart:
         pytest.skip("needs the right to make network namespaces")

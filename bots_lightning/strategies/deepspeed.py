@@ -118,6 +118,18 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         with self.precision_plugin.val_step_context():
             return self.lightning_module.validation_step(*args, **kwargs)
 
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module, outside of the engine."""
+        assert self.lightning_module is not None
+        with self.precision_plugin.test_step_context():
+            return self.lightning_module.test_step(*args, **kwargs)
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module, outside of the engine."""
+        assert self.lightning_module is not None
+        with self.precision_plugin.predict_step_context():
+            return self.lightning_module.predict_step(*args, **kwargs)
+
     def trained_pass(self, compute: Callable[[], Computed]) -> Computed:
         """Through the engine."""
         return self.deepspeed_engine(compute)
