@@ -83,8 +83,8 @@ class OnlineModule(PolicyModule):
 
     @property
     def gather(self) -> Callable[[Tensor], Tensor] | None:
-        """(…) to (W, …), the tensors of all W ranks; None if there is one."""
-        return self._gather if self.trainer.world_size > 1 else None
+        """(…) to (W, …), the tensors of all W ranks; None if there is one, or no trainer."""
+        return self._gather if self._trainer is not None and self.trainer.world_size > 1 else None
 
     def _gather(self, tensor: Tensor) -> Tensor:
         return self.all_gather(tensor)  # type: ignore[return-value]
