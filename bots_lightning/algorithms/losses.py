@@ -180,7 +180,18 @@ def aggregate(per_token: Tensor, mask: Tensor, size: BatchSize, loss_type: LossT
         return (masked.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum() / size.rows
     if loss_type == "dr_grpo":
         return masked.sum() / (size.rows * size.max_completion_length)
-    return masked.sum() / max(size.tokens, 1.0)
+    return token_mean(per_token, mask, size)
+
+
+def token_mean(per_token: Tensor, mask: Tensor, size: BatchSize) -> Tensor:
+    """The mean over all tokens of a batch, or a part's share of it.
+
+    Args:
+        per_token: (R, T) or (R, 1) float.
+        mask: (R, T) bool.
+        size: of the whole batch.
+    """
+    return _masked(per_token, mask).sum() / max(size.tokens, 1.0)
 
 
 def value_loss(
@@ -213,7 +224,7 @@ def value_loss(
     values, old_values, returns = (_masked(x, mask) for x in (values, old_values, returns))
     near = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
     error, clipped_error = (values - returns).square(), (near - returns).square()
-    loss = 0.5 * aggregate(torch.maximum(error, clipped_error), mask, size, "bnpo")
+    loss = 0.5 * token_mean(torch.maximum(error, clipped_error), mask, size)
     return LossOutputs(loss, {"clipped": (clipped_error > error).float()})
 
 

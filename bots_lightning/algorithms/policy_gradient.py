@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bots_lightning.algorithms.advantages import soft_overlong_penalty
 from bots_lightning.algorithms.experience import Experience
 from bots_lightning.algorithms.logprobs import completion_logprobs, microbatches
-from bots_lightning.algorithms.losses import BatchSize, KLEstimator, aggregate, grpo_loss
+from bots_lightning.algorithms.losses import BatchSize, KLEstimator, grpo_loss, token_mean
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.module import MINIBATCHES
 from bots_lightning.algorithms.optimizer import OptimizerModule
@@ -208,7 +208,7 @@ class PolicyGradientModule(OptimizerModule):
             meter.add(name, values, part.mask, rows=name.startswith("clipped"))
         if not self.entropy_coef:
             return outputs.loss
-        return outputs.loss - self.entropy_coef * aggregate(entropy, part.mask, size, "bnpo")
+        return outputs.loss - self.entropy_coef * token_mean(entropy, part.mask, size)
 
     def size(self, mask: Tensor) -> BatchSize:
         """Of a mini-batch with that mask, (R, T) bool; tokens are averaged over ranks, as their gradients will be."""

@@ -106,29 +106,31 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
 
     # --- steps --------------------------------------------------------------------------------------------------
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module, outside of the engine."""
+    @property
+    def _module(self) -> Any:
+        """The module itself, without the engine around it."""
         assert self.lightning_module is not None
+        return self.lightning_module
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Outside of the engine."""
         with self.precision_plugin.train_step_context():
-            return self.lightning_module.training_step(*args, **kwargs)
+            return self._module.training_step(*args, **kwargs)
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module, outside of the engine."""
-        assert self.lightning_module is not None
+        """Outside of the engine."""
         with self.precision_plugin.val_step_context():
-            return self.lightning_module.validation_step(*args, **kwargs)
+            return self._module.validation_step(*args, **kwargs)
 
     def test_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module, outside of the engine."""
-        assert self.lightning_module is not None
+        """Outside of the engine."""
         with self.precision_plugin.test_step_context():
-            return self.lightning_module.test_step(*args, **kwargs)
+            return self._module.test_step(*args, **kwargs)
 
     def predict_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module, outside of the engine."""
-        assert self.lightning_module is not None
+        """Outside of the engine."""
         with self.precision_plugin.predict_step_context():
-            return self.lightning_module.predict_step(*args, **kwargs)
+            return self._module.predict_step(*args, **kwargs)
 
     def trained_pass(self, compute: Callable[[], Computed]) -> Computed:
         """Through the engine."""
@@ -155,9 +157,8 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         if self.is_global_zero:
             write_state(begin_folder(path), checkpoint)
         self.barrier("begun")
-        module: Any = self.lightning_module
-        shapes = module.trained_shapes()
-        with _state_of(module, shapes):
+        shapes = self._module.trained_shapes()
+        with _state_of(self._module, shapes):
             self.deepspeed_engine.save_checkpoint(str(unfinished(path)), tag=TAG, exclude_frozen_parameters=True)
         if self.local_rank == 0:
             sync(unfinished(path))  # on each node, what was written there
@@ -198,8 +199,7 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
 
     @property
     def _fitting(self) -> bool:
-        assert self.lightning_module is not None
-        return self.lightning_module.trainer.state.fn == TrainerFn.FITTING
+        return self._module.trainer.state.fn == TrainerFn.FITTING
 
     @property
     def _stage(self) -> int:

@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Callback
 
 from bots_lightning.algorithms import GRPO, PPO, LoRA
 from bots_lightning.beliefs import BetaBelief
+from bots_lightning.checkpoints import AtomicCheckpointIO
 from bots_lightning.data import TaskDataModule
 from bots_lightning.rollouts import RolloutEngine, Rollouts, completion_mask
 from bots_lightning.rollouts.generate import pad_left
@@ -103,34 +104,42 @@ def letters(prompts: list[str], completions: list[str], **_: Any) -> list[float]
     return [float(any(letter in completion for letter in "abcd")) for completion in completions]
 
 
-def run(checkpoint: str, strategy: str, name: str, folder: str) -> dict[str, Any]:
-    """One run: the diary, the posterior, the trained weights, and how much this rank held of the model."""
-    algorithm = PPO if name.startswith("ppo") else Faulty if name == "grpo-faulty" else GRPO
-    options = {"learning_rate": 3e-3, "lr_scheduler_type": "constant", "num_generations": 4} | ALGORITHMS[name]
-    module = algorithm(
-        checkpoint, [letters], engine=HashedEngine(), max_prompt_length=32, max_completion_length=8, **options
-    )
-    data = TaskDataModule(ProceduralTasks(24), ThompsonSelector(BetaBelief()), batch_size=4, steps_per_epoch=STEPS)
-    diary = Diary()
+def fit(
+    module: Any, strategy: str, steps: int, folder: str | Path, callbacks: list[Callback], path: Path | None = None
+) -> Trainer:
+    """A run of so many steps on all ranks of this program, from a checkpoint if there is a path; its trainer."""
+    data = TaskDataModule(ProceduralTasks(24), ThompsonSelector(BetaBelief()), batch_size=4, steps_per_epoch=steps)
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
         devices=int(os.environ.get("WORLD_SIZE", 1)),
         strategy=STRATEGIES[strategy](),
+        plugins=[AtomicCheckpointIO()],
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        callbacks=[diary],
+        callbacks=callbacks,
     )
-    trainer.fit(module, data)
-    held = sum(weight.numel() for weight in module.parameters())
+    trainer.fit(module, data, ckpt_path=path)
+    return trainer
+
+
+def run(checkpoint: str, strategy: str, name: str, folder: str) -> dict[str, Any]:
+    """One run: the diary, the posterior, and the trained weights."""
+    algorithm = PPO if name.startswith("ppo") else Faulty if name == "grpo-faulty" else GRPO
+    options = {"learning_rate": 3e-3, "lr_scheduler_type": "constant", "num_generations": 4} | ALGORITHMS[name]
+    module = algorithm(
+        checkpoint, [letters], engine=HashedEngine(), max_prompt_length=32, max_completion_length=8, **options
+    )
+    diary = Diary()
+    trainer = fit(module, strategy, STEPS, folder, [diary])
     with whole_model(trainer.strategy):
         weights = {n: w.detach().flatten().tolist() for n, w in module.named_parameters() if w.requires_grad}
-    posterior = data.selector.belief.mean().tolist()  # type: ignore[attr-defined]
-    return {"steps": diary.steps, "posterior": posterior, "weights": weights, "held": held}
+    posterior = trainer.datamodule.selector.belief.mean().tolist()
+    return {"steps": diary.steps, "posterior": posterior, "weights": weights}
 
 
 def main(checkpoint: str, output: str, *strategies: str) -> None:

@@ -15,18 +15,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import ranks
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from ranks import STRATEGIES, Diary, HashedEngine, letters
+from ranks import Diary, HashedEngine, letters
 
 from bots_lightning.algorithms import GRPO, LoRA
-from bots_lightning.beliefs import BetaBelief
-from bots_lightning.checkpoints import AtomicCheckpointIO
-from bots_lightning.data import TaskDataModule
-from bots_lightning.selection import ThompsonSelector
 from bots_lightning.strategies import whole_model
-from bots_lightning.tasks import ProceduralTasks
 
 HALF = 2
 KINDS = {"lora": LoRA(r=4, alpha=8), "full": None}
@@ -85,23 +81,7 @@ def fit(checkpoint: str, strategy: str, kind: str, folder: Path, callbacks: list
         num_generations=4,
         lora=KINDS[kind],
     )
-    data = TaskDataModule(ProceduralTasks(24), ThompsonSelector(BetaBelief()), batch_size=4, steps_per_epoch=2 * HALF)
-    trainer = Trainer(
-        default_root_dir=folder,
-        accelerator="cpu",
-        devices=int(os.environ.get("WORLD_SIZE", 1)),
-        strategy=STRATEGIES[strategy](),
-        plugins=[AtomicCheckpointIO()],
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=callbacks,
-    )
-    trainer.fit(module, data, ckpt_path=path)
-    return trainer
+    return ranks.fit(module, strategy, 2 * HALF, folder, callbacks, path)
 
 
 def train(checkpoint: str, folder: Path, strategy: str, kind: str) -> dict[str, Any]:
