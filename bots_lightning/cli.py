@@ -16,7 +16,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from bots_lightning.algorithms import PolicyModule
+from bots_lightning.algorithms import PolicyModule, StepFailedError
 from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint, run_folders
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV
@@ -183,6 +183,10 @@ def run() -> None:
         main()
     except LostRankError as lost:
         sys.exit(f"error: {lost}")
+    except StepFailedError as failed:
+        if failed.__cause__ is not None and _own_message(failed.__cause__) is None:
+            raise  # a reward function of the user's: its traceback tells where
+        sys.exit(f"error: {failed}")
     except (ValueError, FloatingPointError) as error:
         message = _own_message(error)
         if message is None:

@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from bots_lightning.beliefs import Evidence
+from bots_lightning.rollouts.workload import Workload, equal_shares
 from bots_lightning.selection import TaskSelector
 from bots_lightning.tasks import Task, TaskPool, TaskSource
 
@@ -32,10 +33,12 @@ class TaskBatch:
     Attributes:
         indices: positions in the pool.
         tasks: the tasks themselves.
+        positions: places in what was drawn for all ranks, or in the pool that is evaluated; each task's completions
+            are seeded by its place, so that they do not depend on the rank.
     """
 
-    def __init__(self, indices: list[int], tasks: list[Task]) -> None:
-        self.indices, self.tasks = indices, tasks
+    def __init__(self, indices: list[int], tasks: list[Task], positions: list[int]) -> None:
+        self.indices, self.tasks, self.positions = indices, tasks, positions
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -100,7 +103,8 @@ class TaskDataModule(LightningDataModule):
         self.pool: TaskPool | None = None
         self.eval_pools: dict[str, TaskPool] = {}
         self.selection_counts = np.zeros(0, dtype=np.int64)
-        self.awaiting_evidence = False
+        self.drawn: list[int] = []  # tasks whose evidence is awaited
+        self.workload = Workload(0, np.empty(0, dtype=np.str_))
         self.forecasts: list[Forecast] = []  # of the iteration's batches, before their evidence was observed
         self._added: list[npt.NDArray[np.uint8]] = []  # the tasks of each `add_tasks`, as Arrow streams
         self._epoch_tasks = 0  # tasks that an epoch's length is reckoned by
@@ -119,6 +123,8 @@ class TaskDataModule(LightningDataModule):
         self.eval_pools = {name: source.load() for name, source in self.evaluation.items()}
         self.selection_counts = np.zeros(len(pool), dtype=np.int64)
         self.pool, self._epoch_tasks = pool, len(pool)
+        if _world_size() > 1:
+            self.workload = Workload(len(pool), pool.groups)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """A batch holds text only; it stays where it is."""
@@ -132,7 +138,7 @@ class TaskDataModule(LightningDataModule):
         Raises:
             RuntimeError: the last draw has not been observed.
         """
-        if self.awaiting_evidence:
+        if self.drawn:
             raise RuntimeError(
                 "the selector was asked for a batch before it saw the evidence of the last one, so that the draw would "
                 "be stale. Call datamodule.observe(evidence) in training_step, and do not wrap the train loader."
@@ -141,29 +147,40 @@ class TaskDataModule(LightningDataModule):
         indices = self.selector.select(self.batch_size)
         self.select_seconds = time.perf_counter() - start
         self.selection_counts[indices] += 1
-        self.awaiting_evidence = True
-        return indices.tolist()
+        self.drawn = indices.tolist()
+        return self.drawn
 
-    def observe(self, evidence: Evidence) -> None:
+    def share(self, drawn: list[int]) -> list[tuple[int, int]]:
+        """This rank's part of what was drawn, as (place in the draw, position in the pool)."""
+        if _world_size() == 1:
+            return list(enumerate(drawn))
+        places = equal_shares(self.workload.expected(drawn), _world_size())[_rank()]
+        return [(place, drawn[place]) for place in places]
+
+    def observe(self, evidence: Evidence, tokens: dict[int, float] | None = None) -> None:
         """Gathers the evidence of all ranks and updates the selector, identically on each.
 
         Args:
             evidence: success counts of this rank's tasks.
+            tokens: of the completions of each task, by position in the pool; further work is shared out by it.
         """
         if _world_size() > 1:
             parts: list[Any] = [None] * _world_size()
-            dist.all_gather_object(parts, evidence)
-            evidence = Evidence.concatenate(parts)
+            dist.all_gather_object(parts, (evidence, tokens or {}))
+            evidence = Evidence.concatenate([part for part, _ in parts])
+            for _, counted in parts:
+                self.workload.observe(counted)
         self._forecast(evidence.merged())
         start = time.perf_counter()
         self.selector.observe(evidence)
-        self.awaiting_evidence = False
+        self.drawn = []
         self.observe_seconds = time.perf_counter() - start
 
     def fingerprint(self) -> str:
         """A digest of the selector's state and the selection counts: equal on all ranks, or they have drifted apart."""
         digest = hashlib.sha256()
-        _feed(digest, {"selector": self.selector.state_dict(), "counts": self.selection_counts})
+        counts, workload = self.selection_counts, self.workload.state_dict()
+        _feed(digest, {"selector": self.selector.state_dict(), "counts": counts, "workload": workload})
         return digest.hexdigest()[:16]
 
     def _forecast(self, evidence: Evidence) -> None:
@@ -181,18 +198,20 @@ class TaskDataModule(LightningDataModule):
             RuntimeError: a batch has been selected and its evidence is still awaited.
             ValueError: an id is there already, or the selector cannot take the tasks in; nothing has changed then.
         """
-        if self.awaiting_evidence:
+        if self.drawn:
             raise RuntimeError("tasks were added between select and observe. Add them between two training steps.")
         stream, pool = _stream_of(more.table), self.require_pool().extended(more)
         self.selector.add_tasks(pool.features())
         self.pool = pool
+        if _world_size() > 1:
+            self.workload.add_tasks(len(pool), pool.groups)
         new = np.zeros(len(more), dtype=np.int64)
         self.selection_counts = np.concatenate([self.selection_counts, new])
         self._added.append(stream)
 
     # --- loaders ------------------------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> DataLoader[tuple[int, Task]]:
+    def train_dataloader(self) -> DataLoader[tuple[int, int, Task]]:
         """A sized loader whose batches are drawn one at a time; building it draws nothing."""
         if self.batch_size % _world_size():
             raise ValueError(
@@ -203,27 +222,30 @@ class TaskDataModule(LightningDataModule):
         steps = self.steps_per_epoch or -(-self._epoch_tasks // self.batch_size)
         return self._loader(self.require_pool, _SelectedBatches(self, steps))
 
-    def val_dataloader(self) -> list[DataLoader[tuple[int, Task]]]:
+    def val_dataloader(self) -> list[DataLoader[tuple[int, int, Task]]]:
         """One loader for each held-out pool, in the order of `evaluation`."""
         return [self._sequential_loader(pool) for pool in self.eval_pools.values()]
 
-    def test_dataloader(self) -> list[DataLoader[tuple[int, Task]]]:
+    def test_dataloader(self) -> list[DataLoader[tuple[int, int, Task]]]:
         """The same held-out pools."""
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> DataLoader[tuple[int, Task]]:
+    def predict_dataloader(self) -> DataLoader[tuple[int, int, Task]]:
         """The training pool from first to last task."""
         return self._sequential_loader(self.require_pool())
 
-    def _sequential_loader(self, pool: TaskPool) -> DataLoader[tuple[int, Task]]:
+    def _sequential_loader(self, pool: TaskPool) -> DataLoader[tuple[int, int, Task]]:
         mine = range(_rank(), len(pool), _world_size())
-        batches = [list(mine[i : i + self.eval_batch_size]) for i in range(0, len(mine), self.eval_batch_size)]
+        batches = [
+            [(index, index) for index in mine[i : i + self.eval_batch_size]]
+            for i in range(0, len(mine), self.eval_batch_size)
+        ]
         return self._loader(lambda: pool, _FixedBatches(batches))
 
     @staticmethod
     def _loader(
         pool: Callable[[], TaskPool], batches: _SelectedBatches | _FixedBatches
-    ) -> DataLoader[tuple[int, Task]]:
+    ) -> DataLoader[tuple[int, int, Task]]:
         return DataLoader(_IndexedPool(pool), batch_sampler=batches, collate_fn=_collate, num_workers=0)
 
     def require_pool(self) -> TaskPool:
@@ -244,6 +266,8 @@ class TaskDataModule(LightningDataModule):
             "selector": self.selector.state_dict(),
             "selection_counts": self.selection_counts,
             "added_tasks": {str(at): stream for at, stream in enumerate(self._added)},
+            "drawn": self.drawn,
+            "workload": self.workload.state_dict(),
         }
         return _arrays_to_tensors(state)
 
@@ -256,7 +280,9 @@ class TaskDataModule(LightningDataModule):
             self.add_tasks(TaskPool(pa.ipc.open_stream(stream.tobytes()).read_all()))
         self.selector.load_state_dict(state["selector"])
         self.selection_counts = state["selection_counts"].copy()
-        self.awaiting_evidence = False
+        self.drawn = list(state["drawn"])
+        if len(state["workload"]["tokens"]) == len(self.workload.tokens):  # else of another number of ranks
+            self.workload.load_state_dict(state["workload"])
 
 
 class _SelectedBatches:
@@ -268,28 +294,29 @@ class _SelectedBatches:
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[list[int]]:
-        self.datamodule.awaiting_evidence = False  # of a run that was interrupted
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        drawn = self.datamodule.drawn  # by a run that ended before it saw the evidence
         for _ in range(self.steps):
             self.datamodule.forecasts.clear()
-            yield self.datamodule.select()[_rank() :: _world_size()]
+            yield self.datamodule.share(drawn or self.datamodule.select())
+            drawn = []
 
 
 class _FixedBatches:
     """A batch sampler of batches that are known beforehand; Lightning cannot wrap a plain list of them."""
 
-    def __init__(self, batches: list[list[int]]) -> None:
+    def __init__(self, batches: list[list[tuple[int, int]]]) -> None:
         self.batches = batches
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return iter(self.batches)
 
 
-class _IndexedPool(Dataset[tuple[int, Task]]):
-    """Hands out a task together with its position, from the pool as it is at that moment."""
+class _IndexedPool(Dataset[tuple[int, int, Task]]):
+    """Hands out a task together with its places, from the pool as it is at that moment."""
 
     def __init__(self, pool: Callable[[], TaskPool]) -> None:
         self.pool = pool
@@ -297,12 +324,13 @@ class _IndexedPool(Dataset[tuple[int, Task]]):
     def __len__(self) -> int:
         return len(self.pool())
 
-    def __getitem__(self, index: int) -> tuple[int, Task]:
-        return index, self.pool()[index]
+    def __getitem__(self, places: tuple[int, int]) -> tuple[int, int, Task]:
+        return *places, self.pool()[places[1]]
 
 
-def _collate(rows: Sequence[tuple[int, Task]]) -> TaskBatch:
-    return TaskBatch([index for index, _ in rows], [task for _, task in rows])
+def _collate(rows: Sequence[tuple[int, int, Task]]) -> TaskBatch:
+    positions, indices, tasks = zip(*rows, strict=True)
+    return TaskBatch(list(indices), list(tasks), list(positions))
 
 
 def _world_size() -> int:

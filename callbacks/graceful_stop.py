@@ -1,4 +1,4 @@
-"""A run that is told to go saves itself first."""
+"""A run that is told to go, or cannot go on, saves itself first."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from bots_lightning.algorithms import StepFailedError
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of a launcher or a user, and of SLURM before the time is up
 
 
@@ -22,6 +24,9 @@ class GracefulStop(Callback):
     Ranks agree at the end of each step. The program ends before the next one and not through `trainer.should_stop`,
     which would have the policy evaluated first: an evaluation that the undisturbed run does not make. An evaluation
     that is due is made, and a run that is at its end anyway ends as always.
+
+    A step that fails, since a reward function or an engine does, or for want of memory, is saved as it began: a resumed
+    run makes it again, with the same tasks.
 
     Lightning's own handlers wait inside the handler for ranks that may never come, and save nothing; these replace
     them while training goes on. List it behind the callbacks whose state it saves.
@@ -68,8 +73,13 @@ class GracefulStop(Callback):
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Puts the handlers back."""
+        """Puts the handlers back; saves where a step has failed on all ranks alike."""
         self._restore()
+        if isinstance(exception, StepFailedError):
+            path = last_checkpoint(trainer)
+            trainer.save_checkpoint(path)
+            if trainer.is_global_zero:
+                print(f"\nsaved as the last step left it; to continue: --ckpt_path {path}", file=sys.stderr)
 
     def _listen(self) -> None:
         if self._replaced or threading.current_thread() is not threading.main_thread():

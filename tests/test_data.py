@@ -191,7 +191,7 @@ def test_predict_reads_the_training_pool() -> None:
 
 
 def test_a_batch_stays_where_it_is() -> None:
-    batch = TaskBatch([0], [])
+    batch = TaskBatch([0], [], [0])
     assert datamodule().transfer_batch_to_device(batch, torch.device("meta"), 0) is batch
 
 
@@ -267,7 +267,21 @@ def test_two_ranks_learn_what_one_alone_would(monkeypatch: pytest.MonkeyPatch) -
         ranks = list(threads.map(rank, range(2)))
     for number, (shares, state) in enumerate(ranks):
         assert shares == [batch[number::2] for batch in batches]
-        assert_same(state, alone.state_dict())
+        assert_same(state | {"workload": None}, alone.state_dict() | {"workload": None})
+
+
+def test_a_draw_whose_evidence_never_came_is_made_up_for_after_a_resume() -> None:
+    undisturbed, ended, resumed = (datamodule(seed=3, steps_per_epoch=3) for _ in range(3))
+    expected = run(undisturbed, range(5))
+    run(ended, range(2))
+    assert ended.select() == expected[2]
+    resumed.load_state_dict(ended.state_dict())
+    draws = []
+    for step, batch in enumerate(resumed.train_dataloader(), start=2):
+        draws.append(batch.indices)
+        resumed.observe(outcome(batch.indices, step))
+    assert draws == expected[2:]
+    assert resumed.selection_counts.tolist() == undisturbed.selection_counts.tolist()
 
 
 # --- state ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from bots_lightning.algorithms.advantages import generalized_advantages, group_a
 from bots_lightning.algorithms.critic import Critic, SeparateCritic, SharedCritic
 from bots_lightning.algorithms.dynamic_sampling import DynamicSampling
 from bots_lightning.algorithms.experience import Experience
+from bots_lightning.algorithms.failures import StepFailedError
 from bots_lightning.algorithms.grpo import GRPO
 from bots_lightning.algorithms.losses import BatchSize, LossOutputs, grpo_loss, kl_divergence, value_loss
 from bots_lightning.algorithms.module import PolicyModule
@@ -27,6 +28,7 @@ __all__ = [
     "PretrainedSource",
     "SeparateCritic",
     "SharedCritic",
+    "StepFailedError",
     "generalized_advantages",
     "group_advantages",
     "grpo_loss",

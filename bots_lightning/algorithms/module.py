@@ -66,7 +66,8 @@ class Progress:
 class PolicyModule(LightningModule):
     """A causal language model of transformers, in full or with LoRA, that can be rolled out, scored and evaluated.
 
-    All randomness is derived from (seed, iteration, rank), so that a resumed run repeats the undisturbed one.
+    All randomness is derived from (seed, iteration, place in the draw), so that a resumed run repeats the undisturbed
+    one, and any number of ranks rolls out the same.
 
     Args:
         pretrained: a checkpoint folder, a Hub name, or a source that makes one.
@@ -151,12 +152,12 @@ class PolicyModule(LightningModule):
     def _datamodule(self) -> TaskDataModule:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
-    def rollout(self, tasks: list[Task], n: int, seed: int) -> Rollouts:
-        """Samples n completions of each task under the present policy."""
+    def rollout(self, tasks: list[Task], n: int, seeds: list[int]) -> Rollouts:
+        """Samples n completions of each task, which has a seed of its own, under the present policy."""
         assert self.policy is not None
         prompts = self.encoder.encode([task.prompt for task in tasks], [task.id for task in tasks])
         model = language_model(self.policy)
-        return self.engine.generate(model, prompts, n, self.sampling, seed, policy_version=self.progress.iterations)
+        return self.engine.generate(model, prompts, n, self.sampling, seeds, policy_version=self.progress.iterations)
 
     # --- evaluation ---------------------------------------------------------------------------------------------
 
@@ -171,8 +172,8 @@ class PolicyModule(LightningModule):
     def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Rolls out and scores held-out tasks; the same draws at every evaluation."""
         score = list(self._held_out.values())[dataloader_idx]
-        seed = derive_seed(self.seed, EVALUATE, dataloader_idx, batch_idx, self.global_rank)
-        _, rewards = self._rollout_and_score(batch.tasks, self.eval_num_generations, seed)
+        seeds = [derive_seed(self.seed, EVALUATE, dataloader_idx, position) for position in batch.positions]
+        _, rewards = self._rollout_and_score(batch.tasks, self.eval_num_generations, seeds)
         valid = np.isfinite(rewards)
         with np.errstate(invalid="ignore"):
             quality = np.where(valid, self.scorer.fraction(rewards), 0.0).sum(axis=1) / valid.sum(axis=1)
@@ -242,13 +243,15 @@ class PolicyModule(LightningModule):
 
     def predict_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Rolls out training tasks; `task_ids`, `rewards` (B, G) and `completions` for prediction writers."""
-        seed = derive_seed(self.seed, PREDICT, batch_idx, self.global_rank)
-        completions, rewards = self._rollout_and_score(batch.tasks, self.num_generations, seed)
+        seeds = [derive_seed(self.seed, PREDICT, position) for position in batch.positions]
+        completions, rewards = self._rollout_and_score(batch.tasks, self.num_generations, seeds)
         task_ids = [task.id for task in batch.tasks]
         return {"task_ids": task_ids, "rewards": torch.as_tensor(rewards), "completions": completions}
 
-    def _rollout_and_score(self, tasks: list[Task], n: int, seed: int) -> tuple[list[str], npt.NDArray[np.float64]]:
-        rollouts = self.rollout(tasks, n, seed)
+    def _rollout_and_score(
+        self, tasks: list[Task], n: int, seeds: list[int]
+    ) -> tuple[list[str], npt.NDArray[np.float64]]:
+        rollouts = self.rollout(tasks, n, seeds)
         completions = self.encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
         return completions, self.scorer(tasks, completions)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bots_lightning.algorithms.checks import check_ranks_agree, check_trainer
 from bots_lightning.algorithms.dynamic_sampling import DynamicSampling
+from bots_lightning.algorithms.failures import together
 from bots_lightning.algorithms.groups import Groups, Sampled
 from bots_lightning.algorithms.logprobs import record_logprobs
 from bots_lightning.algorithms.module import TRAIN, PolicyModule
@@ -26,7 +27,9 @@ from bots_lightning.beliefs import Evidence
 from bots_lightning.data import TaskBatch
 from bots_lightning.rollouts import Rollouts, derive_seed
 from bots_lightning.strategies import whole_model
-from bots_lightning.tasks import TaskPool
+from bots_lightning.tasks import Task, TaskPool
+
+Attempt = tuple[Rollouts, list[str], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 class OnlineModule(PolicyModule):
@@ -150,28 +153,39 @@ class OnlineModule(PolicyModule):
     def _sample_round(self, batch: TaskBatch, sampled: Sampled, timings: dict[str, float]) -> None:
         """Rolls out and scores one batch, and reports its evidence."""
         iteration, number = self.progress.iterations, len(sampled.rounds)
-        with timed(timings, "rollout"):
-            seed = derive_seed(self.seed, TRAIN, iteration, self.global_rank, *([number] if number else []))
-            rollouts = self.rollout(batch.tasks, self.num_generations, seed)
-        with timed(timings, "reward"):
-            completions = self.encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
-            scores = self.scorer.scores(batch.tasks, completions)
-            rewards = self.scorer.combine(scores, batch.tasks)
+        seeds = [derive_seed(self.seed, TRAIN, iteration, number, position) for position in batch.positions]
+        rollouts, completions, scores, rewards = together(
+            self.trainer.strategy, lambda: self._attempt(batch.tasks, seeds, timings)
+        )
         # Before the update: its thread pools stay busy for a while and would slow the belief down.
-        self._datamodule.observe(self._evidence(batch.indices, rewards))
+        tokens = rollouts.lengths.reshape(len(batch), -1).sum(dim=1).tolist()
+        self._datamodule.observe(
+            self._evidence(batch.indices, rewards), dict(zip(batch.indices, tokens, strict=True))
+        )
         timings["observe"] = timings.get("observe", 0.0) + self._datamodule.observe_seconds
         reward_tensor = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
         iterations = torch.full((len(batch),), iteration, device=self.device)
         sampled.add(batch.tasks, completions, scores, Groups(rollouts, reward_tensor, iterations))
 
+    def _attempt(self, tasks: list[Task], seeds: list[int], timings: dict[str, float]) -> Attempt:
+        """What may fail on one rank alone: engines and reward functions depend on more than this program."""
+        with timed(timings, "rollout"):
+            rollouts = self.rollout(tasks, self.num_generations, seeds)
+        with timed(timings, "reward"):
+            completions = self.encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
+            scores = self.scorer.scores(tasks, completions)
+            rewards = self.scorer.combine(scores, tasks)
+        return rollouts, completions, scores, rewards
+
     def _select(self, timings: dict[str, float]) -> TaskBatch:
         """This rank's share of one more batch."""
-        indices = self._datamodule.select()[self.global_rank :: self.trainer.world_size]
+        places = self._datamodule.share(self._datamodule.select())
         seconds = self._datamodule.select_seconds
         timings["select"] += seconds
         timings["step"] = timings.get("step", 0.0) - seconds  # the step is timed around it, and select + step is all
         pool = self._datamodule.require_pool()
-        return TaskBatch(indices, [pool[index] for index in indices])
+        positions, indices = map(list, zip(*places, strict=True))
+        return TaskBatch(indices, [pool[index] for index in indices], positions)
 
     def _choose(self, sampled: Sampled, size: int) -> tuple[Groups, dict[str, float]]:
         """The groups to learn from, and metrics; sets leftovers aside, with log-probabilities under this policy."""

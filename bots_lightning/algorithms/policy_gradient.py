@@ -5,17 +5,21 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bots_lightning.algorithms.advantages import soft_overlong_penalty
 from bots_lightning.algorithms.experience import Experience
+from bots_lightning.algorithms.failures import StepFailedError
 from bots_lightning.algorithms.logprobs import completion_logprobs, microbatches
 from bots_lightning.algorithms.losses import BatchSize, KLEstimator, grpo_loss, token_mean
+from bots_lightning.algorithms.memory import unless_out_of_memory
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.module import MINIBATCHES
 from bots_lightning.algorithms.optimizer import OptimizerModule
@@ -24,7 +28,7 @@ from bots_lightning.algorithms.policy import checkpoint_folder, load_policy
 from bots_lightning.algorithms.reference import reference_logprobs
 from bots_lightning.algorithms.step_metrics import policy_metrics
 from bots_lightning.rollouts import Rollouts, derive_seed
-from bots_lightning.strategies import whole_model
+from bots_lightning.strategies import repeatable, whole_model
 
 
 class PolicyGradientModule(OptimizerModule):
@@ -123,8 +127,8 @@ class PolicyGradientModule(OptimizerModule):
             experience, metrics = self.prepare(rollouts, self._shaped(rollouts, rewards))
         meter, losses, norms, steps = Meter(), [], [], 0
         for rows in self._minibatches(len(experience)):
-            part, figures = experience.rows(rows), Meter()
-            loss = self._accumulate_gradients(part, figures)
+            part = experience.rows(rows)
+            loss, figures = self._gradients(part)
             if self.gather is not None:
                 figures.over_ranks(self.gather)
             if self._has_moved_too_far(figures):
@@ -181,8 +185,36 @@ class PolicyGradientModule(OptimizerModule):
                 order = torch.randperm(rows, generator=torch.Generator().manual_seed(derive_seed(*keys)))
             yield from (part.to(self.device) for part in order.tensor_split(self.num_parts))
 
+    def _gradients(self, part: Experience) -> tuple[float, Meter]:
+        """The gradient of one mini-batch; its loss and figures. In smaller micro-batches if memory does not suffice."""
+        if not repeatable(self.trainer.strategy):
+            return self._accumulate_gradients(part, meter := Meter()), meter
+        for attempt in range(2):
+            if attempt:
+                self._halve_microbatches(part)
+            meter = Meter()
+            loss = unless_out_of_memory(partial(self._accumulate_gradients, part, meter))
+            if self.trainer.strategy.reduce_boolean_decision(loss is not None, all=True):
+                return cast(float, loss), meter
+            self._optimizer.zero_grad()
+        raise StepFailedError(
+            f"memory did not suffice for a micro-batch, nor for half of it, max_tokens_per_microbatch="
+            f"{self.max_tokens_per_microbatch}. Lower that, max_completion_length, or set gradient_checkpointing=true."
+        )
+
+    def _halve_microbatches(self, part: Experience) -> None:
+        """From now on; the budget of a run is a number of its config still."""
+        parts = self._microbatches(part, ~self.idle(part)) or [part]
+        largest = max(len(micro) * int(micro.lengths.max()) for micro in parts)
+        self.max_tokens_per_microbatch = largest // 2
+        warnings.warn(
+            f"memory did not suffice for a micro-batch of {largest} tokens; it is halved, and so are all that follow. "
+            f"Set max_tokens_per_microbatch={largest // 2} to begin with.",
+            stacklevel=2,
+        )
+
     def _accumulate_gradients(self, part: Experience, meter: Meter) -> float:
-        """The gradient of one mini-batch, in micro-batches; its loss."""
+        """In micro-batches; the loss."""
         size, idle = self.size(part.mask), self.idle(part)
         total = torch.zeros((), device=self.device)
         for micro in self._in_step(part, self._microbatches(part, ~idle)):

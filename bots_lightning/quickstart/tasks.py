@@ -21,6 +21,7 @@ from bots_lightning.rollouts import GenerateEngine, PromptEncoder, Sampling, der
 from bots_lightning.tasks import ProceduralTasks, TaskPool, TaskSource
 
 COLUMNS = {WEAK: "weak_pass_rate", STRONG: "strong_pass_rate"}
+DRAWN = "by the noise of each task"  # how completions come about; part of the cache's key
 
 
 class QuickstartTasks(TaskSource):
@@ -58,7 +59,7 @@ class QuickstartTasks(TaskSource):
         pool = self.tasks.load()
         if self.split == "heldout":
             return pool
-        key = digest([self.warm_start.key(), pool.fingerprint, self.reference_rollouts, self.seed])
+        key = digest([self.warm_start.key(), pool.fingerprint, self.reference_rollouts, self.seed, DRAWN])
         folder = cached_folder(cache_root() / f"references-{key}", lambda folder: self._measure(pool, folder))
         table = pq.read_table(folder / "pass_rates.parquet")
         columns = {name: table[name].to_pylist() for name in COLUMNS.values()}
@@ -81,8 +82,8 @@ class QuickstartTasks(TaskSource):
         for start in tqdm(batches, desc=f"Pass rates of the {name} reference", file=sys.stdout, dynamic_ncols=True):
             tasks = [pool[i] for i in range(start, min(start + 256, len(pool)))]
             prompts = encoder.encode([task.prompt for task in tasks], [task.id for task in tasks])
-            seed = derive_seed(self.seed, start)
-            rollouts = engine.generate(model, prompts, self.reference_rollouts, sampling, seed)
+            seeds = [derive_seed(self.seed, position) for position in range(start, start + len(tasks))]
+            rollouts = engine.generate(model, prompts, self.reference_rollouts, sampling, seeds)
             completions = encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
             rates += np.mean(scorer(tasks, completions), axis=1).tolist()
         return rates

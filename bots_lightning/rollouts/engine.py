@@ -41,17 +41,20 @@ class RolloutEngine(ABC):
         prompts: Sequence[Sequence[int]],
         n: int,
         sampling: Sampling,
-        seed: int,
+        seeds: Sequence[int],
         policy_version: int = 0,
     ) -> Rollouts:
         """Samples n completions of every prompt.
+
+        The completions of a prompt are a function of the model, the prompt and its seed, but for rounding: neither the
+        prompts beside it nor the number of ranks nor memory limits change them.
 
         Args:
             model: the policy, left as it was (modes, generators).
             prompts: P lists of token ids, none empty.
             n: completions per prompt (G).
             sampling: how to draw.
-            seed: all randomness of this call; the same seed gives the same completions.
+            seeds: one for each prompt, all its randomness.
             policy_version: recorded in the result.
 
         Returns:
@@ -60,7 +63,7 @@ class RolloutEngine(ABC):
 
 
 def derive_seed(*keys: int) -> int:
-    """One 63-bit seed from several numbers, e.g. (seed, stream, iteration, rank); different keys, different streams."""
+    """One 63-bit seed from several numbers, e.g. (seed, stream, iteration, task); different keys, different streams."""
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
-from bots_lightning.rollouts.engine import RolloutEngine, Sampling, derive_seed, rollout_mode
+from bots_lightning.rollouts.engine import RolloutEngine, Sampling, rollout_mode
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask
+from bots_lightning.rollouts.sampler import draw_tokens, uniform_noise
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -45,40 +46,50 @@ class GenerateEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         n: int,
         sampling: Sampling,
-        seed: int,
+        seeds: Sequence[int],
         policy_version: int = 0,
     ) -> Rollouts:
         """Samples n completions of every prompt; see `RolloutEngine.generate`."""
         prompt_ids, prompt_mask = pad_left(prompts, sampling.pad_token_id, model.device)
         prompt_ids = prompt_ids.repeat_interleave(n, dim=0)
         prompt_mask = prompt_mask.repeat_interleave(n, dim=0)
+        noise = uniform_noise(seeds, n, sampling.max_completion_length)
         completions = []
-        devices = _cuda_devices(model.device)
-        with rollout_mode(model), _plain_generation_config(model), torch.random.fork_rng(devices=devices):
+        with rollout_mode(model), _plain_generation_config(model):
             for start in range(0, len(prompt_ids), self.max_rows):
-                torch.manual_seed(derive_seed(seed, start))
                 rows = slice(start, start + self.max_rows)
-                completions.append(self._sample(model, prompt_ids[rows], prompt_mask[rows], sampling))
+                completions.append(self._sample(model, prompt_ids[rows], prompt_mask[rows], noise[rows], sampling))
         completion_ids = _stack_right_padded(completions, sampling.pad_token_id)
         mask, finished = completion_mask(completion_ids, sampling.stop_token_ids)
         mask = mask & (torch.arange(mask.shape[1], device=mask.device) < sampling.max_completion_length)
         return Rollouts(prompt_ids, prompt_mask, completion_ids, mask, finished, policy_version)
 
     @staticmethod
-    def _sample(model: PreTrainedModel, ids: Tensor, mask: Tensor, sampling: Sampling) -> Tensor:
+    def _sample(model: PreTrainedModel, ids: Tensor, mask: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:
         """(R, T') new tokens of each row."""
-        greedy = sampling.temperature == 0
         config = GenerationConfig(
-            do_sample=not greedy,
-            temperature=None if greedy else sampling.temperature,
-            top_k=None if greedy else 0,
-            top_p=None if greedy else 1.0,
+            do_sample=False,  # the draw is made by the processor, which leaves one token to choose from
             max_new_tokens=sampling.max_completion_length,
             eos_token_id=list(sampling.stop_token_ids),
             pad_token_id=sampling.pad_token_id,
         )
-        tokens = model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=config)
+        draw = _Draw(noise.to(ids.device), ids.shape[1], sampling.temperature)
+        tokens = model.generate(
+            input_ids=ids, attention_mask=mask.long(), generation_config=config, logits_processor=[draw]
+        )
         return tokens[:, ids.shape[1] :]
+
+
+class _Draw(LogitsProcessor):
+    """Leaves no token possible but the one that each row's noise draws."""
+
+    def __init__(self, noise: Tensor, prompt_length: int, temperature: float) -> None:
+        self.noise, self.prompt_length, self.temperature = noise, prompt_length, temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        step = input_ids.shape[1] - self.prompt_length
+        tokens = draw_tokens(scores, self.noise[:, step], self.temperature)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens.unsqueeze(1), 0.0)
 
 
 @contextmanager
@@ -99,6 +110,3 @@ def _stack_right_padded(parts: list[Tensor], pad_token_id: int) -> Tensor:
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1]), value=pad_token_id) for p in parts])
 
-
-def _cuda_devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

@@ -17,6 +17,8 @@ Computed = TypeVar("Computed")
 class OnlineStrategy(ABC):
     """What a strategy of several ranks adds to Lightning's: many backward passes to one step, and rollouts."""
 
+    repeatable: bool  # whether a rank's backward passes can be made again: no other rank takes part in them
+
     @abstractmethod
     def trained_pass(self, compute: Callable[[], Computed]) -> Computed:
         """Runs a forward pass that will be differentiated."""
@@ -38,6 +40,11 @@ def trained_pass(strategy: Any, compute: Callable[[], Computed]) -> Computed:
         compute: the pass. All ranks make equally many.
     """
     return strategy.trained_pass(compute) if isinstance(strategy, OnlineStrategy) else compute()
+
+
+def repeatable(strategy: Any) -> bool:
+    """Whether backward passes can be made again after one of them has failed on some rank."""
+    return strategy.repeatable if isinstance(strategy, OnlineStrategy) else True
 
 
 def whole_model(strategy: Any) -> AbstractContextManager[None]:

@@ -27,6 +27,8 @@ class DataParallel(DDPStrategy, OnlineStrategy):
         process_group_backend: "nccl" or "gloo"; by the device if not given.
     """
 
+    repeatable = True
+
     def __init__(self, timeout_seconds: float = 1800.0, process_group_backend: str | None = None) -> None:
         super().__init__(timeout=timedelta(seconds=timeout_seconds), process_group_backend=process_group_backend)
 

@@ -51,6 +51,8 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         options: further entries of DeepSpeed's own config, by its names.
     """
 
+    repeatable = False
+
     def __init__(
         self,
         stage: Literal[1, 2, 3] = 2,

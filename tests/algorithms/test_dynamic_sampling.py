@@ -202,6 +202,7 @@ def module(checkpoint: str, dynamic_sampling: DynamicSampling | None, reward: An
         "learning_rate": 1e-2,
         "lr_scheduler_type": "constant",
         "dynamic_sampling": dynamic_sampling,
+        "loss_type": "grpo",
     }
     return Watched(**options | overrides)
 

@@ -82,7 +82,7 @@ def completions_of_policy(module: GRPO) -> list[list[int]]:
     assert module.policy is not None
     prompts = module.encoder.encode(PROMPTS, [str(i) for i in range(50)])
     greedy = replace(module.sampling, temperature=0)
-    rollouts = module.engine.generate(language_model(module.policy), prompts, 1, greedy, seed=0)
+    rollouts = module.engine.generate(language_model(module.policy), prompts, 1, greedy, [0] * len(prompts))
     return [ids[mask].tolist() for ids, mask in zip(rollouts.completion_ids, rollouts.completion_mask, strict=True)]
 
 

@@ -14,7 +14,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoTokenizer
 
-from bots_lightning.algorithms import GRPO, LoRA
+from bots_lightning.algorithms import GRPO, LoRA, StepFailedError
 from bots_lightning.beliefs import BetaBelief, Evidence, ReferenceInterpolation
 from bots_lightning.data import TaskDataModule
 from bots_lightning.rewards import exact_match
@@ -251,7 +251,7 @@ def twice_a(completions: list[str], **_: Any) -> list[float]:
 
 
 def test_a_reward_out_of_range_names_task_and_value(checkpoint: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"task '[0-9a-f]{16}' got the reward 2, outside reward_range=\(0, 1\)"):
+    with pytest.raises(StepFailedError, match=r"task '[0-9a-f]{16}' got the reward 2, outside reward_range=\(0, 1\)"):
         trainer(tmp_path).fit(module(checkpoint, reward_funcs=[twice_a]), data())
 
 
@@ -293,7 +293,7 @@ def test_a_part_of_the_held_out_set_is_no_evaluation_before_training(checkpoint:
 
 def test_an_interrupted_run_can_be_started_again(checkpoint: str, tmp_path: Path) -> None:
     tasks, policy = data(), module(checkpoint, reward_funcs=[twice_a])
-    with pytest.raises(ValueError, match="outside reward_range"):
+    with pytest.raises(StepFailedError, match="outside reward_range"):
         trainer(tmp_path).fit(policy, tasks)
     again = module(checkpoint)
     trainer(tmp_path).fit(again, tasks)

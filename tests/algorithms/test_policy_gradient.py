@@ -141,7 +141,7 @@ def test_at_first_the_ratio_is_one_and_nothing_is_clipped(
     passes = {"num_iterations": 2} if algorithm is GRPO else {}
     options = {"lora": lora, "engine": engine(), "kl_coef": 0.1, "max_tokens_per_microbatch": recording, **passes}
     policy = attach(build(algorithm, temperature=0.8, **options), torch.float32)
-    rollouts = policy.rollout([POOL[i] for i in range(4)], 4, seed=0)
+    rollouts = policy.rollout([POOL[i] for i in range(4)], 4, [0, 1, 2, 3])
     rewards = torch.arange(16.0).reshape(4, 4)
     experience, metrics = policy.prepare(rollouts, rewards)
     policy.max_tokens_per_microbatch = learning
@@ -395,10 +395,10 @@ class Canned(RolloutEngine):
     def __init__(self, make_rollouts: Callable[..., Rollouts], lengths: list[int]) -> None:
         self.make_rollouts, self.lengths = make_rollouts, lengths
 
-    def generate(self, model: Any, prompts: Any, n: int, sampling: Any, seed: int, policy_version: int = 0) -> Rollouts:
+    def generate(self, model: Any, prompts: Any, n: int, sampling: Any, seeds: Any, policy_version: int = 0) -> Rollouts:
         rows = len(prompts) * n
         lengths = (self.lengths * rows)[:rows]
-        return replace(self.make_rollouts(lengths, [1 + row % 5 for row in range(rows)], seed % 1000))
+        return replace(self.make_rollouts(lengths, [1 + row % 5 for row in range(rows)], seeds[0] % 1000))
 
 
 def is_finite(weights: dict[str, Tensor]) -> bool:

@@ -2,18 +2,15 @@
 
     torchrun --nproc_per_node 2 tests/assets/ranks.py CHECKPOINT OUTPUT.json ddp zero1 zero2 zero3
     python tests/assets/ranks.py CHECKPOINT OUTPUT.json single
-
-Completions depend on the prompt, its number and the iteration alone: any number of ranks learns from the same ones.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +18,14 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from bots_lightning.algorithms import GRPO, PPO, LoRA
+from bots_lightning.algorithms import GRPO, PPO, LoRA, StepFailedError
 from bots_lightning.beliefs import BetaBelief
 from bots_lightning.checkpoints import AtomicCheckpointIO
 from bots_lightning.data import TaskDataModule
-from bots_lightning.rollouts import RolloutEngine, Rollouts, completion_mask
-from bots_lightning.rollouts.generate import pad_left
 from bots_lightning.selection import ThompsonSelector
 from bots_lightning.strategies import DataParallel, DeepSpeed, whole_model
 from bots_lightning.tasks import ProceduralTasks
+from callbacks import GracefulStop
 
 STEPS = 3
 STRATEGIES = {
@@ -46,30 +42,11 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "grpo-parts": {"lora": LoRA(r=4, alpha=8), "max_tokens_per_microbatch": 60, "loss_type": "dapo"},
     "grpo-recomputed": {"lora": LoRA(r=4, alpha=8), "gradient_checkpointing": True},
     "grpo-faulty": {"lora": LoRA(r=4, alpha=8)},
+    "grpo-failing": {"lora": LoRA(r=4, alpha=8)},
+    "grpo-short": {"lora": LoRA(r=4, alpha=8)},
     "ppo-lora": {"lora": LoRA(r=4, alpha=8), "kl_coef": 0.1, "num_ppo_epochs": 2},
     "ppo-full": {"lora": None, "num_ppo_epochs": 2},
 }
-
-
-class HashedEngine(RolloutEngine):
-    """Completions of pseudo-random tokens and lengths, a function of prompt, number and iteration."""
-
-    def generate(
-        self, model: Any, prompts: Sequence[Sequence[int]], n: int, sampling: Any, seed: int, policy_version: int = 0
-    ) -> Rollouts:
-        prompt_ids, prompt_mask = pad_left(prompts, sampling.pad_token_id, torch.device("cpu"))
-        rows = [self._tokens(prompt, j, policy_version, sampling) for prompt in prompts for j in range(n)]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [sampling.pad_token_id] * (width - len(row)) for row in rows])
-        mask, finished = completion_mask(ids, sampling.stop_token_ids)
-        repeated = (tensor.repeat_interleave(n, dim=0) for tensor in (prompt_ids, prompt_mask))
-        return Rollouts(*repeated, ids, mask, finished, policy_version)
-
-    @staticmethod
-    def _tokens(prompt: Sequence[int], number: int, version: int, sampling: Any) -> list[int]:
-        digest = hashlib.sha256(repr((list(prompt), number, version)).encode()).digest()
-        length = 1 + digest[0] % (sampling.max_completion_length - 1)
-        return [3 + byte % 30 for byte in digest[1:length]] + [sampling.stop_token_ids[0]]
 
 
 class Faulty(GRPO):
@@ -82,6 +59,30 @@ class Faulty(GRPO):
             yield loss * (torch.nan if at_fault else 1.0)
 
 
+class Failing(GRPO):
+    """The last rank's reward function fails in the second iteration, once."""
+
+    failed = False
+
+    def _attempt(self, *args: Any) -> Any:
+        """As of GRPO, but for that one."""
+        if self.progress.iterations == 1 and self.global_rank == self.trainer.world_size - 1 and not Failing.failed:
+            Failing.failed = True
+            raise ConnectionError("no judge is left")
+        return super()._attempt(*args)
+
+
+class Short(GRPO):
+    """The last rank lacks memory for a whole mini-batch in the second iteration."""
+
+    def losses(self, part: Any, *args: Any) -> Iterator[torch.Tensor]:
+        """Those of GRPO; the error comes when a gradient is there already."""
+        at_fault = self.progress.iterations == 1 and self.global_rank == self.trainer.world_size - 1
+        yield from super().losses(part, *args)
+        if at_fault and self.max_tokens_per_microbatch is None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 class Diary(Callback):
     """Losses, draws and gradient norms of every step."""
 
@@ -91,12 +92,12 @@ class Diary(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         names = ("loss", "grad_norm", "reward", "entropy")
         figures = {name: float(trainer.callback_metrics[name]) for name in names}
-        draws: list[list[int]] = [batch.indices]
+        shares = [list(zip(batch.positions, batch.indices, strict=True))]
         if trainer.world_size > 1:
-            draws = [[] for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(draws, batch.indices)
-        interleaved = [index for together in zip(*draws, strict=True) for index in together]
-        self.steps.append(figures | {"draws": interleaved})
+            shares = [[] for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(shares, list(zip(batch.positions, batch.indices, strict=True)))
+        draws = [index for _, index in sorted(sum(shares, []))]
+        self.steps.append(figures | {"draws": draws})
 
 
 def letters(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
@@ -127,15 +128,24 @@ def fit(
     return trainer
 
 
-def run(checkpoint: str, strategy: str, name: str, folder: str) -> dict[str, Any]:
+CLASSES = {"grpo-faulty": Faulty, "grpo-failing": Failing, "grpo-short": Short}
+
+
+def run(checkpoint: str, strategy: str, name: str, folder: Path) -> dict[str, Any]:
     """One run: the diary, the posterior, and the trained weights."""
-    algorithm = PPO if name.startswith("ppo") else Faulty if name == "grpo-faulty" else GRPO
+    algorithm = CLASSES.get(name, PPO if name.startswith("ppo") else GRPO)
     options = {"learning_rate": 3e-3, "lr_scheduler_type": "constant", "num_generations": 4} | ALGORITHMS[name]
-    module = algorithm(
-        checkpoint, [letters], engine=HashedEngine(), max_prompt_length=32, max_completion_length=8, **options
-    )
-    diary = Diary()
-    trainer = fit(module, strategy, STEPS, folder, [diary])
+    diary, path = Diary(), None
+
+    def policy() -> Any:
+        return algorithm(checkpoint, [letters], max_prompt_length=32, max_completion_length=8, **options)
+
+    if name == "grpo-failing":
+        with suppress(StepFailedError):
+            fit(policy(), strategy, STEPS, folder, [diary, GracefulStop()])
+        path = folder / "checkpoints" / "last.ckpt"
+    module = policy()
+    trainer = fit(module, strategy, STEPS, folder, [diary], path)
     with whole_model(trainer.strategy):
         weights = {n: w.detach().flatten().tolist() for n, w in module.named_parameters() if w.requires_grad}
     posterior = trainer.datamodule.selector.belief.mean().tolist()
@@ -145,8 +155,14 @@ def run(checkpoint: str, strategy: str, name: str, folder: str) -> dict[str, Any
 def main(checkpoint: str, output: str, *strategies: str) -> None:
     """Runs all algorithms under each strategy."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        results = {s: {name: run(checkpoint, s, name, folder) for name in ALGORITHMS} for s in strategies}
+    folder, results = Path(output).with_suffix(""), {}
+    for strategy in strategies:
+        Failing.failed = False
+        results[strategy] = {
+            name: run(checkpoint, strategy, name, folder / strategy / name)
+            for name in ALGORITHMS
+            if name != "grpo-short" or strategy in ("single", "ddp")
+        }
     if int(os.environ.get("RANK", 0)) == 0:
         Path(output).write_text(json.dumps(results))
 

@@ -19,7 +19,7 @@ import ranks
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from ranks import Diary, HashedEngine, letters
+from ranks import Diary, letters
 
 from bots_lightning.algorithms import GRPO, LoRA
 from bots_lightning.strategies import whole_model
@@ -74,7 +74,6 @@ def fit(checkpoint: str, strategy: str, kind: str, folder: Path, callbacks: list
     module = GRPO(
         checkpoint,
         [letters],
-        engine=HashedEngine(),
         max_prompt_length=32,
         max_completion_length=8,
         learning_rate=3e-3,

@@ -18,7 +18,7 @@ from callbacks import CompletionsLog
 
 CHAT = [{"role": "user", "content": "Grüße?\n"}]
 TASKS = [Task("a", "1+1=", "2", "maths"), Task("b", CHAT, "é"), Task("c", "3", "3", "maths")]
-BATCH = TaskBatch([0, 1, 2], TASKS)
+BATCH = TaskBatch([0, 1, 2], TASKS, [0, 1, 2])
 OUTPUTS = {
     "tasks": TASKS,
     "completions": ["2", "3", "é", "", "x\u2028y", '"}'],
@@ -33,7 +33,7 @@ def trainer(folder: Path, first: bool = True) -> Any:
 def train(callback: CompletionsLog, folder: Path, iterations: range, first: bool = True) -> None:
     for iteration in iterations:
         module: Any = SimpleNamespace(progress=SimpleNamespace(iterations=iteration))
-        callback.on_train_batch_end(trainer(folder, first), module, OUTPUTS, TaskBatch([0], TASKS[:1]), 0)
+        callback.on_train_batch_end(trainer(folder, first), module, OUTPUTS, TaskBatch([0], TASKS[:1], [0]), 0)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

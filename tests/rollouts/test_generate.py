@@ -9,21 +9,22 @@ import torch
 from scipy.stats import chisquare
 from transformers import GenerationConfig, PreTrainedModel
 
-from bots_lightning.rollouts import GenerateEngine, Sampling, derive_seed, rollout_mode
+from bots_lightning.rollouts import GenerateEngine, Rollouts, Sampling, derive_seed, rollout_mode
 
 PROMPTS = [[5, 6, 7], [8], [9, 10]]
+SEEDS = [1, 2, 3]
 SAMPLING = Sampling(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0)
 
 
 def test_rows_are_ordered_by_prompt_and_prompts_padded_left(model: PreTrainedModel) -> None:
-    rollouts = GenerateEngine().generate(model, PROMPTS, 2, SAMPLING, seed=0)
+    rollouts = GenerateEngine().generate(model, PROMPTS, 2, SAMPLING, SEEDS)
     assert rollouts.prompt_ids.tolist() == [[5, 6, 7]] * 2 + [[0, 0, 8]] * 2 + [[0, 9, 10]] * 2
     assert rollouts.prompt_mask.int().tolist() == [[1, 1, 1]] * 2 + [[0, 0, 1]] * 2 + [[0, 1, 1]] * 2
 
 
 def test_greedy_completions_are_those_of_each_prompt_alone(model: PreTrainedModel) -> None:
     sampling = Sampling(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0, temperature=0)
-    rollouts = GenerateEngine().generate(model, PROMPTS, 1, sampling, seed=0)
+    rollouts = GenerateEngine().generate(model, PROMPTS, 1, sampling, SEEDS)
     for i, prompt in enumerate(PROMPTS):
         tokens, expected = list(prompt), []
         while len(expected) < 6 and 1 not in expected:
@@ -41,7 +42,7 @@ def test_frequencies_are_the_softmax_in_spite_of_the_checkpoints_config(
     )
     shipped = model.generation_config
     sampling = Sampling(max_completion_length=1, stop_token_ids=(1,), pad_token_id=0, temperature=temperature)
-    rollouts = GenerateEngine().generate(model, [[5, 6, 7]], 4000, sampling, seed=0)
+    rollouts = GenerateEngine().generate(model, [[5, 6, 7]], 4000, sampling, [0])
     with torch.no_grad():
         probabilities = (model(torch.tensor([[5, 6, 7]])).logits[0, -1] / temperature).softmax(-1).double()
     counts = torch.bincount(rollouts.completion_ids[:, 0], minlength=12)
@@ -49,32 +50,33 @@ def test_frequencies_are_the_softmax_in_spite_of_the_checkpoints_config(
     assert model.generation_config is shipped
 
 
-def test_the_same_seed_gives_the_same_completions_and_leaves_the_global_generator_alone(
-    model: PreTrainedModel,
-) -> None:
+def test_a_prompts_completions_are_a_function_of_its_seed(model: PreTrainedModel) -> None:
     before = torch.random.get_rng_state()
-    first, second, other = (GenerateEngine().generate(model, PROMPTS, 8, SAMPLING, seed=s) for s in (3, 3, 4))
-    assert torch.equal(first.completion_ids, second.completion_ids)
-    assert first.completion_ids.shape != other.completion_ids.shape or not torch.equal(
-        first.completion_ids, other.completion_ids
-    )
+    first, second = (rows_of(GenerateEngine().generate(model, PROMPTS, 8, SAMPLING, [3, 4, s])) for s in (5, 6))
+    assert first[:16] == second[:16]
+    assert first[16:] != second[16:]
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_more_rows_than_fit_at_once_are_sampled_in_turn(model: PreTrainedModel) -> None:
-    greedy = Sampling(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0, temperature=0)
-    whole = GenerateEngine().generate(model, PROMPTS, 2, greedy, seed=0)
-    parts = GenerateEngine(max_rows=2).generate(model, PROMPTS, 2, greedy, seed=0)
-    assert torch.equal(whole.completion_ids, parts.completion_ids)
-    sampled = GenerateEngine(max_rows=2).generate(model, [[5]] * 2, 2, SAMPLING, seed=0)
-    assert len({tuple(row) for row in sampled.completion_ids.tolist()}) > 2  # the parts have seeds of their own
+def test_neither_neighbours_nor_memory_limits_change_completions(model: PreTrainedModel) -> None:
+    whole = rows_of(GenerateEngine().generate(model, PROMPTS, 4, SAMPLING, SEEDS))
+    assert rows_of(GenerateEngine(max_rows=5).generate(model, PROMPTS, 4, SAMPLING, SEEDS)) == whole
+    for i, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        assert rows_of(GenerateEngine().generate(model, [prompt], 4, SAMPLING, [seed])) == whole[4 * i : 4 * i + 4]
+    assert len({tuple(row) for row in whole}) > 6
+
+
+def rows_of(rollouts: Rollouts) -> list[list[int]]:
+    """Each completion's own tokens."""
+    rows = zip(rollouts.completion_ids, rollouts.completion_mask, strict=True)
+    return [ids[mask].tolist() for ids, mask in rows]
 
 
 def test_an_unfinished_completion_is_cut_at_the_limit(model: PreTrainedModel) -> None:
     never = Sampling(max_completion_length=3, stop_token_ids=(11,), pad_token_id=0)
     with torch.no_grad():
         model.get_input_embeddings().weight[11] = -100 * model.get_input_embeddings().weight[11].sign()
-    rollouts = GenerateEngine().generate(model, PROMPTS, 4, never, seed=0)
+    rollouts = GenerateEngine().generate(model, PROMPTS, 4, never, SEEDS)
     unfinished = ~rollouts.finished
     assert unfinished.any()
     assert (rollouts.lengths[unfinished] == 3).all()

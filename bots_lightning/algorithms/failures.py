@@ -1,0 +1,45 @@
+"""Failures that all ranks see together, so that they can save what they have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+Result = TypeVar("Result")
+
+
+class StepFailedError(RuntimeError):
+    """A step could not be made; all ranks have stopped at the same place, and the run can be saved there."""
+
+
+def together(strategy: Any, attempt: Callable[[], Result]) -> Result:
+    """The result of an attempt that succeeds on all ranks.
+
+    Args:
+        strategy: of the trainer.
+        attempt: what this rank has to do; without collectives, so that it may fail on one rank alone.
+
+    Raises:
+        StepFailedError: it has failed on some rank; raised on all, from the failure where that happened.
+    """
+    failure = None
+    try:
+        result = attempt()
+    except Exception as error:
+        failure = error
+    if strategy.reduce_boolean_decision(failure is None, all=True):
+        return result
+    raise StepFailedError(_account(failure)) from failure
+
+
+def _account(failure: Exception | None) -> str:
+    """What failed, and on which ranks."""
+    what = "" if failure is None else f"{type(failure).__name__}: {failure}"
+    if not (dist.is_available() and dist.is_initialized()):
+        return what
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, f"{what} (process {os.getpid()})" if what else "")
+    return "; ".join(f"rank {rank}: {what}" for rank, what in enumerate(everyone) if what)
