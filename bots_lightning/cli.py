@@ -17,7 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from bots_lightning.algorithms import PolicyModule, StepFailedError
-from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint, run_folders
+from bots_lightning.checkpoints import AtomicCheckpointIO, CheckpointError, find_checkpoint, run_folders
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV
 from bots_lightning.evaluation.command_line import HelpFormatter
@@ -31,6 +31,7 @@ RL finetuning of language models on the tasks that teach most.
   bots-lightning fit --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   bots-lightning fit --config configs/quickstart.yaml --ckpt_path last
   bots-lightning validate --config runs/quickstart/config.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
+  bots-lightning predict --config configs/profile.yaml
   bots-lightning fit --config configs/quickstart.yaml --print_config
   bots-lightning export --ckpt_path runs/quickstart/checkpoints/last.ckpt --output exported/adapter
   bots-lightning replay --data trajectories.jsonl --selectors uniform bots
@@ -42,7 +43,7 @@ COMMANDS = {
     "fit": "Train a policy; the run's files go to RUNS_DIR/NAME.",
     "validate": "Evaluate a policy on the held-out tasks.",
     "test": "The same, under the names of a final test.",
-    "predict": "Roll out every training task and write predictions.jsonl.",
+    "predict": "Roll out every training task; callbacks write pass rates or completions.",
     "export": "Write a checkpoint's policy for transformers and peft; its options: bots-lightning export --help.",
     "replay": "Compare selectors on a recorded run; its options: bots-lightning replay --help.",
     "compare": "Compare methods by their runs; its options: bots-lightning compare --help.",
@@ -101,6 +102,8 @@ class BotsCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.get("ckpt_path"):
             config["ckpt_path"] = self._checkpoint(str(config["ckpt_path"]))
+        if self.subcommand == "predict":
+            config["return_predictions"] = False  # callbacks write them; kept, they would fill the memory
 
     def _checkpoint(self, given: str) -> str | None:
         """The one that `--ckpt_path` names, checked; the same in this run's subprocesses."""
@@ -187,7 +190,7 @@ def run() -> None:
         if failed.__cause__ is not None and _own_message(failed.__cause__) is None:
             raise  # a reward function of the user's: its traceback tells where
         sys.exit(f"error: {failed}")
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, CheckpointError) as error:
         message = _own_message(error)
         if message is None:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 
 from bots_lightning.checkpoints import (
     AtomicCheckpointIO,
+    CheckpointError,
     begin_folder,
     damage,
     find_checkpoint,
@@ -58,6 +60,23 @@ def number_of(path: Path) -> int:
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 20_000])
+def test_a_disk_without_room_leaves_the_old_checkpoint_and_says_so(tmp_path: Path, size: int) -> None:
+    """The limit on the size of a file stands for the end of a disk."""
+    path = save(tmp_path / "last.ckpt", 1)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"last\.ckpt could not be written \(.*MiB are free there.*Make room"):
+            IO.save_checkpoint({"weights": torch.zeros(10_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    assert number_of(save(path, 2)) == 2
 
 
 @pytest.mark.parametrize("write", [save, shards])

@@ -125,9 +125,7 @@ class OnlineModule(PolicyModule):
         everything = Groups.concatenate(sampled.rounds, self.sampling.pad_token_id)
         num_tokens = int(everything.rollouts.lengths.sum())
         self._count(len(everything.rollouts), num_tokens)
-        of_rewards = reward_metrics(self.scorer.names, np.concatenate(sampled.scores, axis=1))
-        of_rollouts = rollout_metrics(everything.rollouts, everything.rewards)
-        self._log_step({**metrics, **of_rewards, **of_rollouts}, timings)
+        self._log_step(metrics | self._figures(everything, np.concatenate(sampled.scores, axis=1)), timings)
         if self.progress.iterations % self.check_ranks_every == 0:
             check_ranks_agree(self._datamodule.fingerprint)
         return {
@@ -138,6 +136,19 @@ class OnlineModule(PolicyModule):
             "num_tokens": num_tokens,
             "timings": timings,
         }
+
+    def _figures(self, groups: Groups, scores: npt.NDArray[np.float64]) -> dict[str, Any]:
+        """Of all that all ranks have rolled out, dropped groups included."""
+        lengths, finished, rewards = (
+            self._everyones(rows) for rows in (groups.rollouts.lengths, groups.rollouts.finished, groups.rewards)
+        )
+        scored = self._everyones(torch.as_tensor(scores, device=self.device).transpose(0, 1)).transpose(0, 1)
+        of_rewards = reward_metrics(self.scorer.names, scored.cpu().numpy())
+        return of_rewards | rollout_metrics(lengths, finished, rewards)
+
+    def _everyones(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks."""
+        return rows if self.gather is None else self.gather(rows).flatten(0, 1)
 
     def _sample(self, batch: TaskBatch, timings: dict[str, float]) -> Sampled:
         """Rolls out the selected batch, and further ones as dynamic sampling asks; all ranks take as many rounds."""
@@ -214,7 +225,7 @@ class OnlineModule(PolicyModule):
         self.progress.generated_tokens += int(totals[1])
 
     def _log_step(self, metrics: dict[str, Any], timings: dict[str, float]) -> None:
-        """Means over ranks; the rollouts' figures are over all that was rolled out, dropped groups included."""
+        """Means over ranks."""
         metrics["step_time"] = timings["select"] + timings["step"]
         metrics["step"] = float(self.progress.iterations)  # Lightning takes the loggers' step from here
         self.log_dict(metrics, batch_size=1, sync_dist=self.trainer.world_size > 1)

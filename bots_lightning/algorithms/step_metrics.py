@@ -15,18 +15,18 @@ from torch import Tensor
 
 from bots_lightning.algorithms.advantages import group_mean_and_std
 from bots_lightning.algorithms.meter import Meter
-from bots_lightning.rollouts import Rollouts
 
 
-def rollout_metrics(rollouts: Rollouts, rewards: Tensor) -> dict[str, Tensor]:
+def rollout_metrics(lengths: Tensor, finished: Tensor, rewards: Tensor) -> dict[str, Tensor]:
     """Rewards and lengths of one iteration's rollouts, by TRL's names.
 
     Args:
-        rollouts: R = B·G rows.
+        lengths: (R,) completion tokens.
+        finished: (R,) bool, False where a completion was cut.
         rewards: (B, G) float, NaN where there is none; left out of the means.
     """
-    lengths, ended = rollouts.lengths.float(), rollouts.finished
-    terminated = lengths[ended] if ended.any() else lengths.new_zeros(1)
+    lengths = lengths.float()
+    terminated = lengths[finished] if finished.any() else lengths.new_zeros(1)
     mean, std = group_mean_and_std(rewards.reshape(1, -1))
     return {
         "reward": torch.where(rewards.isnan().all(), torch.nan, mean.squeeze()),
@@ -37,7 +37,7 @@ def rollout_metrics(rollouts: Rollouts, rewards: Tensor) -> dict[str, Tensor]:
         "completions/mean_terminated_length": terminated.mean(),
         "completions/min_terminated_length": terminated.min(),
         "completions/max_terminated_length": terminated.max(),
-        "completions/clipped_ratio": (~ended).float().mean(),
+        "completions/clipped_ratio": (~finished).float().mean(),
     }
 
 

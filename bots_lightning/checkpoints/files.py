@@ -7,7 +7,31 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written. An earlier one of its name is as it was."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Clears away what was written where the disk is full, or fails.
+
+    Raises:
+        CheckpointError: naming the file, the fault and the space that is left.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: of torch.save
+        _delete(unfinished(path))
+        free = shutil.disk_usage(path.parent).free >> 20
+        raise CheckpointError(
+            f"{path} could not be written ({error}); {free:,} MiB are free there. Earlier checkpoints are as they "
+            "were. Make room, or name another disk by runs_dir; to continue: --ckpt_path last"
+        ) from error
 
 
 def unfinished(path: Path) -> Path:

@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from bots_lightning.checkpoints.files import put_in_place, remove, tidy, unfinished
+from bots_lightning.checkpoints.files import put_in_place, remove, tidy, unfinished, writing
 from bots_lightning.checkpoints.sharded import consolidated, read_manifest
 
 
@@ -18,15 +18,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint under a hidden name, and renames it when it has reached the disk. Reads folders too."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """The file of that name is the old one or the new one at any moment."""
+        """The file of that name is the old one or the new one at any moment.
+
+        Raises:
+            CheckpointError: there is no room for it.
+        """
         if _is_remote(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        tidy(path.parent)
-        torch.save(checkpoint, unfinished(path))
-        put_in_place(path)
+        with writing(path):
+            tidy(path.parent)
+            torch.save(checkpoint, unfinished(path))
+            put_in_place(path)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         """A file, or the folder of a run with DeepSpeed."""

@@ -27,6 +27,7 @@ class MetricsCSV(Logger):
         self.folder = Path(folder)
         self.path = self.folder / "metrics.csv"
         self._rows: list[dict[str, Any]] = []
+        self._last: dict[str, Any] | None = None  # of the rows that are written
         self._columns: list[str] | None = None
 
     @property
@@ -52,11 +53,19 @@ class MetricsCSV(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Adds to the row of a step."""
         row = {"step": step or 0} | {name: float(value) for name, value in metrics.items()}
+        if not self._rows and self._last is not None and self._last["step"] == row["step"]:
+            self._rewrite_without_last()
+            self._rows = [self._last]
         if self._rows and self._rows[-1]["step"] == row["step"]:
             self._rows[-1] |= row
             return
         self._flush()
         self._rows.append(row)
+
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Writes the last row, which a run that resumes from this checkpoint will not write again."""
+        self._flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -77,21 +86,30 @@ class MetricsCSV(Logger):
             self._write(earlier + self._rows, mode="w")
         else:
             self._write(self._rows, mode="a")
-        self._rows = []
+        self._last, self._rows = self._rows[-1], []
+
+    def _rewrite_without_last(self) -> None:
+        self._write(read_metrics(self.path)[:-1], mode="w")
 
     def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
+        """Appends, or puts another file in place of the old one at once."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.path.open(mode, newline="") as file:
+        path = self.path.with_name(".metrics.csv.unfinished") if mode == "w" else self.path
+        with path.open(mode, newline="") as file:
             writer = csv.DictWriter(file, fieldnames=self._columns or [])
             if mode == "w":
                 writer.writeheader()
             writer.writerows(rows)
+        path.replace(self.path)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a metrics file, empty cells left out; no rows where there is no file."""
+    """The rows of a metrics file, empty cells left out; no rows where there is no file.
+
+    A last line without an end is one that a kill has torn, and left out.
+    """
     if not Path(path).is_file():
         return []
-    with Path(path).open(newline="") as file:
-        rows = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+    whole = Path(path).read_text().rpartition("\n")[0]
+    rows = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(whole.splitlines())]
     return [row | {"step": int(row["step"])} for row in rows]

@@ -30,6 +30,7 @@ from bots_lightning.checkpoints import (
     unfinished,
     write_manifest,
     write_state,
+    writing,
 )
 from bots_lightning.strategies.base import Computed, OnlineStrategy
 
@@ -156,18 +157,19 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """A folder with the shards of all ranks, which gets its name when all of it has reached the disk."""
         path = Path(self.broadcast(filepath))
-        if self.is_global_zero:
-            write_state(begin_folder(path), checkpoint)
-        self.barrier("begun")
-        shapes = self._module.trained_shapes()
-        with _state_of(self._module, shapes):
-            self.deepspeed_engine.save_checkpoint(str(unfinished(path)), tag=TAG, exclude_frozen_parameters=True)
-        if self.local_rank == 0:
-            sync(unfinished(path))  # on each node, what was written there
-        self.barrier("written")
-        if self.is_global_zero:
-            write_manifest(unfinished(path), self._stage, self.world_size, shapes)
-            put_in_place(path)
+        with writing(path):
+            if self.is_global_zero:
+                write_state(begin_folder(path), checkpoint)
+            self.barrier("begun")
+            shapes = self._module.trained_shapes()
+            with _state_of(self._module, shapes):
+                self.deepspeed_engine.save_checkpoint(str(unfinished(path)), tag=TAG, exclude_frozen_parameters=True)
+            if self.local_rank == 0:
+                sync(unfinished(path))  # on each node, what was written there
+            self.barrier("written")
+            if self.is_global_zero:
+                write_manifest(unfinished(path), self._stage, self.world_size, shapes)
+                put_in_place(path)
         self.barrier("in place")
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:

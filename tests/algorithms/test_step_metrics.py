@@ -10,21 +10,12 @@ import torch
 
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.step_metrics import policy_metrics, reward_metrics, rollout_metrics, timed
-from bots_lightning.rollouts import Rollouts
-
-
-def rollouts(lengths: list[int], finished: list[bool]) -> Rollouts:
-    """Rows of those lengths; token ids do not matter."""
-    width = max(lengths)
-    mask = torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
-    ids = torch.ones(len(lengths), width, dtype=torch.long)
-    prompt = torch.ones(len(lengths), 1, dtype=torch.long)
-    return Rollouts(prompt, prompt.bool(), ids, mask, torch.tensor(finished), policy_version=0)
 
 
 def test_lengths_and_rewards_of_an_iteration() -> None:
     rewards = torch.tensor([[1.0, 0.0], [math.nan, 0.5]])
-    metrics = rollout_metrics(rollouts([2, 5, 3, 6], [True, False, True, False]), rewards)
+    finished = torch.tensor([True, False, True, False])
+    metrics = rollout_metrics(torch.tensor([2, 5, 3, 6]), finished, rewards)
     assert {name: pytest.approx(float(value)) for name, value in metrics.items()} == {
         "reward": (1 + 0 + 0.5) / 3,
         "reward_std": 0.5,  # of 1, 0, 0.5: sqrt((0.25 + 0.25 + 0) / 2)
@@ -39,7 +30,7 @@ def test_lengths_and_rewards_of_an_iteration() -> None:
 
 
 def test_nothing_terminated_has_length_0_and_no_reward_has_mean_nan() -> None:
-    metrics = rollout_metrics(rollouts([4, 4], [False, False]), torch.full((1, 2), math.nan))
+    metrics = rollout_metrics(torch.tensor([4, 4]), torch.zeros(2, dtype=torch.bool), torch.full((1, 2), math.nan))
     assert float(metrics["completions/max_terminated_length"]) == 0
     assert math.isnan(metrics["reward"])
     assert float(metrics["reward_std"]) == 0

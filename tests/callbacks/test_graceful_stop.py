@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from bots_lightning.algorithms import StepFailedError
 from bots_lightning.cli import main
 from bots_lightning.evaluation import read_metrics
+from bots_lightning.rewards import exact_match
 from callbacks import EffectiveTaskRatio, GracefulStop
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +119,36 @@ def test_a_run_told_to_go_at_its_end_ends_as_always(fit: Fit, tmp_path: Path) ->
     check_equal(told[0]["state_dict"], whole[0]["state_dict"])
     check_equal(told[1], whole[1])
     assert (tmp_path / "runs" / "told" / "summary.json").is_file()
+
+
+class Flaky:
+    """The quickstart's reward function, whose judge is away at one of its calls."""
+
+    def __init__(self, fails_at: int) -> None:
+        self.calls, self.fails_at = 0, fails_at
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[float]:
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise ConnectionError("the judge does not answer")
+        return exact_match(*args, **kwargs)
+
+
+def test_a_step_that_fails_is_made_again_by_the_resumed_run(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data.init_args.steps_per_epoch", "4", "--trainer.val_check_interval", "4"]
+    whole, rows = outcome(fit("whole", *options))
+    # the evaluation before training is its first call, so this is the third step
+    monkeypatch.setattr("bots_lightning.rewards.exact_match", Flaky(fails_at=4))
+    with pytest.raises(StepFailedError, match="ConnectionError: the judge does not answer"):
+        fit("failed", *options)
+    assert "saved as the last step left it; to continue: --ckpt_path" in capsys.readouterr().err
+    resumed, resumed_rows = outcome(fit("failed", *options, "--ckpt_path", "last"))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "progress", "evaluations"):
+        check_equal(resumed[part], whole[part])
+    check_equal(resumed["TaskDataModule"], whole["TaskDataModule"])
+    check_equal(resumed_rows, rows)
 
 
 def test_handlers_are_put_back(fit: Fit) -> None:

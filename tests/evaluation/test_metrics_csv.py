@@ -74,3 +74,30 @@ def test_nan_survives_and_a_missing_file_has_no_rows(tmp_path: Path) -> None:
 def test_checkpoints_go_right_below_the_run_folder(tmp_path: Path) -> None:
     logger = MetricsCSV(tmp_path)
     assert Path(str(logger.save_dir), str(logger.name), str(logger.version)) == tmp_path
+
+
+def test_a_row_that_a_checkpoint_has_seen_is_on_disk_and_may_still_grow(tmp_path: Path) -> None:
+    csv = MetricsCSV(tmp_path)
+    csv.log_metrics({"loss": 1.0}, step=1)
+    csv.log_metrics({"loss": 2.0}, step=2)
+    csv.after_save_checkpoint(None)
+    assert read_metrics(tmp_path / "metrics.csv")[-1] == {"step": 2, "loss": 2.0}
+    csv.log_metrics({"eval": 0.5}, step=2)
+    csv.log_metrics({"loss": 3.0}, step=3)
+    csv.finalize("success")
+    assert read_metrics(tmp_path / "metrics.csv") == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 2.0, "eval": 0.5},
+        {"step": 3, "loss": 3.0},
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\r\n1,0.5\r\n2,3e")
+    assert read_metrics(path) == [{"step": 1, "loss": 0.5}]
+    resumed = MetricsCSV(tmp_path)
+    resumed.log_metrics({"loss": 0.25}, step=2)
+    resumed.finalize("success")
+    assert read_metrics(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
