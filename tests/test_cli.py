@@ -12,8 +12,11 @@ import pytest
 import torch
 import yaml
 
+from bots_lightning.algorithms import StepFailedError
 from bots_lightning.cli import main, run
 from bots_lightning.evaluation import read_metrics
+from bots_lightning.rewards import Scorer
+from bots_lightning.tasks import Task
 
 ROOT = Path(__file__).parents[1]
 FEW_STEPS = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "tests/assets/few_steps.yaml")]
@@ -135,6 +138,25 @@ def test_what_a_user_can_put_right_is_said_in_one_line(
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bots_lightning.cli.main", lambda: int("x"))
     with pytest.raises(ValueError, match="invalid literal"):
+        run()
+
+
+def fail_of(cause: Exception) -> None:
+    raise StepFailedError(f"{type(cause).__name__}: {cause}") from cause
+
+
+def test_a_failed_step_is_a_line_if_the_fault_is_told_and_a_traceback_if_it_is_the_users_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    try:
+        Scorer([lambda **_: [2.0]])([Task("t", "p", "a")], ["c"])
+    except ValueError as error:
+        ours = error
+    monkeypatch.setattr("bots_lightning.cli.main", lambda: fail_of(ours))
+    with pytest.raises(SystemExit, match=r"error: ValueError: task 't' got the reward 2, outside reward_range"):
+        run()
+    monkeypatch.setattr("bots_lightning.cli.main", lambda: fail_of(KeyError("column")))
+    with pytest.raises(StepFailedError, match="KeyError: 'column'"):
         run()
 
 

@@ -255,6 +255,10 @@ class PolicyModule(LightningModule):
         completions = self.encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
         return completions, self.scorer(tasks, completions)
 
+    def teardown(self, stage: str) -> None:
+        """Ends the processes of reward functions."""
+        self.scorer.close()
+
     # --- checkpoints --------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from bots_lightning.algorithms.schedule import total_optimizer_steps
 from bots_lightning.algorithms.step_metrics import reward_metrics, rollout_metrics, timed
 from bots_lightning.beliefs import Evidence
 from bots_lightning.data import TaskBatch
+from bots_lightning.rewards import Outcomes
 from bots_lightning.rollouts import Rollouts, derive_seed
 from bots_lightning.strategies import whole_model
 from bots_lightning.tasks import Task, TaskPool
@@ -116,6 +117,7 @@ class OnlineModule(PolicyModule):
             `rewards` (B', G); `completions` (B'·G strings); `num_tokens`; `timings` in seconds.
         """
         timings: dict[str, float] = {"select": self._datamodule.select_seconds}
+        self.scorer.outcomes = Outcomes()
         with timed(timings, "step"):
             with whole_model(self.trainer.strategy):
                 sampled = self._sample(batch, timings)
@@ -144,7 +146,7 @@ class OnlineModule(PolicyModule):
         )
         scored = self._everyones(torch.as_tensor(scores, device=self.device).transpose(0, 1)).transpose(0, 1)
         of_rewards = reward_metrics(self.scorer.names, scored.cpu().numpy())
-        return of_rewards | rollout_metrics(lengths, finished, rewards)
+        return of_rewards | rollout_metrics(lengths, finished, rewards) | self.scorer.outcomes.fractions()
 
     def _everyones(self, rows: Tensor) -> Tensor:
         """The rows of all ranks."""

@@ -5,15 +5,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bots_lightning.rewards.judged import JudgedReward, Outcomes
+from bots_lightning.rewards.signatures import RewardFunction, adapted
 from bots_lightning.tasks import Task
-
-RewardFunction = Callable[..., Sequence[float | None]]
 
 # Names of the columns that every task has, and its fields.
 NAMED = {"answer": "answer", "task_id": "id", "group": "group"}
@@ -26,9 +26,13 @@ class Scorer:
     which none applies has the reward NaN and takes no part in advantages and evidence.
 
     Args:
-        functions: in TRL's signature; each gets the prompts, the completions and every column of the tasks.
+        functions: in TRL's signature or verl's, see `adapted`; each gets the prompts, the completions and every column
+            of the tasks.
         weights: one per function; all 1 by default.
         reward_range: the smallest and the largest sum. Rewards map to [0, 1] by it; the belief counts those.
+
+    Attributes:
+        outcomes: how completions were judged, where a function counts that; summed up until it is set anew.
     """
 
     def __init__(
@@ -44,10 +48,11 @@ class Scorer:
         low, high = reward_range
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError(f"reward_range={tuple(reward_range)}; expected two finite numbers, low < high.")
-        self.functions = list(functions)
+        self.functions = [adapted(function) for function in functions]
         self.names = _distinct([getattr(f, "__name__", type(f).__name__) for f in functions])
         self.weights = np.ones(len(functions)) if weights is None else np.asarray(weights, dtype=np.float64)
         self.low, self.high = float(low), float(high)
+        self.outcomes = Outcomes()
 
     def __call__(self, tasks: Sequence[Task], completions: Sequence[str]) -> npt.NDArray[np.float64]:
         """Rewards of B·G completions, row b·G + j being completion j of task b.
@@ -77,7 +82,18 @@ class Scorer:
         columns |= {name: [getattr(row, field) for row in rows] for name, field in NAMED.items()}
         prompts = [row.prompt for row in rows]
         scores = np.stack([self._score(f, prompts, list(completions), columns) for f in self.functions])
+        for judged in self._judged:
+            self.outcomes += judged.outcomes
         return scores.reshape(len(scores), len(tasks), generations)
+
+    def close(self) -> None:
+        """Ends the processes of reward functions that have some."""
+        for judged in self._judged:
+            judged.close()
+
+    @property
+    def _judged(self) -> list[JudgedReward]:
+        return [function for function in self.functions if isinstance(function, JudgedReward)]
 
     def combine(self, scores: npt.NDArray[np.float64], tasks: Sequence[Task]) -> npt.NDArray[np.float64]:
         """The weighted sum of the functions that apply.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bots_lightning.rewards import RewardFunction, Scorer, exact_match
+from bots_lightning.rewards import JudgedReward, Outcomes, RewardFunction, Scorer, exact_match
 from bots_lightning.tasks import Task
 
 NAN = float("nan")
@@ -167,3 +167,44 @@ def test_a_callable_object_is_named_by_its_class() -> None:
 
     with pytest.raises(ValueError, match="reward function Judge returned 0 rewards"):
         Scorer([Judge()])(TASKS, ["5", "6"])
+
+
+# --- judged elsewhere -----------------------------------------------------------------------------------------------
+
+
+class Judge(JudgedReward):
+    """Takes too long over "slow" and fails at "odd"."""
+
+    closed = False
+
+    def __call__(self, prompts: Any, completions: Any, answer: Any, **columns: Any) -> list[float | None]:
+        self.outcomes = Outcomes(len(completions), completions.count("slow"), completions.count("odd"))
+        return [0.0] * len(completions)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_what_could_not_be_judged_is_counted_until_the_count_is_set_anew() -> None:
+    judge = Judge()
+    scorer = Scorer([judge, Judge()], reward_range=(0, 2))
+    assert scorer.outcomes.fractions() == {}
+    scorer(TASKS[:1], ["slow", "fine", "odd", "slow"])
+    scorer(TASKS[:1], ["fine"] * 4)
+    assert scorer.outcomes == Outcomes(items=16, timeouts=4, errors=2)
+    assert scorer.outcomes.fractions() == {"rewards/timeout_frac": 4 / 16, "rewards/error_frac": 2 / 16}
+    scorer.outcomes = Outcomes()
+    scorer(TASKS[:1], ["odd"])
+    assert scorer.outcomes == Outcomes(2, 0, 2)
+    scorer.close()
+    assert judge.closed
+
+
+def test_functions_in_verls_signature_are_called_as_they_expect() -> None:
+    def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
+        return float((data_source, solution_str, ground_truth, extra_info) == ("maths", "yes", "right", {"n": 1}))
+
+    tasks = [Task("t", "p", "right", "maths", {"extra_info": {"n": 1}})]
+    scorer = Scorer([compute_score])
+    assert scorer.names == ["compute_score"]
+    assert scorer(tasks, ["yes", "no"]).tolist() == [[1.0, 0.0]]

@@ -1,0 +1,1 @@
+"""What runs inside of the sandbox; standard library only, and importable without the rest of the package."""

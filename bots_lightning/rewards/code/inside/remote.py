@@ -1,0 +1,122 @@
+"""Objects of the program as the test code sees them: every use is a question to the process where they live.
+
+The answers are the program's, so an object may lie about itself. What it may not do is judge expected values: it
+equals plain data only as the plain data that it is (a named tuple, an IntEnum), it is never asked to compare with or to
+contain plain data, and arithmetic with plain data must give an object again. Two objects of the program compare as it
+says, and a method of it that is called with an expected value may answer as it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Ask = Callable[..., Any]
+
+
+class Remote:
+    """Stands for one object.
+
+    Args:
+        ask: the program.
+        handle: by which it knows the object.
+        plain: what the object is as plain data, in a list; empty if it is none.
+    """
+
+    __slots__ = ("_ask", "_handle", "plain")
+
+    def __init__(self, ask: Ask, handle: int, plain: list[Any]) -> None:
+        object.__setattr__(self, "_ask", ask)
+        object.__setattr__(self, "_handle", handle)
+        object.__setattr__(self, "plain", plain)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the object returns there."""
+        return self._ask("call", self, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._ask("getattr", self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._ask("setattr", self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._ask("delattr", self, name)
+
+    def __instancecheck__(self, value: Any) -> bool:
+        return isinstance(value, Remote) and self._ask("isinstance", value, self) is True
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = self._ask("iter", self)
+        while item := self._ask("next", iterator):
+            yield item[0]
+
+    def __next__(self) -> Any:
+        for item in self._ask("next", self):
+            return item
+        raise StopIteration
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._ask("setitem", self, key, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._ask("operator", "getitem", self, key)
+
+    def __delitem__(self, key: Any) -> None:
+        self._ask("operator", "delitem", self, key)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self._ask("round", self, digits)
+
+    def __format__(self, spec: str) -> str:
+        return self._ask("format", self, spec)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Remote):
+            return self._ask("operator", "eq", self, other) is True
+        return any(plain == other for plain in self.plain)
+
+    def __ne__(self, other: object) -> bool:
+        if isinstance(other, Remote):
+            return self._ask("operator", "ne", self, other) is True
+        return not self == other
+
+
+def _question(name: str) -> Callable[[Remote], Any]:
+    return lambda self: self._ask(name, self)
+
+
+def _unary(name: str) -> Callable[[Remote], Any]:
+    return lambda self: self._ask("operator", name, self)
+
+
+def _binary(name: str, reflected: bool = False) -> Callable[[Remote, Any], Any]:
+    def method(self: Remote, other: Any) -> Any:
+        operands = (other, self) if reflected else (self, other)
+        result = self._ask("operator", name, *operands)
+        if not isinstance(other, Remote) and not isinstance(result, Remote):
+            raise TypeError(f"{name} of a program's object and plain data gave plain data, which it could have forged")
+        return result
+
+    return method
+
+
+def _ordering(name: str) -> Callable[[Remote, Any], bool]:
+    def method(self: Remote, other: Any) -> bool:
+        if not isinstance(other, Remote):
+            return NotImplemented
+        return self._ask("operator", name, self, other) is True
+
+    return method
+
+
+for _name in ("bool", "len", "str", "repr", "hash", "int", "float", "reversed"):
+    setattr(Remote, f"__{_name}__", _question(_name))
+for _name in ("neg", "pos", "abs", "invert", "index"):
+    setattr(Remote, f"__{_name}__", _unary(_name))
+for _name in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"):
+    _operator = f"__{_name}__"
+    setattr(Remote, _operator, _binary(_operator))
+    setattr(Remote, f"__r{_name}__", _binary(_operator, reflected=True))
+for _name in ("lt", "le", "gt", "ge"):
+    setattr(Remote, f"__{_name}__", _ordering(_name))

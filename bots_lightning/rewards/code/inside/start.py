@@ -1,0 +1,31 @@
+"""The first code in a sandbox: reads its job, confines itself, and becomes what the job asks for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from .confine import confine
+
+
+def main() -> None:
+    """Runs the job that the arguments name: `role`, and the file descriptors of the job and of the sign of readiness.
+
+    The sign is given, and its pipe closed, before any code runs that is not trusted: a sandbox without it has failed.
+    """
+    role, job_fd, ready_fd = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    with open(job_fd, encoding="utf-8") as file:
+        job = json.load(file)
+    if role == "judge":
+        from .judge import run
+    elif role == "serve":
+        from .serve import run
+    else:
+        from .script import run
+    confine(job["terms"])
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.write(ready_fd, b"1")
+    os.close(ready_fd)
+    del sys.argv[1:], sys.path[0]
+    run(job)

@@ -1,0 +1,217 @@
+"""CodeReward: 1 for a program that passes its tests."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from bots_lightning.rewards.code.compare import same_output
+from bots_lightning.rewards.code.extract import extract_program
+from bots_lightning.rewards.code.process import Limits, SandboxError
+from bots_lightning.rewards.code.sandbox import Sandbox
+from bots_lightning.rewards.code.tests_format import StdinTests, UnitTests, parse_tests
+from bots_lightning.rewards.judged import JudgedReward, Outcomes, RewardPoolError
+
+FAILED_STARTS = 8  # in a row, over all workers, after which the machine is at fault
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    passed: int
+    timed_out: bool = False
+    failed: bool = False
+
+
+class CodeReward(JudgedReward):
+    """Runs the program of each completion against the tests of its task, in a sandbox.
+
+    The program is the last ```python block of the completion, else the last block without a language, else the whole
+    text. One that fails a test, or is no Python, is worth 0. Output is compared word by word and line by
+    line, see `compare`; what functions return is compared as Python does, in a process that the program cannot reach.
+    For the layouts of tests see `tests_format`, for what a program can and cannot do `sandbox`.
+
+    Args:
+        timeout_seconds: wall time of one run: of one case of standard input, or of all unit tests together.
+        cpu_seconds: processor time of one run.
+        memory_mb: address space of one process, MiB.
+        max_output_kb: standard output, KiB.
+        max_file_mb: size of files that a program writes, MiB, of each and together.
+        num_workers: programs that run at the same time; one for each processor by default.
+        partial_credit: the share of the tests that pass in place of all or nothing.
+        float_tolerance: relative and absolute, of numbers with a decimal point in outputs and of floats that calls
+            return; 0 for equality. Assertions mean what they say.
+        max_tests: how many tests of a task to run, from its first; all by default.
+        allow_unisolated: go without bubblewrap where it cannot be used; read `sandbox` first.
+        python: the interpreter for programs and tests, which see its standard library only; the running one by default.
+
+    Raises:
+        ValueError: an option is out of bounds.
+        SandboxError: this machine cannot run programs safely; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        timeout_seconds: float = 10.0,
+        cpu_seconds: int = 10,
+        memory_mb: int = 1024,
+        max_output_kb: int = 1024,
+        max_file_mb: int = 16,
+        num_workers: int | None = None,
+        partial_credit: bool = False,
+        float_tolerance: float = 1e-6,
+        max_tests: int | None = None,
+        allow_unisolated: bool = False,
+        python: str | None = None,
+    ) -> None:
+        super().__init__()
+        workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+        bounded = {"cpu_seconds": cpu_seconds, "memory_mb": memory_mb, "max_output_kb": max_output_kb}
+        bounded |= {"max_file_mb": max_file_mb, "num_workers": workers}
+        bounded |= {} if max_tests is None else {"max_tests": max_tests}
+        for name, value in bounded.items():
+            if value < 1:
+                raise ValueError(f"{name}={value}; expected at least 1.")
+        if not (math.isfinite(timeout_seconds) and timeout_seconds > 0):
+            raise ValueError(f"timeout_seconds={timeout_seconds}; expected a finite number above 0.")
+        if not (math.isfinite(float_tolerance) and float_tolerance >= 0):
+            raise ValueError(f"float_tolerance={float_tolerance}; expected a finite number, 0 or above.")
+        limits = Limits(timeout_seconds, cpu_seconds, memory_mb, max_output_kb, max_file_mb)
+        self.num_workers, self.partial_credit = workers, partial_credit
+        self.float_tolerance, self.max_tests = float_tolerance, max_tests
+        self.sandbox = Sandbox(limits, python, allow_unisolated)
+        self._failed_starts = 0
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[str], answer: Sequence[str], **columns: Any
+    ) -> list[float | None]:
+        """1 for each completion whose program passes, 0 for others, or shares of tests; and their `outcomes`.
+
+        Args:
+            prompts: R of them; one that is Python code and has an `entry_point` is a stub that completions may go on
+                from.
+            completions: R texts.
+            answer: R tests, as JSON or Python code; empty where they are in a column.
+            columns: `task_id` for messages; `test`, `test_list`, `test_setup_code`, `test_imports`, `entry_point` and
+                `extra_info` where the tests need them.
+
+        Raises:
+            ValueError: the tests of a task are malformed; it is named.
+            RewardPoolError: sandboxes do not start any more.
+        """
+        tests = self._parse(prompts, answer, columns)
+        self.sandbox.stopped.clear()
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="code-reward")
+        try:
+            verdicts = list(pool.map(self._judge, completions, tests))
+        finally:
+            self.sandbox.stopped.set()
+            pool.shutdown(cancel_futures=True)
+        self.outcomes = Outcomes(
+            len(verdicts), sum(verdict.timed_out for verdict in verdicts), sum(verdict.failed for verdict in verdicts)
+        )
+        return [self._reward(verdict.passed, _count(test)) for verdict, test in zip(verdicts, tests, strict=True)]
+
+    def _reward(self, passed: int, count: int) -> float:
+        return passed / count if self.partial_credit else float(passed == count)
+
+    def _parse(
+        self, prompts: Sequence[Any], answer: Sequence[str], columns: dict[str, Any]
+    ) -> list[StdinTests | UnitTests]:
+        """The tests of each row; rows of the same task share theirs."""
+        known: dict[Any, StdinTests | UnitTests] = {}
+        ids = columns.get("task_id", range(len(answer)))
+        rows = []
+        for i, task_id in enumerate(ids):
+            if task_id not in known:
+                row = {name: column[i] for name, column in columns.items()}
+                known[task_id] = parse_tests(str(task_id), answer[i], row, prompts[i], self.max_tests)
+            rows.append(known[task_id])
+        return rows
+
+    def _judge(self, completion: str, tests: StdinTests | UnitTests) -> _Verdict:
+        stub, entry_point = (tests.stub, tests.entry_point) if isinstance(tests, UnitTests) else ("", "")
+        program = extract_program(completion, stub, entry_point)
+        if program is None:
+            return _Verdict(0)
+        try:
+            if isinstance(tests, StdinTests):
+                verdict = self._judge_output(program, tests)
+            else:
+                verdict = self._judge_calls(program, tests)
+        except SandboxError as error:
+            self._count_failed_start(error)
+            return _Verdict(0, failed=True)
+        with self._lock:
+            self._failed_starts = 0
+        return verdict
+
+    def _judge_output(self, program: str, tests: StdinTests) -> _Verdict:
+        """Runs the program once for each case, until it fails one, or with partial credit until it takes too long."""
+        passed = 0
+        for text, expected in zip(tests.inputs, tests.outputs, strict=True):
+            with self.sandbox.start("script", {"program": program}, text.encode()) as process:
+                finished = process.finish()
+            right = not (finished.timed_out or finished.overflowed or finished.code)
+            right = right and same_output(finished.output, expected, self.float_tolerance)
+            passed += right
+            if finished.timed_out:
+                return _Verdict(passed, timed_out=True)
+            if not (right or self.partial_credit):
+                break
+        return _Verdict(passed)
+
+    def _judge_calls(self, program: str, tests: UnitTests) -> _Verdict:
+        """Runs the program in one sandbox and the test code in another, with a socket between them."""
+        near, far = socket.socketpair()
+        source = f"{tests.prelude}\n{program}" if tests.prelude else program
+        served = {"program": source, "channel": far.fileno()}
+        judged = {
+            "prelude": tests.prelude,
+            "steps": tests.steps,
+            "programs": tests.programs,
+            "all_or_nothing": not self.partial_credit,
+            "tolerance": self.float_tolerance,
+            "channel": near.fileno(),
+        }
+        with (
+            near,
+            far,
+            self.sandbox.start("serve", served, channel=far.fileno()) as server,
+            self.sandbox.start("judge", judged, channel=near.fileno()) as judge,
+        ):
+            near.close()
+            far.close()
+            finished = judge.finish(server)
+            out_of_cpu_time = server.stop()
+        passed = _read_verdict(finished.output)
+        timed_out = finished.timed_out or out_of_cpu_time
+        return _Verdict(passed or 0, timed_out, failed=passed is None and not timed_out)
+
+    def _count_failed_start(self, error: SandboxError) -> None:
+        with self._lock:
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS:
+                raise RewardPoolError(
+                    f"{self._failed_starts} sandboxes in a row did not start, the last with: {error}. "
+                    "Look for a lack of memory or processes on this machine."
+                ) from error
+
+
+def _read_verdict(output: bytes) -> int | None:
+    """Tests passed; None if the judge did not come to say."""
+    try:
+        return int(json.loads(output)["passed"])
+    except ValueError:
+        return None
+
+
+def _count(tests: StdinTests | UnitTests) -> int:
+    return len(tests.inputs) if isinstance(tests, StdinTests) else sum(is_test for is_test, _ in tests.steps)

@@ -1,0 +1,60 @@
+"""Reward functions that judge each completion outside of this process, under a time limit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class RewardPoolError(RuntimeError):
+    """No process is left that could judge, and new ones end at once: the machine's doing, not the completions'."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How the items of one call were judged.
+
+    Attributes:
+        items: completions that were judged.
+        timeouts: those that took too long and were scored 0.
+        errors: those that the judge itself failed at and scored 0.
+    """
+
+    items: int = 0
+    timeouts: int = 0
+    errors: int = 0
+
+    def __add__(self, other: Outcomes) -> Outcomes:
+        return Outcomes(self.items + other.items, self.timeouts + other.timeouts, self.errors + other.errors)
+
+    def fractions(self) -> dict[str, float]:
+        """Shares of the items, as metrics; none where nothing was judged."""
+        if not self.items:
+            return {}
+        return {"rewards/timeout_frac": self.timeouts / self.items, "rewards/error_frac": self.errors / self.items}
+
+
+class JudgedReward(ABC):
+    """A reward function, in TRL's signature, that counts what it could not judge.
+
+    Attributes:
+        outcomes: of the last call; a run logs the shares as `rewards/timeout_frac` and `rewards/error_frac`.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes = Outcomes()
+
+    @abstractmethod
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[str], answer: Sequence[str], **columns: Any
+    ) -> list[float | None]:
+        """Rewards of R completions, and their `outcomes`.
+
+        Raises:
+            RewardPoolError: nothing can be judged any more.
+        """
+
+    def close(self) -> None:
+        """Ends processes that wait for work; the next call starts new ones."""

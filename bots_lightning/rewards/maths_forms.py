@@ -1,0 +1,137 @@
+r"""The form of an answer: one thing, a list or a set, or a tuple or an interval, and the names that it gives to them.
+
+Sets and lists are compared in any order, tuples and intervals in theirs and with their brackets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from bots_lightning.rewards.maths_typography import number
+
+OPENING = {"(": ")", "[": "]", r"\{": r"\}", "{": "}"}
+TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|.", re.DOTALL)
+CONNECTOR = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
+MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![A-Za-z])\s*")
+NAME = r"(?:\\text\s*\{[^{}]*\}|\\?[A-Za-z]+)(?:_(?:\w|\{\w+\}))?(?:\s*\([a-z](?:,\s*[a-z])*\))?"
+NAMED = re.compile(rf"\s*({NAME}|\(\s*\\?[A-Za-z]+(?:\s*,\s*\\?[A-Za-z]+)+\s*\))\s*=(?!=)\s*(.+)", re.DOTALL)
+POINT = re.compile(r"\s*[A-Z]\s*(?=\(.*,.*\)$)", re.DOTALL)
+
+
+class Form(NamedTuple):
+    r"""An answer taken apart.
+
+    Attributes:
+        brackets: around the parts: "" for one thing, "," for a list, `\{\}` for a set, "()", "[)", …; "∪" for a union.
+        parts: (name or None, text) of each.
+    """
+
+    brackets: str
+    parts: tuple[tuple[str | None, str], ...]
+
+
+def split(text: str, separators: str = ",;") -> list[str]:
+    r"""The parts between separators (one character, or one command) that stand in no bracket."""
+    parts, depth = [""], 0
+    for token in TOKEN.findall(text):
+        depth += (token in OPENING) - (token in ")]}" or token == r"\}")
+        if depth == 0 and (token in separators if len(token) == 1 else token == separators):
+            parts.append("")
+        else:
+            parts[-1] += token
+    return [part.strip() for part in parts]
+
+
+def form(text: str) -> Form:
+    """What a tidied answer is made of."""
+    if number(text):  # 1,234
+        return _scalar(text)
+    text = CONNECTOR.sub(", ", text) if CONNECTOR.search(text) else text
+    text = POINT.sub("", MEMBER.sub("", text, count=1) if MEMBER.match(text) else text)
+    if len(unions := split(text, r"\cup")) > 1:
+        return Form("∪", tuple((None, part) for part in unions))
+    parts = [part for part in split(text) if part]
+    if len(parts) > 1:
+        if (first := NAMED.fullmatch(parts[0])) and not any(NAMED.fullmatch(part) for part in parts[1:]):
+            parts[0] = first.group(2)  # x = 1, 2
+        return Form(",", _named(parts))
+    if (whole := NAMED.fullmatch(text)) and (inner := form(whole.group(2))).brackets:
+        return inner  # (x, y) = (1, 2)
+    if bracketed := _bracketed(text):
+        return bracketed
+    return _scalar(text)
+
+
+def _scalar(text: str) -> Form:
+    """One thing, or the two that ± makes of it."""
+    if len(halves := re.split(r"\\pm(?![A-Za-z])", text)) == 2:
+        return Form(",", _named([halves[0] + sign + halves[1] for sign in "+-"]))
+    return Form("", _named([text]))
+
+
+def _bracketed(text: str) -> Form | None:
+    """The form of a text that one pair of brackets encloses, if there are commas in it; a set needs none."""
+    tokens = TOKEN.findall(text)
+    if len(tokens) < 3 or tokens[0] not in OPENING or tokens[-1] not in (")", "]", r"\}", "}"):
+        return None
+    parts = split("".join(tokens[1:-1]))
+    is_set = tokens[0] in (r"\{", "{")
+    if is_set != (tokens[-1] in (r"\}", "}")) or (len(parts) < 2 and tokens[0] != r"\{") or "" in parts:
+        return None
+    if is_set:
+        spread = [piece for part in parts for piece in _scalar(part).parts]
+        return Form(r"\{\}", tuple(spread))
+    return Form(tokens[0] + tokens[-1], tuple((None, part) for part in parts))
+
+
+def balanced(text: str, brackets: str = "{}") -> bool:
+    """Whether every bracket closes that has opened, and none else."""
+    steps = [1 if token in OPENING else -1 for token in TOKEN.findall(text) if token in brackets]
+    depths = list(accumulate(steps, initial=0))
+    return min(depths) == 0 == depths[-1]
+
+
+def _named(parts: Sequence[str]) -> tuple[tuple[str | None, str], ...]:
+    matches = [NAMED.fullmatch(part) for part in parts]
+    return tuple((m.group(1), m.group(2)) if m else (None, part) for m, part in zip(matches, parts, strict=True))
+
+
+def same_form(gold: Form, prediction: Form, same: Callable[[str, str], bool]) -> bool:
+    """Whether two answers of more than one part agree; `same` compares the parts."""
+    if len(gold.parts) != len(prediction.parts):
+        return False
+    brackets = {gold.brackets, prediction.brackets}
+    if brackets <= {",", r"\{\}"} or brackets <= {",", "∪"}:
+        if _names(gold) is _names(prediction):
+            return _same_in_any_order(gold.parts, prediction.parts, same)
+        return _same_in_order(gold, prediction, same)  # "x=1, y=2" and "1, 2"
+    return len(brackets - {","}) == 1 and not brackets & {r"\{\}", "∪"} and _same_in_order(gold, prediction, same)
+
+
+def _names(form: Form) -> bool:
+    """Whether the parts have names that tell them apart."""
+    return len({name for name, _ in form.parts}) > 1
+
+
+def _same_in_order(gold: Form, prediction: Form, same: Callable[[str, str], bool]) -> bool:
+    return all(same(g, p) for (_, g), (_, p) in zip(gold.parts, prediction.parts, strict=True))
+
+
+def _same_in_any_order(
+    gold: Sequence[tuple[str | None, str]],
+    prediction: Sequence[tuple[str | None, str]],
+    same: Callable[[str, str], bool],
+) -> bool:
+    """Whether the parts pair off; each is taken with the first that it equals."""
+    left = list(prediction)
+    for name, text in gold:
+        for i, (other, candidate) in enumerate(left):
+            if (None in (name, other) or name == other) and same(text, candidate):
+                del left[i]
+                break
+        else:
+            return False
+    return True

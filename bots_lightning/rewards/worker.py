@@ -1,0 +1,87 @@
+"""The near end of a worker: its process and the pipe to it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from bots_lightning.rewards import worker_process
+
+
+class Worker:
+    """A process, the pipe to it and what it is at.
+
+    Attributes:
+        started: whether it has said that it is ready.
+        item: the number of the item that it judges, None if it waits for one.
+        deadline: when it is to be killed, by `time.monotonic()`; while it starts, or judges.
+    """
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.connection, far_end = Pipe()
+        # A group of its own: what a terminal or a launcher sends to the run's group is not for the workers.
+        # A new interpreter, not a fork: this process may hold torch's threads and a GPU.
+        self.process = subprocess.Popen(
+            [sys.executable, worker_process.__file__, str(far_end.fileno()), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[far_end.fileno()],
+            process_group=0,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        )
+        far_end.close()
+        self.started = False
+        self.item: int | None = None
+        self.deadline = time.monotonic() + order["start_seconds"]
+        self.send(ForkingPickler.dumps(order))
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for an item."""
+        return self.started and self.item is None
+
+    def send(self, message: Any) -> bool:
+        """Whether there was a process to send it to."""
+        try:
+            self.connection.send_bytes(message)
+        except ConnectionError:
+            return False
+        return True
+
+    def receive(self) -> tuple[str, Any] | None:
+        """What it says, or None if it has died."""
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionError):
+            return None
+
+    def exit_code(self) -> str:
+        """How it ended, once it says nothing more."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(1.0)
+        return f"exit code {self.process.returncode}"
+
+    def kill(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.connection.close()
+        self.process.wait()
+
+
+def path_of(function: Callable[[Any], Any]) -> str:
+    """`package.module:name` of a top-level function.
+
+    Raises:
+        ValueError: another process could not import it.
+    """
+    if not inspect.isfunction(function) or "." in function.__qualname__ or function.__module__ == "__main__":
+        raise ValueError(f"{function!r} cannot be imported by a worker; expected a top-level function of a module.")
+    return f"{function.__module__}:{function.__qualname__}"

@@ -1,0 +1,191 @@
+"""The judge compares; the program only answers. Objects that lie about themselves gain nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+LIAR = """
+class Liar:
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __lt__(self, other): return True
+    def __gt__(self, other): return True
+    __le__ = __ge__ = __lt__
+    def __contains__(self, item): return True
+    def __sub__(self, other): return 0
+    def __rsub__(self, other): return 0
+    def __add__(self, other): return 0
+    def __mod__(self, other): return 0
+    def __hash__(self): return hash(41)
+    def __bool__(self): return True
+    def __getattr__(self, name): return lambda *a, **k: True
+    def __iter__(self): return iter([self])
+    def __len__(self): return 1
+    @property
+    def __class__(self): return int
+def f(x): return Liar()
+"""
+
+
+@pytest.mark.parametrize(
+    "assertion",
+    [
+        "f(1) == 41",
+        "41 == f(1)",
+        "not f(1) != 41",
+        "f(1) in [41]",
+        "[f(1)] == [41]",
+        "f(1) in {41}",
+        "{f(1): 2} == {41: 2}",
+        "f(1) > 40",
+        "40 < f(1) < 42",
+        "abs(f(1) - 41) < 1e-6",
+        "abs(41 - f(1)) < 1e-6",
+        "f(1) % 2 == 0",
+        "41 in f(1)",
+        "type(f(1)) is int",
+        "isinstance(f(1), int)",
+        "math.isclose(f(1), 41)",
+        "sorted(f(1)) == [41]",
+        "all(x == 41 for x in f(1))",
+    ],
+)
+@pytest.mark.parametrize("make_reward", ["unisolated"], indirect=True)
+def test_an_object_that_agrees_with_everything_passes_nothing(judge: Any, assertion: str) -> None:
+    assert judge(LIAR, f"assert {assertion}") == 0
+
+
+LIARS = {
+    "subclass of int": "class X(int):\n    __eq__ = lambda s, o: True\n    __hash__ = int.__hash__\nf = lambda x: X(3)",
+    "subclass of list": "class X(list):\n    __eq__ = lambda s, o: True\nf = lambda x: X([3])",
+    "metaclass": "class M(type):\n    __eq__ = lambda s, o: True\n    __hash__ = type.__hash__\n"
+    "class X(metaclass=M): pass\nf = lambda x: X",
+    "exception": "def f(x): raise StopIteration",
+    "exit": "import os\ndef f(x): os._exit(0)",
+    "system exit": "def f(x): raise SystemExit(0)",
+    "own assertion error": "class AssertionError(Exception): pass\ndef f(x): raise AssertionError",
+    "iterator of everything else": "f = lambda x: iter([])",
+    "builtins of the judge": "all = any = isinstance = abs = len = sorted = lambda *a, **k: True\nf = lambda x: None",
+    "module of the judge": "class math:\n    isclose = lambda *a: True\n"
+    "class json:\n    dumps = lambda *a: ''\nf = lambda x: 0",
+    "answer by an earlier call": """
+seen = []
+def f(x):
+    import gc, sys
+    for thing in gc.get_objects():
+        if type(thing) is list and 41 in thing:
+            return 41 if len(thing) == 1 else None
+    frame = sys._getframe()
+    while frame:
+        for value in frame.f_locals.values():
+            if type(value) in (str, bytes, bytearray) and repr(41) in str(value):
+                return 41
+        frame = frame.f_back
+""",
+}
+
+
+@pytest.mark.parametrize("name", LIARS)
+def test_a_program_that_forges_passes_nothing(judge: Any, name: str) -> None:
+    tests = (
+        "import functools\n"
+        "def check(candidate):\n"
+        "    assert all(map(lambda y: candidate(y) == 41, [1, 2]))\n"
+        "    assert list(map(candidate, [1])) == [41]\n"
+        "    assert math.isclose(candidate(2), 41) and abs(candidate(1) - 41) < 1\n"
+        "check(f)\n"
+    )
+    assert judge("f = lambda x: 40 + 1", tests) == 1
+    assert judge(LIARS[name], tests) == 0
+
+
+def test_an_error_that_a_test_expects_is_not_the_death_of_the_program(judge: Any) -> None:
+    tests = "try:\n    f(1)\n    assert False\nexcept Exception:\n    pass\nelse:\n    assert False\n"
+    bare = tests.replace("except Exception", "except BaseException")
+    assert judge("def f(x): raise KeyError", tests) == 1
+    assert judge("import os\ndef f(x): os._exit(0)", tests) == 0
+    assert judge("import os\ndef f(x): os._exit(0)", bare) == 0
+    assert judge("import os\nos._exit(0)", bare) == 0
+    assert judge("raise ValueError", bare) == 0
+
+
+HELPER = "def is_right(x):\n    return x == 41\n\ndef double(x):\n    '''2 x'''\n"
+
+
+def test_helpers_of_the_stub_are_the_tests_own_even_if_the_program_redefines_them(judge: Any) -> None:
+    tests = "def check(candidate):\n    assert is_right(candidate(20.5))\n"
+    columns = {"prompt": HELPER, "entry_point": "double"}
+    assert judge("def double(x): return 2 * x", tests, **columns) == 1
+    forged = "def is_right(x): return True\ndef double(x): return 7"
+    assert judge(forged, tests, **columns) == 0
+
+
+def test_records_of_the_prefix_carry_data_and_no_methods(judge: Any) -> None:
+    prefix = "class Pair:\n    def __init__(self, a): self.a = a\n    def same(self, other): return self.a == other.a\n"
+    tests = {"functional": "p = make(3)\nassert p.same(Pair(3))\nassert type(p) is Pair"}
+    columns = {"extra_info": {"prefix": prefix}}
+    assert judge("def make(x): return Pair(x)", tests, **columns) == 1
+    assert judge("def make(x): return Pair(4)", tests, **columns) == 0
+    assert judge("def make(x):\n    p = Pair(4)\n    p.same = lambda other: True\n    return p", tests, **columns) == 0
+    assert judge("class Pair:\n    same = lambda *a: True\ndef make(x): return Pair()", tests, **columns) == 0
+
+
+def test_objects_of_the_program_work_as_objects(judge: Any) -> None:
+    program = """
+from collections import namedtuple
+from enum import IntEnum
+from fractions import Fraction
+Point = namedtuple("Point", "x y")
+class Colour(IntEnum):
+    RED = 1
+class Vector:
+    def __init__(self, *xs): self.xs = xs
+    def __add__(self, other): return Vector(*(a + b for a, b in zip(self.xs, other.xs)))
+    def __mul__(self, k): return Vector(*(k * x for x in self.xs))
+    __rmul__ = __mul__
+    def __eq__(self, other): return isinstance(other, Vector) and self.xs == other.xs
+    def __getitem__(self, i): return self.xs[i]
+    def __setitem__(self, i, x): self.xs = self.xs[:i] + (x,) + self.xs[i + 1:]
+    def __repr__(self): return f"Vector{self.xs}"
+    def __len__(self): return len(self.xs)
+    def __abs__(self): return sum(x * x for x in self.xs) ** 0.5
+    def __lt__(self, other): return abs(self) < abs(other)
+    def __hash__(self): return hash(self.xs)
+def identity(x): return x
+def cycle():
+    ring = [1]
+    ring.append(ring)
+    return ring
+"""
+    tests = """
+v = Vector(1, 2)
+assert v + Vector(1, 1) == Vector(2, 3)
+assert v != Vector(0, 0) and not v == (1, 2)
+assert 2 * v == v * 2 == Vector(2, 4)
+assert repr(v) == str(v) == f"{v}" == "Vector(1, 2)"
+assert v[1] == 2 and len(v) == 2 and list(v) == [1, 2] and 2 in v and 3 not in v
+v[0] = 5
+assert v.xs == (5, 2)
+v.xs = (3, 4)
+assert abs(v) == 5.0 and Vector(1, 1) < v and max([v, Vector(0, 0)]) == v
+assert {v: 1}[Vector(3, 4)] == 1
+assert identity(v) is v
+try:
+    v[7]
+    assert False
+except IndexError:
+    pass
+assert Point(1, 2) == (1, 2) and Point(1, y=2).y == 2
+assert Colour.RED == 1 and identity(Fraction(1, 3)) * 3 == 1
+assert identity(10 ** 5000) == 10 ** 5000
+ring = cycle()
+assert ring[1] is ring
+a = [1]
+pair = identity((a, a))
+assert pair[0] is a and pair[1] is a
+"""
+    tests = "from fractions import Fraction\n" + tests
+    assert judge(program, tests) == 1
+    assert judge(program.replace("a + b", "a - b"), tests) == 0

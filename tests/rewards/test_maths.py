@@ -1,0 +1,399 @@
+"""The maths reward: which answers are the same, where a completion gives its answer, and what cannot be judged."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+import time
+from collections.abc import Iterator
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from bots_lightning.rewards.judged import Outcomes
+from bots_lightning.rewards.maths import MathReward, gold_answer
+from bots_lightning.rewards.scorer import RewardFunction, Scorer
+from bots_lightning.tasks import Task
+
+pytest.importorskip("math_verify")
+
+from bots_lightning.rewards.maths_judge import equal, judge
+
+SAME = [
+    ("72", "72.0"),
+    ("72", " 72."),
+    ("1000", "1,000"),
+    ("12345678", "12{,}345{,}678"),
+    (r"\$32,\!348", "32348"),
+    (r"11,\! 111,\! 100", "11111100"),
+    ("18", r"\$18.00"),
+    ("18", "18 dollars per day"),
+    ("18", r"18 \text{ dollars}"),
+    ("18", r"\text{18}"),
+    ("-3", "−3"),
+    (".35625", "0.35625"),
+    (r"\frac{3}{4}", "3/4"),
+    (r"\frac{3}{4}", r"\dfrac34"),
+    (r"\frac{3}{4}", "0.75"),
+    (r"-\frac{1}{2}", r"\frac{-1}{2}"),
+    ("1/3", "0.333333"),
+    (r"137 \frac{1}{2}", "137.5"),
+    (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"),
+    (r"3\sqrt{13}", r"\sqrt{117}"),
+    (r"2^{10}", "1024"),
+    ("3000000", r"3 \times 10^{6}"),
+    ("50\\%", "50"),
+    ("50\\%", "0.5"),
+    ("12.5", "12.5%"),
+    ("x=5", "5"),
+    ("5", r"x = 5"),
+    ("18", r"9 \cdot 2 = 18"),
+    ("y = 2x + 3", "2x - y + 3 = 0"),
+    ("(a+5)(b+2)", "ab + 2a + 5b + 10"),
+    ("6 - 5i", "-5i + 6"),
+    (r"90^\circ", "90"),
+    (r"90", r"90^{\circ}"),
+    (r"864 \mbox{ inches}^2", r"864\text{ in}^2"),
+    ("5 or 6", r"6, 5"),
+    (r"3, 5", r"3 \text{ and } 5"),
+    (r"\{1, 2\}", "2, 1"),
+    (r"1 \pm \sqrt{19}", r"1+\sqrt{19}, 1-\sqrt{19}"),
+    (r"\{1\pm\sqrt{5},-2\}", r"\{-2, 1+\sqrt{5}, 1-\sqrt{5}\}"),
+    (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \pi/2)"),
+    ("(1, 2)", "(x, y) = (1, 2)"),
+    ("(1, 2)", "x = 1, y = 2"),
+    ("x = 1, y = 2", "y=2, x=1"),
+    (r"x \in [-2,7]", "[-2, 7]"),
+    ("(3,4]", r"3 < x \le 4"),
+    (r"(-\infty, 2) \cup (3, \infty)", r"(3,\infty)\cup(-\infty,2)"),
+    (r"(-\infty, 2) \cup (3, \infty)", r"x < 2 \text{ or } x > 3"),
+    (r"\begin{pmatrix} 1/2 \\ 3 \end{pmatrix}", r"\begin{bmatrix} 0.5 \\ 3 \end{bmatrix}"),
+    ("52_8", "52_{8}"),
+    ("25", r"25^{\circ}C"),
+    ("5000000", r"5 \text{ million}"),
+    (r"2\sqrt{3}", r"2\sqrt3 \text{ units}"),
+    ("288\\pi", r"288\pi cubic units"),
+    ("60", r"60 \frac{\text{km}}{\text{h}}"),
+    ("60", "60 km/h"),
+    ("9", r"\mathbf{9}"),
+    ("100", r"\text{Total: } 100"),
+    (r"(3, \frac{\pi}{2})", r"(r, \theta) = (3, \frac{\pi}{2})"),
+    (r"\text{Monday}", "monday"),
+    (r"\text{(B)}", r"\textbf{(B) } 12"),
+    ("B", "(B)"),
+    ("yes", r"\text{Yes}."),
+]
+DIFFERENT = [
+    ("0.5", "5"),
+    ("1/2", "1/3"),
+    ("1/3", "0.333"),
+    ("0.0000001", "0.0000002"),
+    ("100", "100.001"),
+    ("1234567.1", "1234567.2"),
+    ("72", "-72"),
+    ("72", "172"),
+    ("1,000", "1"),
+    ("12", "1 2"),
+    ("1,234", "1, 234"),
+    ("10", "0.1"),
+    ("5", "5 million"),
+    ("5", "5!"),
+    ("3", r"3\sqrt{2}"),
+    ("3", "3:4"),
+    ("3", r"3 \text{ hours } 20 \text{ minutes}"),
+    (r"\sqrt2", "1.41"),
+    ("(1,2)", "(2,1)"),
+    ("[1,2)", "(1,2]"),
+    ("[1,2]", "(1,2)"),
+    (r"\{1,2\}", r"\{1,3\}"),
+    (r"\{1,2\}", "(1,2)"),
+    (r"\{1,2\}", r"\{1,2,3\}"),
+    ("1, 1, 2", "1, 2, 2"),
+    ("5 or 6", "5"),
+    ("5", "5 or 6"),
+    ("3, 5", "35"),
+    ("x = 1, y = 2", "x = 2, y = 1"),
+    ("(1, 2)", "x = 2, y = 1"),
+    ("x=5", "y=5"),
+    ("y = 2x + 3", "y = 3x + 2"),
+    ("p - q", "q - p"),
+    ("1 - 12i", "1 + 12i"),
+    ("2k", "2n"),
+    (r"1 \pm \sqrt{19}", r"1 + \sqrt{19}"),
+    ("(3,4]", r"3 < x < 4"),
+    (r"(-\infty, 2) \cup (3, \infty)", r"(-\infty, 2)"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}"),
+    ("52_8", "52_9"),
+    (r"\text{Monday}", "Tuesday"),
+    (r"\text{even}", "not even"),
+    ("B", "(C)"),
+    ("B", "A, B"),
+    ("5 \\text{ p.m.}", "5 a.m."),
+    ("72", ""),
+    ("72", "{72"),
+    ("2", "the second of them"),
+]
+
+RIGHT = [
+    ("18", "Janet sells 16 - 3 - 4 = 9 eggs.\nShe makes 9 * 2 = 18 dollars.\n\nThe answer is $\\boxed{18}$."),
+    ("18", r"First \boxed{9}. Wait, that is the number of eggs. So the total is \boxed{18}."),
+    ("18", "Please put the answer in \\boxed{}.\nHence \\boxed{18}"),
+    ("18", r"Therefore she makes \(\boxed{\$18}\) every day."),
+    ("18", r"\[ \boxed{18 \text{ dollars}} \]"),
+    ("18", r"So the answer is \boxed{18.00}"),
+    ("18", r"\[\boxed{\text{18 dollars}}\]"),
+    ("18", r"She makes $\boxed{\mathbf{18}}$ dollars, which is more than 9 dollars."),
+    ("18", r"\boxed 18"),
+    ("18", r"Final: $\fbox{18}$"),
+    ("18", "16 - 3 - 4 = 9, and 9 * 2 = 18.\n#### 18"),
+    ("18", "9 * 2 = 18\n#### $18"),
+    ("18", "9 * 2 = 18\nA: 18"),
+    ("18", "The answer is 18."),
+    ("18", "The answer is $18."),
+    ("18", "So the final answer is: **18**"),
+    ("18", "**Final Answer:** 18 dollars"),
+    ("18", "## Final Answer\n\n18"),
+    ("18", "**Final Answer**\n\n\\[ 18 \\]"),
+    ("18", "Thus, the answer is 9 * 2 = 18 dollars."),
+    ("18", "Therefore, the answer is 18 because she sells 9 eggs at 2 dollars."),
+    ("18", "The answer is 18. Let me check the answer: 16 - 3 - 4 = 9 and 9 * 2 = 18. The answer is correct."),
+    ("18", "The answer to the question is that she makes $18 every day."),
+    ("18", "18"),
+    ("18", "$18"),
+    ("18", "18 dollars"),
+    ("18", "Janet makes 9 * 2 = $18 every day at the farmers' market."),
+    ("18", "She has 9 eggs left.\n\nSo Janet makes **$18** every day over 7 days."),
+    ("18", "She sells 9 eggs.\n\n\\[ 9 \\times 2 = 18 \\]"),
+    ("18", "```python\neggs = 16 - 3 - 4\nprint(eggs * 2)\n```\n```output\n18\n```"),
+    ("18", "```python\nprint((16 - 3 - 4) * 2)\n```\n```output\n18\n```\nThe answer is $\\boxed{18}$."),
+    ("18", "<think>Is it \\boxed{9}? No.</think>\nThe answer is \\boxed{18}."),
+    ("18", "1. **Eggs**: 9.\n2. \\[9 \\times 2 = 18\\]\n\nTherefore, Janet makes \\$18 at the farmers' market."),
+    ("18", "She makes 9*$2 = $18 at the market each day."),
+    ("18", "9 * 2 = <<9*2=18>>18, so the answer is <<18=18>>18."),
+    ("18", "<answer>18</answer>"),
+    ("18", "The answer is 18<|im_end|>"),
+    ("4", "The roots are $x=2$ and $x=0$, so the sum of squares is 4 + 0 = 4."),
+    ("2125", "Altogether they paid $2,125."),
+    (r"\frac{3}{4}", r"Hence the probability is $\frac{9}{12} = \frac{3}{4}$."),
+    (r"\frac{3}{4}", "The probability is 3/4."),
+    ("3, 5", r"The solutions are \boxed{3} and \boxed{5}."),
+    ("3, 5", "The answers are $5$ and $3$."),
+    ("(2, -3)", "The answer is (2, -3)."),
+    ("25\\%", "The answer is 25 percent."),
+    ("25", r"So $\boxed{25\%}$ of them are red."),
+    ("x^2 + 1", "The answer is x^2 + 1."),
+    (r"\text{Monday}", "The answer is Monday."),
+    ("B", "The correct answer is (B) 12."),
+    ("(-\\infty, 0]", r"so $x\le 0$, that is, $\boxed{x \in (-\infty, 0]}$"),
+]
+WRONG = [
+    ("18", "Janet sells 9 eggs.\nShe makes \\boxed{9}"),
+    ("18", r"At first I thought \boxed{18}. But 9 * 3 = 27, so \boxed{27}."),
+    ("18", "She sells 9 eggs for $2 each, 18 dollars in all, so that after a week she"),
+    ("18", "So it could be 18. Now we need to"),
+    ("18", "16 - 3 - 4 = 9. Then 9 * 2 = 18. The answer is"),
+    ("18", "16 - 3 - 4 = 9. Then 9 * 2 = 18.\nTherefore, the answer is \\boxed{"),
+    ("1", "Therefore, the answer is \\boxed{1"),
+    ("18", "First, \\boxed{18}. Second, \\boxed{\\frac{1}{"),
+    ("18", "\\[ 9 \\times 2 = 18"),
+    ("18", "```python\nprint(18)\n"),
+    ("18", "<think>So 9 * 2 = 18. The answer is 18."),
+    ("18", "<think>\\boxed{18}</think>\nThe answer is \\boxed{9}."),
+    ("18", "She makes 18 dollars a day.\n#### 126"),
+    ("18", "The answer is not 18."),
+    ("18", "The answer is 180."),
+    ("18", "The answer is 1.8."),
+    ("18", "The answer is -18."),
+    ("18", "So she makes $18 every day. In a week it is $126."),
+    ("18", "There are 18 ways... "),
+    ("18", "I cannot solve this."),
+    ("18", ""),
+    ("18", r"\boxed{}"),
+    ("18", r"\boxed{18 \text{ or } 9}"),
+    ("5", r"The solutions are \boxed{3} and \boxed{5}."),
+    ("3", r"The solutions are \boxed{3} and \boxed{5}."),
+    ("6", "The answer is 6 - 5i."),
+    ("3", "The answer is 3/4."),
+    ("3", "The answers are 3 and 4."),
+    ("3", "The answer is between 3 and 4."),
+    ("3", "Answer: 3 hours and 20 minutes"),
+    ("3", "The answer is 3 million."),
+    ("3", "The answer is 3, 4."),
+    ("3", "The answer is $3$ or $4$."),
+    ("B", "The answer is (C), not B."),
+]
+
+
+# What a completion may do to its judge; all of it is wrong.
+HOSTILE = [
+    r"\boxed{9^9^9^9}",
+    r"\boxed{9^{9^{9^{9}}}}",
+    r"\boxed{9**9**9**9}",
+    r"\boxed{100000000!}",
+    r"\boxed{((9!)!)!}",
+    r"\boxed{" + r"\frac{1}{1+" * 60 + "1" + "}" * 61,
+    r"\boxed{" + r"\sqrt{" * 200 + "2" + "}" * 201,
+    r"\boxed{" + "(" * 400 + ")" * 400 + "}",
+    "[" * 1_000_000,
+    r"\[" * 500_000,
+    "{" * 1_000_000 + "}" * 1_000_000,
+    r"\boxed{" * 100_000,
+    "$" * 100_000,
+    "9" * 100_000,
+    "1 " * 100_000 + ".",
+    "the answer is " * 50_000,
+    r"\boxed{1\0 8" + "\0}",
+    "\ud800\udfff \\boxed{\ud800}",
+    r"\boxed{1" + r"\pm 1" * 100 + "}",
+    r"\boxed{\sum_{k=1}^{10^{9}} \frac{1}{k^2}}",
+]
+
+
+def solution(answer: str) -> str:
+    """A worked solution with numbers on the way."""
+    return f"She has 48/2 = <<48/2=24>>24 clips.\nThat makes 48+24 = <<48+24=72>>72 clips.\n{answer}"
+
+
+@pytest.fixture(scope="module")
+def reward() -> Iterator[MathReward]:
+    reward = MathReward(num_workers=1)
+    yield reward
+    reward.close()
+
+
+def scores(reward: MathReward, gold: str, completions: list[str]) -> list[float | None]:
+    return reward(["?"] * len(completions), completions, [gold] * len(completions))
+
+
+@pytest.mark.parametrize(("gold", "prediction"), SAME)
+def test_the_same_answer(gold: str, prediction: str) -> None:
+    assert equal(gold, prediction)
+
+
+@pytest.mark.parametrize(("gold", "prediction"), DIFFERENT)
+def test_another_answer(gold: str, prediction: str) -> None:
+    assert not equal(gold, prediction)
+
+
+@pytest.mark.parametrize("gold", sorted({gold for gold, _ in SAME}))
+def test_an_answer_equals_itself_typed_otherwise(gold: str) -> None:
+    typed = [f"${gold}$", f"  {gold} ", rf"\({gold}\)", gold.replace(r"\frac", r"\dfrac"), gold + "."]
+    assert [equal(gold, each) for each in typed] == [True] * 5
+
+
+@pytest.mark.parametrize(("gold", "completion"), RIGHT)
+def test_a_right_completion(gold: str, completion: str) -> None:
+    assert judge((completion, gold, False)) == 1.0
+
+
+@pytest.mark.parametrize(("gold", "completion"), WRONG)
+def test_a_wrong_completion(gold: str, completion: str) -> None:
+    assert judge((completion, gold, False)) == 0.0
+
+
+def test_only_a_box_counts_if_required() -> None:
+    completions = ["The answer is 18.", "#### 18", "18", r"\boxed{18}"]
+    assert scores(MathReward(num_workers=1, require_boxed=True), "18", completions) == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("mark", ["#### {}", "A: {}", r"\boxed{{{}}}", "The answer is {}."])
+def test_a_worked_solution_is_a_task_s_answer(reward: MathReward, mark: str) -> None:
+    gold = solution(mark.format("1,072"))
+    completions = ["1072", gold, r"\boxed{1072}", r"\boxed{72}", solution("#### 72"), solution("")]
+    assert scores(reward, gold, completions) == [1, 1, 1, 0, 0, 0]
+
+
+def test_a_changed_final_number_is_wrong_whatever_stands_before_it(reward: MathReward) -> None:
+    draw = random.Random(0)
+    marks = ("#### {}", "A: {}", r"\boxed{{{}}}", "The answer is {}.", "So it is {}.", "Answer: {} clips")
+    wrong = [solution(draw.choice(marks).format(draw.choice([*range(72), *range(73, 999)]))) for _ in range(200)]
+    assert scores(reward, "72", wrong) == [0] * 200
+    assert scores(reward, "72", [solution(mark.format(72)) for mark in marks]) == [1] * len(marks)
+
+
+def test_hostile_completions_cost_no_more_than_the_limit_and_harm_no_other() -> None:
+    limit, start_of_a_process = 0.5, 4.0
+    hostile = MathReward(timeout_seconds=limit, num_workers=1)
+    timeouts = 0
+    for completion in HOSTILE:
+        began = time.monotonic()
+        assert scores(hostile, "18", [completion]) == [0.0], completion[:40]
+        assert time.monotonic() - began < limit + start_of_a_process, completion[:40]
+        timeouts += hostile.outcomes.timeouts
+        assert hostile.outcomes.errors == 0, completion[:40]
+    assert timeouts >= 3  # the powers, the factorial, the brackets
+    completions = [r"\boxed{18}", HOSTILE[1], r"\boxed{9}", r"\boxed{18}"]
+    assert scores(hostile, "18", completions) == [1, 0, 0, 1]
+    assert hostile.outcomes == Outcomes(items=4, timeouts=1)
+    hostile.close()
+
+
+def test_the_first_error_is_logged_with_its_task(caplog: pytest.LogCaptureFixture) -> None:
+    reward = MathReward(num_workers=1, max_characters=2**21)  # more than the pool sends
+    completions = [r"\boxed{18}", "x" * 2**21, "x" * 2**21]
+    with caplog.at_level(logging.WARNING):
+        got = reward(["?"] * 3, completions, ["18"] * 3, task_id=["first", "second", "third"])
+    reward.close()
+    assert got == [1, 0, 0]
+    assert reward.outcomes == Outcomes(items=3, errors=2)
+    assert "task 'second'" in caplog.text
+    assert "third" not in caplog.text
+
+
+def test_only_the_end_of_a_completion_is_read() -> None:
+    reward = MathReward(num_workers=1, max_characters=100)
+    assert scores(reward, "18", [r"\boxed{18}" + " " * 100, " " * 100_000 + r"\boxed{18}"]) == [0, 1]
+    reward.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "has no final answer"),
+        ("$ $", "has no final answer"),
+        ("First she sells.\nThen she buys.", "has no final answer"),
+        (r"So it is \boxed{}", "has no final answer"),
+        (r"\frac{1}{2", "has braces that do not close"),
+        ("word " * 300, "is 1499 characters long"),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_of_its_task(reward: MathReward, text: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=f"answer of task 'broken' {fault}"):
+        reward(["?"] * 2, ["18", "18"], ["18", text], task_id=["whole", "broken"])
+
+
+@pytest.mark.parametrize("text", ["72", r"\frac{3}{4}", "Monday", r"\text{(B)}", "x=5", "(1, 2]", "5 cm"])
+def test_a_plain_answer_is_itself(text: str) -> None:
+    assert gold_answer(text, "any") == text
+
+
+def test_a_copy_judges_with_processes_of_its_own(reward: MathReward) -> None:
+    twin = copy.deepcopy(reward)
+    reward.close()
+    assert scores(twin, "18", ["18", "19"]) == [1, 0]
+    twin.close()
+    assert scores(reward, "18", ["18", "19"]) == [1, 0]
+
+
+def test_the_scorer_takes_it(reward: MathReward) -> None:
+    rewards = Scorer([reward])([Task("one", "9*2?", "18"), Task("two", "9/2?", "4.5")], ["18", "9", r"\frac92", "18"])
+    assert rewards.tolist() == [[1, 0], [1, 0]]
+
+
+def test_it_is_configured_by_class_path() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--reward_funcs", type=list[RewardFunction])
+    options = {"timeout_seconds": 3.0, "num_workers": 2, "require_boxed": True}
+    config = parser.parse_object(
+        {"reward_funcs": [{"class_path": "bots_lightning.rewards.maths.MathReward", "init_args": options}]}
+    )
+    (function,) = parser.instantiate_classes(config).reward_funcs
+    assert isinstance(function, MathReward)
+    assert function.require_boxed
+
+
+def test_a_missing_math_verify_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bots_lightning.rewards.maths.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"bots-lightning\[maths\]"):
+        MathReward()
