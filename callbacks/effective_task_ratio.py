@@ -1,5 +1,7 @@
 """Tracks how many of the selected tasks could teach something."""
 
+# Shapes: B tasks in the step, G rollouts per task, K groups of tasks in the pool.
+
 from __future__ import annotations
 
 from typing import Any
@@ -12,34 +14,46 @@ from bots_lightning.evaluation import effective_number, mixed_groups
 
 
 class EffectiveTaskRatio(Callback):
-    """Logs the effective task ratio (ETR) of every step and keeps its mean over the run.
+    """Logs the effective task ratio (ETR) of every step and keeps its mean over the run, of all tasks and by group.
 
     ETR is the share of selected tasks whose rewards are not all equal (BOTS, arXiv:2510.26374). It is read together
     with the diversity of the selection: a narrow choice can have a high ratio and teach little.
 
     Logs `selection/effective_task_ratio`, its complement `frac_reward_zero_std`, split into `selection/solved_all` and
-    `selection/solved_none`; and `selection/distinct_tasks`, `selection/effective_tasks`.
+    `selection/solved_none`; and `selection/distinct_tasks`, `selection/effective_tasks`. If the pool has groups, also
+    `selection/effective_task_ratio/<group>` for those that the step took tasks of.
     """
 
     def __init__(self) -> None:
         self.mixed = 0.0
         self.selected = 0.0
+        self.by_group: dict[str, tuple[float, float]] = {}  # (mixed, selected)
+        self._places: dict[str, int] = {}  # of the pool's groups
+        self._pool_size = 0
 
     @property
     def mean(self) -> float:
         """ETR over all steps of the run; NaN before the first."""
         return self.mixed / self.selected if self.selected else float("nan")
 
+    @property
+    def group_means(self) -> dict[str, float]:
+        """ETR over all steps of the run, by the groups that were selected; empty if the pool has none."""
+        return {group: mixed / selected for group, (mixed, selected) in sorted(self.by_group.items())}
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Adds the rewards of one step."""
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         rewards: torch.Tensor = outputs["rewards"]
         mixed = mixed_groups(rewards)
-        totals: Any = pl_module.all_gather(torch.stack([mixed.sum(), torch.tensor(len(mixed), device=mixed.device)]))
-        step_mixed, step_selected = totals.reshape(-1, 2).sum(dim=0).tolist()
-        self.mixed += step_mixed
-        self.selected += step_selected
+        places = self._places_of_groups(datamodule.require_pool())
+        mine = torch.tensor([places[task.group] for task in outputs["tasks"]], device=mixed.device)
+        sums = torch.zeros(len(places), 2, device=mixed.device)
+        sums.index_add_(0, mine, torch.stack([mixed, torch.ones_like(mixed)], dim=1).float())
+        totals: Any = pl_module.all_gather(sums)
+        by_group = self._add(totals.reshape(-1, *sums.shape).sum(dim=0).tolist())
         scorer: Any = pl_module.scorer
         full = rewards.nan_to_num(nan=-torch.inf).amax(dim=1) >= scorer.high
         ratio = mixed.float().mean()
@@ -50,17 +64,38 @@ class EffectiveTaskRatio(Callback):
             "selection/solved_none": (~mixed & ~full & ~rewards.isnan().all(dim=1)).float().mean(),
         }
         pl_module.log_dict(shares, batch_size=len(rewards), sync_dist=trainer.world_size > 1)
-        counts = trainer.datamodule.selection_counts  # type: ignore[attr-defined]
+        counts = datamodule.selection_counts
         diversity = {
             "selection/distinct_tasks": float((counts > 0).sum()),
             "selection/effective_tasks": effective_number(counts),
         }
-        pl_module.log_dict(diversity, batch_size=len(rewards))
+        pl_module.log_dict(diversity | by_group, batch_size=len(rewards))
+
+    def _places_of_groups(self, pool: Any) -> dict[str, int]:
+        """K names, each with its place; a pool without groups has one, the empty name."""
+        if len(pool) != self._pool_size:  # tasks may be added while the run goes on
+            names = sorted(set(pool.groups.tolist())) or [""]
+            self._places, self._pool_size = {name: place for place, name in enumerate(names)}, len(pool)
+        return self._places
+
+    def _add(self, step: list[tuple[float, float]]) -> dict[str, float]:
+        """Adds (mixed, selected) of each group of all ranks; the ratios to log."""
+        ratios = {}
+        for group, (mixed, selected) in zip(self._places, step, strict=True):
+            self.mixed += mixed
+            self.selected += selected
+            if group and selected:
+                before = self.by_group.get(group, (0.0, 0.0))
+                self.by_group[group] = (before[0] + mixed, before[1] + selected)
+                ratios[f"selection/effective_task_ratio/{group}"] = mixed / selected
+        return ratios
 
     def state_dict(self) -> dict[str, Any]:
         """The counts so far."""
-        return {"mixed": self.mixed, "selected": self.selected}
+        by_group = {group: list(counts) for group, counts in self.by_group.items()}
+        return {"mixed": self.mixed, "selected": self.selected, "by_group": by_group}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues the mean."""
+        """Continues the means."""
         self.mixed, self.selected = state_dict["mixed"], state_dict["selected"]
+        self.by_group = {group: (counts[0], counts[1]) for group, counts in state_dict.get("by_group", {}).items()}

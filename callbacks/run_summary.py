@@ -73,6 +73,7 @@ class RunSummary(Callback):
             "generated_tokens": progress.generated_tokens,
             "wall_seconds": self._elapsed(),
             "effective_task_ratio": self._etr.mean,
+            "effective_task_ratio_by_group": self._etr.group_means,
             "selection_overhead_fraction": self._overhead.fraction,
             "pool_tasks": len(counts),
             "distinct_tasks": int((counts > 0).sum()),
@@ -136,7 +137,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     ratio, overhead = summary["effective_task_ratio"], summary["selection_overhead_fraction"]
     facts = {
         "selector": summary["selector"],
-        "effective task ratio": "–" if ratio is None else f"{ratio:.3f}",
+        "effective task ratio": "–" if ratio is None else f"{ratio:.3f}{_by_group(summary)}",
         "distinct / effective tasks": f"{summary['distinct_tasks']:,} / {summary['effective_tasks']:,.0f} "
         f"of {summary['pool_tasks']:,}",
         "rollouts / tokens": f"{summary['rollouts']:,} / {summary['generated_tokens']:,}",
@@ -150,6 +151,15 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     for label, fact in facts.items():
         if fact is not None:
             console.print(f"{label:<28}{fact}", highlight=False)
+
+
+def _by_group(summary: dict[str, Any], most: int = 6) -> str:
+    """The ratio of each group in brackets, of the first few by name; empty if there is one group only."""
+    ratios = summary.get("effective_task_ratio_by_group") or {}
+    if len(ratios) < 2:
+        return ""
+    shown = [f"{group} {ratio:.2f}" for group, ratio in list(ratios.items())[:most]]
+    return f" ({', '.join(shown)}{', …' if len(ratios) > most else ''})"
 
 
 def _belief_facts(means: dict[str, float] | None) -> str | None:

@@ -1,6 +1,7 @@
 """The quickstart: tasks, a tiny policy and its references, made on the user's machine in a minute."""
 
+from bots_lightning.quickstart.task_warm_start import TaskWarmStart
 from bots_lightning.quickstart.tasks import QuickstartTasks
 from bots_lightning.quickstart.warm_start import WarmStart
 
-__all__ = ["QuickstartTasks", "WarmStart"]
+__all__ = ["QuickstartTasks", "TaskWarmStart", "WarmStart"]

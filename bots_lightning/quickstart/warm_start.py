@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,97 @@ FAMILIES = ("add", "sub", "mul", "bit", "ord", "imp", "rev", "rot", "srt")
 LEVELS = (1, 2, 3, 4, 5, 6)
 
 
-class WarmStart(PretrainedSource):
+class SupervisedStart(PretrainedSource):
+    """A small Qwen3 model after a short supervised training, made on first use and cached.
+
+    Subclasses say what it is shown.
+
+    Args:
+        stops: optimizer steps after which a checkpoint is left, by its name; one is `POLICY`.
+        hidden_size: width of the transformer.
+        num_layers: its depth.
+        batch_size: examples per step.
+        learning_rate: of AdamW, constant after a short warm-up.
+        seed: of weights and examples.
+    """
+
+    def __init__(
+        self, stops: dict[str, int], hidden_size: int, num_layers: int, batch_size: int, learning_rate: float, seed: int
+    ) -> None:
+        self.stops = stops
+        self.hidden_size, self.num_layers = hidden_size, num_layers
+        self.batch_size, self.learning_rate = batch_size, learning_rate
+        self.seed = seed
+
+    @property
+    @abstractmethod
+    def alphabet(self) -> str:
+        """All characters that the model may read or write."""
+
+    @property
+    def positions(self) -> int:
+        """Tokens of prompt and answer that the model's configuration declares."""
+        return 128
+
+    @abstractmethod
+    def key(self) -> str:
+        """Changes with everything that the weights depend on, the examples included."""
+
+    @abstractmethod
+    def examples(self, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
+        """Draws n (prompt, answer)."""
+
+    def prepare(self) -> str:
+        """The folder of the policy's checkpoint."""
+        return str(self.checkpoint(POLICY))
+
+    def checkpoint(self, name: str) -> Path:
+        """The folder of one of the checkpoints."""
+        return cached_folder(cache_root() / f"warm-start-{self.key()}", self._build) / name
+
+    def _build(self, folder: Path) -> None:
+        tokenizer = character_tokenizer(self.alphabet)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = self._new_model(tokenizer)
+        rng = np.random.default_rng(self.seed)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 50))
+        names = {steps: name for name, steps in self.stops.items()}
+        steps = tqdm(range(1, max(names) + 1), desc="Warm start", unit="step", file=sys.stdout, dynamic_ncols=True)
+        for step in steps:
+            loss = _supervised_loss(model, tokenizer, self.examples(rng, self.batch_size))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            if step % 20 == 0:
+                steps.set_postfix(loss=f"{loss.item():.3f}")
+            if step in names:
+                model.should_save_on_this_rank = lambda _: True  # not on rank 0 alone: any may be the one that builds
+                model.save_pretrained(folder / names[step])
+                tokenizer.save_pretrained(folder / names[step])
+
+    def _new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+        config = Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=2 * self.hidden_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=self.hidden_size // 2,
+            max_position_embeddings=self.positions,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+        return AutoModelForCausalLM.from_config(config)
+
+
+class WarmStart(SupervisedStart):
     """A small Qwen3 model after a short supervised training on procedural tasks, made on first use and cached.
 
     One training run leaves three checkpoints: an early one (the weak reference), the policy that RL starts from, and a
@@ -64,67 +155,22 @@ class WarmStart(PretrainedSource):
             )
         self.families = list(FAMILIES) if families is None else families
         self.levels = list(LEVELS) if levels is None else levels
-        self.stops = {WEAK: weak_steps, POLICY: policy_steps, STRONG: strong_steps}
-        self.hidden_size, self.num_layers = hidden_size, num_layers
-        self.batch_size, self.learning_rate = batch_size, learning_rate
-        self.seed = seed
+        stops = {WEAK: weak_steps, POLICY: policy_steps, STRONG: strong_steps}
+        super().__init__(stops, hidden_size, num_layers, batch_size, learning_rate, seed)
 
-    def prepare(self) -> str:
-        """The folder of the policy's checkpoint."""
-        return str(self.checkpoint(POLICY))
-
-    def checkpoint(self, name: str) -> Path:
-        """The folder of one of the three checkpoints: "weak", "policy" or "strong"."""
-        return cached_folder(cache_root() / f"warm-start-{self.key()}", self._build) / name
+    @property
+    def alphabet(self) -> str:
+        """That of the procedural tasks."""
+        return ALPHABET
 
     def key(self) -> str:
         """Changes with everything that the weights depend on, the examples included."""
-        sample = self._examples(np.random.default_rng(0), 256)
+        sample = self.examples(np.random.default_rng(0), 256)
         return digest([vars(self), sample, ALPHABET])
 
-    def _examples(self, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
+    def examples(self, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
+        """Draws n (prompt, answer) of the train split; families and levels alike."""
         return sample_examples(rng, n, self.families, self.levels)
-
-    def _build(self, folder: Path) -> None:
-        tokenizer = character_tokenizer(ALPHABET)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = self._new_model(tokenizer)
-        rng = np.random.default_rng(self.seed)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=self.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 50))
-        names = {steps: name for name, steps in self.stops.items()}
-        steps = tqdm(range(1, max(names) + 1), desc="Warm start", unit="step", file=sys.stdout, dynamic_ncols=True)
-        for step in steps:
-            loss = _supervised_loss(model, tokenizer, self._examples(rng, self.batch_size))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            if step % 20 == 0:
-                steps.set_postfix(loss=f"{loss.item():.3f}")
-            if step in names:
-                model.should_save_on_this_rank = lambda _: True  # not on rank 0 alone: any may be the one that builds
-                model.save_pretrained(folder / names[step])
-                tokenizer.save_pretrained(folder / names[step])
-
-    def _new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        config = Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=self.hidden_size,
-            intermediate_size=2 * self.hidden_size,
-            num_hidden_layers=self.num_layers,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            head_dim=self.hidden_size // 2,
-            max_position_embeddings=128,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        )
-        return AutoModelForCausalLM.from_config(config)
 
 
 def _supervised_loss(

@@ -1,20 +1,36 @@
 """Rewards: how good a completion is."""
 
+from bots_lightning.rewards.answers import AnswerMatch, after_thinking, last_tagged
 from bots_lightning.rewards.code import CodeReward
+from bots_lightning.rewards.comparisons import same_data, same_normalised, same_text, share_of_cells
 from bots_lightning.rewards.functions import exact_match
 from bots_lightning.rewards.judged import JudgedReward, Outcomes, RewardPoolError
 from bots_lightning.rewards.maths import MathReward
+from bots_lightning.rewards.reasoning_gym import ReasoningGymReward
 from bots_lightning.rewards.scorer import Scorer
 from bots_lightning.rewards.signatures import RewardFunction, adapted
+from bots_lightning.rewards.style import CosineLength, FormatMatch, LengthPenalty, RepetitionPenalty
 
 __all__ = [
+    "AnswerMatch",
     "CodeReward",
+    "CosineLength",
+    "FormatMatch",
     "JudgedReward",
+    "LengthPenalty",
     "MathReward",
     "Outcomes",
+    "ReasoningGymReward",
+    "RepetitionPenalty",
     "RewardFunction",
     "RewardPoolError",
     "Scorer",
     "adapted",
+    "after_thinking",
     "exact_match",
+    "last_tagged",
+    "same_data",
+    "same_normalised",
+    "same_text",
+    "share_of_cells",
 ]

@@ -78,7 +78,13 @@ def share_of_a(prompts: list[str], completions: list[str], **_: Any) -> list[flo
 def worker(options: argparse.Namespace) -> None:
     """One rank of one run; the first writes the figures of all."""
     module = GRPO(
-        options.checkpoint, [share_of_a], lora=None, num_generations=4, max_prompt_length=32, max_completion_length=24
+        options.checkpoint,
+        [share_of_a],
+        lora=None,
+        num_generations=4,
+        max_prompt_length=32,
+        max_completion_length=24,
+        max_tokens_per_microbatch=128,  # activations would hide the shards
     )
     data = TaskDataModule(
         ProceduralTasks(64), ThompsonSelector(BetaBelief()), batch_size=4 * options.ranks, steps_per_epoch=options.steps

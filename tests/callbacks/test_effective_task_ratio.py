@@ -26,27 +26,47 @@ class Module:
 
     device = torch.device("cpu")
 
-    def __init__(self, high: float = 1.0) -> None:
+    def __init__(self, high: float = 1.0, ranks: int = 1) -> None:
+        self.ranks = ranks
         self.scorer = SimpleNamespace(high=high)
         self.logged: dict[str, float] = {}
         self.synced: dict[str, bool] = {}
 
-    @staticmethod
-    def all_gather(value: torch.Tensor) -> torch.Tensor:
-        return value  # one rank
+    def all_gather(self, value: torch.Tensor) -> torch.Tensor:
+        return value if self.ranks == 1 else torch.stack([value] * self.ranks)  # all with the same rewards
 
     def log_dict(self, metrics: Mapping[str, Any], batch_size: int, sync_dist: bool = False) -> None:
         self.logged |= {name: float(value) for name, value in metrics.items()}
         self.synced |= dict.fromkeys(metrics, sync_dist)
 
 
-def trainer(counts: list[int], world_size: int = 1) -> Any:
-    return SimpleNamespace(world_size=world_size, datamodule=SimpleNamespace(selection_counts=np.array(counts)))
+class Pool:
+    """Tasks of the given groups, none for a pool without."""
+
+    def __init__(self, groups: list[str], size: int = 1) -> None:
+        self.groups, self.size = np.array(groups, dtype=np.str_), size
+
+    def __len__(self) -> int:
+        return max(len(self.groups), self.size)
 
 
-def step(callback: EffectiveTaskRatio, rewards: list[list[float]], module: Any = None, run: Any = None) -> Any:
+def trainer(counts: list[int], world_size: int = 1, groups: list[str] | None = None) -> Any:
+    pool = Pool(groups or [])
+    datamodule = SimpleNamespace(selection_counts=np.array(counts), require_pool=lambda: pool)
+    return SimpleNamespace(world_size=world_size, datamodule=datamodule)
+
+
+def step(
+    callback: EffectiveTaskRatio,
+    rewards: list[list[float]],
+    module: Any = None,
+    run: Any = None,
+    groups: list[str] | None = None,
+) -> Any:
     module = module or Module()
-    callback.on_train_batch_end(run or trainer([1]), module, {"rewards": torch.tensor(rewards)}, None, 0)
+    tasks = [SimpleNamespace(group=group) for group in groups or [""] * len(rewards)]
+    outputs = {"rewards": torch.tensor(rewards), "tasks": tasks}
+    callback.on_train_batch_end(run or trainer([1]), module, outputs, None, 0)
     return module
 
 
@@ -94,6 +114,36 @@ def test_shares_are_averaged_over_ranks_and_the_selections_that_all_know_are_not
     )
 
 
+RATIO = "selection/effective_task_ratio"
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_ratio_of_each_group_by_hand(ranks: int) -> None:
+    callback, module = EffectiveTaskRatio(), Module(ranks=ranks)
+    run = trainer([1], ranks, groups=["maths", "logic", "maths", "games"])
+    step(callback, [MIXED, SOLVED, MIXED, FAILED], module, run, ["maths", "maths", "logic", "maths"])
+    assert {name: value for name, value in module.logged.items() if name.startswith(RATIO)} == pytest.approx(
+        {RATIO: 2 / 4, f"{RATIO}/maths": 1 / 3, f"{RATIO}/logic": 1}
+    )
+    step(callback, [FAILED, MIXED], module, run, ["logic", "maths"])
+    assert callback.group_means == pytest.approx({"logic": 1 / 2, "maths": 2 / 4})
+    assert callback.mean == pytest.approx(3 / 6)
+
+
+def test_groups_that_are_added_to_the_pool_are_told_apart() -> None:
+    callback = EffectiveTaskRatio()
+    step(callback, [MIXED], run=trainer([1], groups=["maths"]), groups=["maths"])
+    step(callback, [FAILED, MIXED], run=trainer([1, 0], groups=["maths", "games"]), groups=["games", "maths"])
+    assert callback.group_means == {"games": 0.0, "maths": 1.0}
+
+
+def test_a_pool_without_groups_has_no_ratios_of_groups() -> None:
+    callback = EffectiveTaskRatio()
+    module = step(callback, [MIXED, SOLVED])
+    assert callback.group_means == {}
+    assert [name for name in module.logged if name.startswith(RATIO)] == [RATIO]
+
+
 def test_the_mean_counts_tasks_and_not_steps() -> None:
     callback = EffectiveTaskRatio()
     assert math.isnan(callback.mean)
@@ -104,10 +154,11 @@ def test_the_mean_counts_tasks_and_not_steps() -> None:
 
 def test_the_mean_continues_after_a_resume(tmp_path: Path) -> None:
     callback, resumed = EffectiveTaskRatio(), EffectiveTaskRatio()
-    step(callback, [MIXED, SOLVED, MIXED])
+    step(callback, [MIXED, SOLVED, MIXED], run=trainer([1], groups=["a", "b"]), groups=["a", "a", "b"])
     step(resumed, [FAILED])  # to be overwritten
     torch.save(callback.state_dict(), tmp_path / "callback.ckpt")
     resumed.load_state_dict(torch.load(tmp_path / "callback.ckpt", weights_only=True))
-    step(resumed, [FAILED])
+    step(resumed, [FAILED], run=trainer([1], groups=["a", "b"]), groups=["b"])
     assert resumed.mean == pytest.approx(2 / 4)
+    assert resumed.group_means == pytest.approx({"a": 1 / 2, "b": 1 / 2})
     assert callback.mean == pytest.approx(2 / 3)

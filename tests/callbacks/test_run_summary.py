@@ -51,7 +51,7 @@ def trainer(folder: Path, callbacks: list[Any], first: bool = True) -> Any:
 def siblings() -> tuple[EffectiveTaskRatio, SelectionOverhead]:
     """Two that have seen 3 mixed tasks of 4, and 1 second of selection in 8."""
     ratio, overhead = EffectiveTaskRatio(), SelectionOverhead()
-    ratio.load_state_dict({"mixed": 3.0, "selected": 4.0})
+    ratio.load_state_dict({"mixed": 3.0, "selected": 4.0, "by_group": {"a": (1.0, 2.0), "b": (2.0, 2.0)}})
     overhead.load_state_dict({"selection_seconds": 1.0, "step_seconds": 8.0})
     return ratio, overhead
 
@@ -81,6 +81,7 @@ def test_the_summary_of_a_run(tmp_path: Path, clock: Callable[[float], None]) ->
         "generated_tokens": 61_440,
         "wall_seconds": 0.0,
         "effective_task_ratio": 0.75,
+        "effective_task_ratio_by_group": {"a": 0.5, "b": 1.0},
         "selection_overhead_fraction": 0.125,
         "pool_tasks": 4,
         "distinct_tasks": 3,
@@ -147,7 +148,7 @@ def test_the_table_shows_before_after_and_change(tmp_path: Path, capsys: pytest.
     assert ["heldout/avg@4", "0.250", "0.375", "+0.125"] in lines
     assert ["heldout/maths/avg@4", "0.900", "1.000", "+0.100"] in lines
     assert "my-run: 40 iterations" in printed
-    assert "effective task ratio        0.750" in printed
+    assert "effective task ratio        0.750 (a 0.50, b 1.00)" in printed
     assert "distinct / effective tasks  3 / 3 of 4" in printed
     assert "selection overhead          12.500 %" in printed
 
