@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,7 @@ class TaskDataModule(LightningDataModule):
         self.forecasts: list[Forecast] = []  # of the iteration's batches, before their evidence was observed
         self._added: list[npt.NDArray[np.uint8]] = []  # the tasks of each `add_tasks`, as Arrow streams
         self._epoch_tasks = 0  # tasks that an epoch's length is reckoned by
+        self.measured: Callable[[], Collection[str]] = frozenset  # ids that `predict` leaves out, asked when it starts
         self.select_seconds = 0.0
         self.observe_seconds = 0.0
 
@@ -230,9 +231,19 @@ class TaskDataModule(LightningDataModule):
         """The same held-out pools."""
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> DataLoader[tuple[int, int, Task]]:
-        """The training pool from first to last task."""
-        return self._sequential_loader(self.require_pool())
+    def predict_dataloader(self) -> DataLoader[tuple[int, int, Task]] | list[DataLoader[tuple[int, int, Task]]]:
+        """The training pool from first to last task but for those that are `measured`; no loader if none is left.
+
+        Batches are blocks of the pool, whatever the number of ranks and wherever a killed run goes on, so that even
+        the rounding in a batch repeats itself. A rank for which there is none repeats the last.
+        """
+        pool, measured = self.require_pool(), self.measured()
+        starts = range(0, len(pool), self.eval_batch_size)
+        blocks = [range(start, min(start + self.eval_batch_size, len(pool))) for start in starts]
+        left = [[(i, i) for i in block if pool.ids[i] not in measured] for block in blocks]
+        left = [block for block in left if block]
+        mine = left[_rank() :: _world_size()] or left[-1:]
+        return self._loader(lambda: pool, _FixedBatches(mine)) if mine else []
 
     def _sequential_loader(self, pool: TaskPool) -> DataLoader[tuple[int, int, Task]]:
         mine = range(_rank(), len(pool), _world_size())

@@ -4,6 +4,7 @@ from callbacks.belief_quality import BeliefQuality
 from callbacks.completions import CompletionsLog
 from callbacks.effective_task_ratio import EffectiveTaskRatio
 from callbacks.graceful_stop import GracefulStop
+from callbacks.pass_rates import PassRateWriter
 from callbacks.progress_bar import TaskProgressBar
 from callbacks.run_summary import RunSummary
 from callbacks.selection_overhead import SelectionOverhead
@@ -13,6 +14,7 @@ __all__ = [
     "CompletionsLog",
     "EffectiveTaskRatio",
     "GracefulStop",
+    "PassRateWriter",
     "RunSummary",
     "SelectionOverhead",
     "TaskProgressBar",

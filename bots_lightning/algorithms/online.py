@@ -172,9 +172,7 @@ class OnlineModule(PolicyModule):
         )
         # Before the update: its thread pools stay busy for a while and would slow the belief down.
         tokens = rollouts.lengths.reshape(len(batch), -1).sum(dim=1).tolist()
-        self._datamodule.observe(
-            self._evidence(batch.indices, rewards), dict(zip(batch.indices, tokens, strict=True))
-        )
+        self._datamodule.observe(self._evidence(batch.indices, rewards), dict(zip(batch.indices, tokens, strict=True)))
         timings["observe"] = timings.get("observe", 0.0) + self._datamodule.observe_seconds
         reward_tensor = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
         iterations = torch.full((len(batch),), iteration, device=self.device)

@@ -19,7 +19,6 @@ from bots_lightning.algorithms.experience import Experience
 from bots_lightning.algorithms.failures import StepFailedError
 from bots_lightning.algorithms.logprobs import completion_logprobs, microbatches
 from bots_lightning.algorithms.losses import BatchSize, KLEstimator, grpo_loss, token_mean
-from bots_lightning.algorithms.memory import unless_out_of_memory
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.module import MINIBATCHES
 from bots_lightning.algorithms.optimizer import OptimizerModule
@@ -28,6 +27,7 @@ from bots_lightning.algorithms.policy import checkpoint_folder, load_policy
 from bots_lightning.algorithms.reference import reference_logprobs
 from bots_lightning.algorithms.step_metrics import policy_metrics
 from bots_lightning.rollouts import Rollouts, derive_seed
+from bots_lightning.rollouts.memory import unless_out_of_memory
 from bots_lightning.strategies import repeatable, whole_model
 
 

@@ -56,5 +56,5 @@ class JudgedReward(ABC):
             RewardPoolError: nothing can be judged any more.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have none
         """Ends processes that wait for work; the next call starts new ones."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bots_lightning.algorithms import GRPO, PPO, StepFailedError
-from bots_lightning.algorithms.memory import unless_out_of_memory
+from bots_lightning.rollouts.memory import unless_out_of_memory
 
 
 def lacking(algorithm: Any, limit: int) -> Any:
@@ -29,8 +29,8 @@ def test_the_weights_are_those_of_smaller_micro_batches(build: Any, fit: Any, al
     plain = build(algorithm, kl_coef=0.1)  # no row is idle
     expected = fit(plain, 3).history
     whole = 4 * 4 * int(max(step["num_tokens"] for step in expected.steps))  # more than any batch has
+    short = build(lacking(algorithm, 300), kl_coef=0.1)
     with pytest.warns(UserWarning, match=r"did not suffice for a micro-batch of \d+ tokens; it is halved") as warned:
-        short = build(lacking(algorithm, 300), kl_coef=0.1)
         seen = fit(short, 3).history
     assert len([w for w in warned if "halved" in str(w.message)]) == 1
     assert short.max_tokens_per_microbatch is not None

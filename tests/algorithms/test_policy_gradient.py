@@ -395,7 +395,9 @@ class Canned(RolloutEngine):
     def __init__(self, make_rollouts: Callable[..., Rollouts], lengths: list[int]) -> None:
         self.make_rollouts, self.lengths = make_rollouts, lengths
 
-    def generate(self, model: Any, prompts: Any, n: int, sampling: Any, seeds: Any, policy_version: int = 0) -> Rollouts:
+    def generate(
+        self, model: Any, prompts: Any, n: int, sampling: Any, seeds: Any, policy_version: int = 0
+    ) -> Rollouts:
         rows = len(prompts) * n
         lengths = (self.lengths * rows)[:rows]
         return replace(self.make_rollouts(lengths, [1 + row % 5 for row in range(rows)], seeds[0] % 1000))

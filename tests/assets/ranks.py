@@ -1,7 +1,7 @@
 """Trains a tiny policy under one strategy after another and writes what each run did; started by `torchrun` or alone.
 
-    torchrun --nproc_per_node 2 tests/assets/ranks.py CHECKPOINT OUTPUT.json ddp zero1 zero2 zero3
-    python tests/assets/ranks.py CHECKPOINT OUTPUT.json single
+torchrun --nproc_per_node 2 tests/assets/ranks.py CHECKPOINT OUTPUT.json ddp zero1 zero2 zero3
+python tests/assets/ranks.py CHECKPOINT OUTPUT.json single
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Diary(Callback):
         if trainer.world_size > 1:
             shares = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(shares, list(zip(batch.positions, batch.indices, strict=True)))
-        draws = [index for _, index in sorted(sum(shares, []))]
+        draws = [index for _, index in sorted(place for share in shares for place in share)]
         self.steps.append(figures | {"draws": draws})
 
 

@@ -15,7 +15,8 @@ import pytest
 
 SCRIPT = Path(__file__).parents[1] / "assets" / "ranks.py"
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
-RUNS = ("grpo-lora", "grpo-full", "grpo-parts", "grpo-recomputed", "grpo-faulty", "grpo-failing", "ppo-lora", "ppo-full")
+GRPO_RUNS = ("lora", "full", "parts", "recomputed", "faulty", "failing")
+RUNS = (*(f"grpo-{name}" for name in GRPO_RUNS), "ppo-lora", "ppo-full")
 
 
 def launch(checkpoint: str, output: Path, ranks: int, *strategies: str) -> dict[str, Any]:
