@@ -28,7 +28,7 @@ from bots_lightning.data import TaskBatch, TaskDataModule
 from bots_lightning.evaluation import HeldOutScore
 from bots_lightning.rewards import RewardFunction, Scorer
 from bots_lightning.rollouts import (
-    GenerateEngine,
+    CompactEngine,
     PromptEncoder,
     RolloutEngine,
     Rollouts,
@@ -77,7 +77,7 @@ class PolicyModule(LightningModule):
         lora: trains low-rank adapters; None trains all weights.
         dtype: of the loaded weights.
         gradient_checkpointing: trade a second forward pass for the memory of the first one's activations.
-        engine: samples the completions; `GenerateEngine` by default.
+        engine: samples the completions; `CompactEngine` by default.
         num_generations: G, rollouts per selected task.
         max_prompt_length: tokens; longer prompts are an error unless `truncate_prompts`.
         max_completion_length: tokens, stop token included.
@@ -117,7 +117,7 @@ class PolicyModule(LightningModule):
         self.pretrained, self.lora, self.dtype_name = pretrained, lora, dtype
         self.gradient_checkpointing = gradient_checkpointing
         self.scorer = Scorer(reward_funcs, reward_weights, reward_range)
-        self.engine = engine or GenerateEngine()
+        self.engine = engine or CompactEngine()
         self.num_generations = num_generations
         self.max_prompt_length, self.max_completion_length = max_prompt_length, max_completion_length
         self.truncate_prompts = truncate_prompts

@@ -1,7 +1,15 @@
 """Checkpoints that survive a kill: written beside the good ones, checked when read, found again by a restart."""
 
 from bots_lightning.checkpoints.damage import damage
-from bots_lightning.checkpoints.files import CheckpointError, begin_folder, put_in_place, remove, sync, unfinished, writing
+from bots_lightning.checkpoints.files import (
+    CheckpointError,
+    begin_folder,
+    put_in_place,
+    remove,
+    sync,
+    unfinished,
+    writing,
+)
 from bots_lightning.checkpoints.io import AtomicCheckpointIO, announce_fresh_optimizer, read_file
 from bots_lightning.checkpoints.last import find_checkpoint, run_folders
 from bots_lightning.checkpoints.sharded import (

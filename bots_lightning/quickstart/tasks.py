@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from bots_lightning.quickstart.cache import cache_root, cached_folder, digest
 from bots_lightning.quickstart.warm_start import STRONG, WEAK, WarmStart
 from bots_lightning.rewards import Scorer, exact_match
-from bots_lightning.rollouts import GenerateEngine, PromptEncoder, Sampling, derive_seed, load_tokenizer
+from bots_lightning.rollouts import CompactEngine, PromptEncoder, Sampling, derive_seed, load_tokenizer
 from bots_lightning.tasks import ProceduralTasks, TaskPool, TaskSource
 
 COLUMNS = {WEAK: "weak_pass_rate", STRONG: "strong_pass_rate"}
@@ -76,7 +76,7 @@ class QuickstartTasks(TaskSource):
         tokenizer = load_tokenizer(checkpoint)
         encoder = PromptEncoder(tokenizer, max_prompt_length=64)
         sampling = Sampling(12, (tokenizer.eos_token_id,), tokenizer.pad_token_id)
-        engine, scorer = GenerateEngine(), Scorer([exact_match])
+        engine, scorer = CompactEngine(), Scorer([exact_match])
         rates: list[float] = []
         batches = range(0, len(pool), 256)
         for start in tqdm(batches, desc=f"Pass rates of the {name} reference", file=sys.stdout, dynamic_ncols=True):

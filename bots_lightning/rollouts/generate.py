@@ -109,4 +109,3 @@ def _plain_generation_config(model: PreTrainedModel) -> Iterator[None]:
 def _stack_right_padded(parts: list[Tensor], pad_token_id: int) -> Tensor:
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1]), value=pad_token_id) for p in parts])
-

@@ -20,12 +20,17 @@ from bots_lightning.algorithms import GRPO, PPO, Experience, LoRA, SeparateCriti
 from bots_lightning.algorithms.losses import BatchSize
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.policy import language_model
-from bots_lightning.rollouts import GenerateEngine, RolloutEngine, Rollouts
+from bots_lightning.rollouts import CompactEngine, GenerateEngine, RolloutEngine, Rollouts
 from bots_lightning.tasks import ProceduralTasks
 from callbacks import CompletionsLog, EffectiveTaskRatio, RunSummary, SelectionOverhead
 
 LENGTHS, PROMPTS = [3, 6, 1, 4, 6, 2], [2, 5, 3, 1, 4, 4]
-ENGINES: list[Callable[[], RolloutEngine]] = [GenerateEngine, lambda: GenerateEngine(max_rows=5)]
+ENGINES: list[Callable[[], RolloutEngine]] = [
+    CompactEngine,
+    lambda: CompactEngine(max_tokens=150),
+    GenerateEngine,
+    lambda: GenerateEngine(max_rows=5),
+]
 POOL = ProceduralTasks(24).load()
 
 

@@ -1,0 +1,117 @@
+"""What every engine promises, whoever does the work."""
+
+# P prompts, n completions each, R = P·n rows.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from transformers import GenerationConfig, PreTrainedModel
+
+from bots_lightning.rollouts import GenerateEngine, RolloutEngine, Rollouts, Sampling
+from bots_lightning.rollouts.compact import CompactEngine
+
+PROMPTS = [[5, 6, 7], [8], [9, 10], [5, 6, 7]]
+SEEDS = [1, 2, 3, 4]
+SAMPLING = Sampling(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0)
+GREEDY = replace(SAMPLING, temperature=0)
+BUILDERS = [GenerateEngine, CompactEngine, lambda: CompactEngine(max_tokens=25), lambda: CompactEngine(logprobs=True)]
+NAMES = ["generate", "compact", "compact in small chunks", "compact with logprobs"]
+
+Build = Callable[[], RolloutEngine]
+
+
+@pytest.fixture(params=BUILDERS, ids=NAMES)
+def engine(request: pytest.FixtureRequest) -> RolloutEngine:
+    return request.param()
+
+
+def rows_of(rollouts: Rollouts) -> list[list[int]]:
+    """Each completion's own tokens."""
+    rows = zip(rollouts.completion_ids, rollouts.completion_mask, strict=True)
+    return [ids[mask].tolist() for ids, mask in rows]
+
+
+def test_rows_are_in_the_order_of_prompts_which_are_padded_left(model: PreTrainedModel, engine: RolloutEngine) -> None:
+    rollouts = engine.generate(model, PROMPTS, 2, SAMPLING, SEEDS, policy_version=3)
+    assert rollouts.prompt_ids.tolist() == [[5, 6, 7]] * 2 + [[0, 0, 8]] * 2 + [[0, 9, 10]] * 2 + [[5, 6, 7]] * 2
+    assert rollouts.prompt_mask.int().tolist() == [[1, 1, 1]] * 2 + [[0, 0, 1]] * 2 + [[0, 1, 1]] * 2 + [[1, 1, 1]] * 2
+    assert rollouts.policy_version == 3
+
+
+def test_greedy_completions_are_those_of_the_model_without_a_cache(
+    model: PreTrainedModel, engine: RolloutEngine
+) -> None:
+    expected = []
+    for prompt in PROMPTS:
+        tokens = list(prompt)
+        while len(tokens) < len(prompt) + 6 and 1 not in tokens[len(prompt) :]:
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+        expected.append(tokens[len(prompt) :])
+    assert rows_of(engine.generate(model, PROMPTS, 1, GREEDY, SEEDS)) == expected
+
+
+def test_all_engines_draw_the_same_completions(model: PreTrainedModel, engine: RolloutEngine) -> None:
+    reference = GenerateEngine().generate(model, PROMPTS, 16, SAMPLING, SEEDS)
+    rollouts = engine.generate(model, PROMPTS, 16, SAMPLING, SEEDS)
+    assert rows_of(rollouts) == rows_of(reference)
+    assert torch.equal(rollouts.finished, reference.finished)
+    assert 0 < int(reference.finished.sum()) < 64
+    for name in ("prompt_ids", "prompt_mask", "completion_mask"):
+        assert torch.equal(getattr(rollouts, name), getattr(reference, name))
+    assert (rollouts.completion_ids[~rollouts.completion_mask] == 0).all()
+
+
+def test_frequencies_are_the_softmax_in_spite_of_the_config(model: PreTrainedModel, engine: RolloutEngine) -> None:
+    model.generation_config = GenerationConfig(do_sample=True, top_k=2, repetition_penalty=1.8, eos_token_id=1)
+    sampling = Sampling(max_completion_length=1, stop_token_ids=(1,), pad_token_id=0, temperature=0.5)
+    rollouts = engine.generate(model, [[5, 6, 7]], 1000, sampling, [0])
+    with torch.no_grad():
+        probabilities = (model(torch.tensor([[5, 6, 7]])).logits[0, -1] / 0.5).softmax(-1).double()
+    counts = torch.bincount(rollouts.completion_ids[:, 0], minlength=12)
+    assert chisquare(counts.numpy(), (probabilities / probabilities.sum()).numpy() * 1000).pvalue > 1e-3
+
+
+def test_completions_of_a_prompt_depend_on_its_seed_alone(model: PreTrainedModel, engine: RolloutEngine) -> None:
+    before = torch.random.get_rng_state()
+    whole = rows_of(engine.generate(model, PROMPTS, 4, SAMPLING, SEEDS))
+    for i, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        assert rows_of(engine.generate(model, [prompt], 4, SAMPLING, [seed])) == whole[4 * i : 4 * i + 4]
+    other = rows_of(engine.generate(model, PROMPTS, 4, SAMPLING, [1, 2, 9, 4]))
+    assert [row for i, row in enumerate(other) if i // 4 != 2] == [row for i, row in enumerate(whole) if i // 4 != 2]
+    assert other[8:12] != whole[8:12]
+    assert whole[:4] != whole[12:]  # the same prompt by another seed
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_policy_is_left_as_it_was(model: PreTrainedModel, engine: RolloutEngine) -> None:
+    expected = rows_of(engine.generate(model, PROMPTS, 4, SAMPLING, SEEDS))
+    model.train()
+    model.gradient_checkpointing_enable()
+    model.model.layers[0].eval()
+    shipped = model.generation_config
+    before = {name: (m.training, getattr(m, "gradient_checkpointing", None)) for name, m in model.named_modules()}
+    assert rows_of(engine.generate(model, PROMPTS, 4, SAMPLING, SEEDS)) == expected
+    after = {name: (m.training, getattr(m, "gradient_checkpointing", None)) for name, m in model.named_modules()}
+    assert before == after
+    assert model.generation_config is shipped
+    loss = model(torch.tensor([[5, 6]]), labels=torch.tensor([[5, 6]])).loss
+    loss.backward()  # what was computed while sampling must not stand in the way of gradients
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_completions_are_cut_at_the_limit_and_may_end_by_any_stop_token(
+    model: PreTrainedModel, engine: RolloutEngine
+) -> None:
+    sampling = Sampling(max_completion_length=3, stop_token_ids=(1, 4, 9), pad_token_id=9)
+    rollouts = engine.generate(model, PROMPTS, 32, sampling, SEEDS)
+    for row, finished in zip(rows_of(rollouts), rollouts.finished.tolist(), strict=True):
+        assert not {1, 4, 9} & set(row[:-1])
+        assert finished == (row[-1] in (1, 4, 9))
+        assert finished or len(row) == 3
+    assert {row[-1] for row in rows_of(rollouts)} >= {1, 4, 9}
+    assert not rollouts.finished.all()
