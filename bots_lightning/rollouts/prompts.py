@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-Prompt = str | list[dict[str, str]]
+from bots_lightning.tasks.pool import Prompt
+from bots_lightning.tasks.prompts import prompt_tokens
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -46,7 +47,7 @@ class PromptEncoder:
         Raises:
             ValueError: a prompt is empty, or too long and `truncate` is off.
         """
-        encoded = [self._encode_one(prompt) for prompt in prompts]
+        encoded = [prompt_tokens(self.tokenizer, prompt) for prompt in prompts]
         for task_id, tokens in zip(ids, encoded, strict=True):
             if not tokens:
                 raise ValueError(f"the prompt of task {task_id!r} has no tokens; expected at least one.")
@@ -57,13 +58,6 @@ class PromptEncoder:
                     "to keep the last tokens of long prompts."
                 )
         return [tokens[-self.max_prompt_length :] for tokens in encoded]
-
-    def _encode_one(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer(prompt)["input_ids"]
-        return self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
-            "input_ids"
-        ]
 
     def decode(self, completion_ids: Tensor, completion_mask: Tensor) -> list[str]:
         """(R, T) completions as R strings, without special tokens."""

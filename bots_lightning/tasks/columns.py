@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from bots_lightning.tasks.arrays import MISFITS, numbers
+from bots_lightning.tasks.prompts import characters, is_text
 
 # Made from the prompt: the natural logarithm of its characters, of all messages together.
 PROMPT_LENGTH = "log_prompt_length"
@@ -39,22 +43,21 @@ class PoolColumns(Mapping[str, npt.NDArray[Any]]):
         if name not in set(self):
             raise KeyError(name)
         if name == PROMPT_LENGTH and name not in self.table.column_names:
-            return log_lengths(self.table["prompt"].to_pylist())
+            return _logs(characters(self.table["prompt"]))
         column = self.table[name]
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        if is_text(column.type):
             return np.array([label or "" for label in column.to_pylist()], dtype=np.str_)
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or _is_fixed_list(column.type):
-            return _embeddings(name, column)
+        length = _length_of_lists(name, column) if _is_list(column.type) else None
         try:
-            return np.array(column.to_pylist(), dtype=np.float64)
-        except (TypeError, ValueError) as error:
+            return numbers(column) if length is None else numbers(pc.list_flatten(column)).reshape(-1, length)
+        except MISFITS as error:
             raise ValueError(
                 f"column {name!r} has the type {column.type}; expected numbers, strings, or lists of numbers."
             ) from error
 
 
-def _is_fixed_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_fixed_size_list(kind))
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def log_lengths(prompts: Sequence[Any]) -> npt.NDArray[np.float64]:
@@ -63,7 +66,10 @@ def log_lengths(prompts: Sequence[Any]) -> npt.NDArray[np.float64]:
     Args:
         prompts: N strings, lists of chat messages, or nulls.
     """
-    lengths = np.array([_length(prompt) if prompt else 0 for prompt in prompts], dtype=np.float64)
+    return _logs(np.array([_length(prompt) if prompt else 0 for prompt in prompts]))
+
+
+def _logs(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return np.log(np.where(lengths > 0, lengths, np.nan))
 
 
@@ -71,13 +77,12 @@ def _length(prompt: str | list[dict[str, str]]) -> int:
     return len(prompt) if isinstance(prompt, str) else sum(len(message["content"] or "") for message in prompt)
 
 
-def _embeddings(name: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """(N, F); every task needs a list of the same length."""
-    rows = column.to_pylist()
-    lengths = {None if row is None else len(row) for row in rows}
-    if len(lengths) != 1 or None in lengths:
+def _length_of_lists(name: str, column: pa.ChunkedArray) -> int:
+    """F, the one length of all lists."""
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(lengths) != 1 or not lengths[0]:
         raise ValueError(
-            f"column {name!r} holds lists of the lengths {sorted(str(length) for length in lengths)}; expected one "
-            "length F for all tasks, none null."
+            f"column {name!r} holds lists of the lengths {sorted(map(str, lengths))}; expected one length F for all "
+            "tasks, none null or empty."
         )
-    return np.array(rows, dtype=np.float64)
+    return int(lengths[0])

@@ -5,200 +5,152 @@
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
+from bisect import bisect_right
 from collections.abc import Sequence
+from glob import glob
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bots_lightning.tasks.checks import answer_texts, check_prompts, check_rates, id_texts
-from bots_lightning.tasks.pool import TaskPool, task_id
-from bots_lightning.tasks.source import TaskSource
+from bots_lightning.tasks.arrays import Column, Place, stacked
+from bots_lightning.tasks.tables import Rows, TableTasks
 
-# Column names that are recognised where the configuration names none, the first that is present.
-ID_COLUMNS = ("id", "task_id")
-ANSWER_COLUMNS = ("answer", "solution")
-GROUP_COLUMNS = ("group", "data_source")
+PARQUET_MAGIC = b"PAR1"
+# Read piece by piece, a Parquet file takes little more memory than its rows do.
+BATCH_ROWS = 16_384
+BUFFER_BYTES = 2**20
 
 
-class FileTasks(TaskSource):
-    """Tasks of one file. A reader of another format implements `_read`.
+class JsonlTasks(TableTasks):
+    """Tasks of a JSONL file, of all *.jsonl in a folder, or of a glob's files: one object per line.
 
-    Every row becomes a task; a row that cannot is an error. All columns stay under their own names. What serves as
-    `id`, `prompt`, `answer` or `group` under another name is copied, and a column whose name it takes becomes
-    `original_…`.
-
-    Args:
-        path: the file.
-        prompt_column: strings, or lists of {role, content} messages.
-        answer_column: strings or numbers; the default also finds `solution`.
-        id_column: none takes `id` or `task_id` if present, else a hash of prompt and answer.
-        group_column: domain or data source; none takes `group` or `data_source` if present.
-        references: columns with the pass rates of reference models, in [0, 1], null where unknown.
-        limit: only the first so many rows.
+    Lines of white space are skipped. A key that some lines lack is null there.
     """
 
-    row_word = "row"
-
-    def __init__(
-        self,
-        path: str | Path,
-        prompt_column: str = "prompt",
-        answer_column: str = "answer",
-        id_column: str | None = None,
-        group_column: str | None = None,
-        references: list[str] | None = None,
-        limit: int | None = None,
-    ) -> None:
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit={limit}; expected at least 1, or none for all rows.")
-        self.path = Path(path).expanduser()
-        self.prompt_column = prompt_column
-        self.answer_column = answer_column
-        self.id_column = id_column
-        self.group_column = group_column
-        self.references = list(references or [])
-        self.limit = limit
-        self._numbers: list[int] = []
-
-    @abstractmethod
-    def _read(self) -> tuple[dict[str, Sequence[Any] | pa.ChunkedArray], list[int]]:
-        """The columns, up to `limit` rows, and the number by which a person finds each row."""
-
-    def load(self) -> TaskPool:
-        """Reads and checks the file.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: naming file, row and remedy.
-        """
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path} is not a file (looked in {Path.cwd()}). Correct the source's `path`.")
-        columns, self._numbers = self._read()
-        if not self._numbers:
-            raise ValueError(f"{self.path} holds no tasks; expected one per {self.row_word}.")
-        roles = self._roles(list(columns))
-        own = self._own_columns({role: _values(columns[name]) for role, name in roles.items()})
-        for name in self.references:
-            self._require(list(columns), name, "references")
-            check_rates(name, _values(columns[name]), self._place)
-        others = {
-            f"original_{name}" if name in own else name: values
-            for name, values in columns.items()
-            if roles.get(name) != name
-        }
-        table = pa.table({name: self._arrow(name, values) for name, values in (own | others).items()})
-        return TaskPool(table, self.references, self.path.stem)
-
-    def _roles(self, columns: list[str]) -> dict[str, str]:
-        """Which column of the file is the prompt, the answer and, if there are such, the id and the group."""
-        answer = self.answer_column
-        if answer == ANSWER_COLUMNS[0]:
-            answer = next((name for name in ANSWER_COLUMNS if name in columns), answer)
-        roles = {"prompt": self.prompt_column, "answer": answer}
-        for role, named, usual in (("id", self.id_column, ID_COLUMNS), ("group", self.group_column, GROUP_COLUMNS)):
-            name = named or next((name for name in usual if name in columns), None)
-            if name is not None:
-                roles[role] = name
-        for role, name in roles.items():
-            self._require(columns, name, f"{role}_column")
-        return roles
-
-    def _require(self, columns: list[str], name: str, option: str) -> None:
-        if name not in columns:
-            raise ValueError(
-                f"{self.path} has no column {name!r}; it has {columns}. Set `{option}` to what the file has."
-            )
-
-    def _own_columns(self, raw: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """The columns of a pool from those of the file, each (N,), by role; checked."""
-        check_prompts(raw["prompt"], self._place)
-        answers = answer_texts(raw["answer"], self._place)
-        ids = raw.get("id") or [task_id(*task) for task in zip(raw["prompt"], answers, strict=True)]
-        own = {"id": id_texts(ids, self._place), "prompt": raw["prompt"], "answer": answers}
-        if "group" in raw:
-            own["group"] = ["" if group is None else str(group) for group in raw["group"]]
-        return own
-
-    def _arrow(self, name: str, values: Any) -> pa.Array | pa.ChunkedArray:
-        """A column as Arrow data."""
-        if isinstance(values, pa.ChunkedArray):
-            return values
-        try:
-            return pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            row = _first_misfit(values)
-            raise ValueError(
-                f"{self._place(row)}: column {name!r} holds {values[row]!r}, which does not fit the rows before it "
-                f"({error}). Write one type of value in all rows, e.g. strings."
-            ) from error
-
-    def _place(self, row: int) -> str:
-        return f"{self.path}, {self.row_word} {self._numbers[row]}"
-
-
-class JsonlTasks(FileTasks):
-    """Tasks of a JSONL file: one object per line; lines of white space are skipped."""
-
-    row_word = "line"
-
-    def _read(self) -> tuple[dict[str, Sequence[Any] | pa.ChunkedArray], list[int]]:
-        rows, numbers = [], []
-        with self.path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    rows.append(self._object(number, line))
-                    numbers.append(number)
-                if len(rows) == self.limit:
-                    break
+    def _read(self) -> Rows:
+        files = find_files(self.path, "*.jsonl")
+        rows: list[dict[str, Any]] = []
+        numbers: list[int] = []
+        counts = []
+        for file in files:
+            before = len(rows)
+            self._read_file(file, rows, numbers)
+            counts.append(len(rows) - before)
         names = dict.fromkeys(name for row in rows for name in row)
-        return {name: [row.get(name) for row in rows] for name in names}, numbers
+        columns: dict[str, Column] = {name: [row.get(name) for row in rows] for name in names}
+        return Rows(columns, len(rows), _place(files, counts, "line", numbers), Path(self.path).stem, "line")
 
-    def _object(self, number: int, line: bytes) -> dict[str, Any]:
-        """One line as a JSON object."""
-        try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path}, line {number}: not UTF-8 ({error}). Save the file as UTF-8.") from error
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{self.path}, line {number}: not JSON ({error}). Write one complete JSON object per line."
-            ) from error
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{self.path}, line {number}: a {type(row).__name__}, not an object. Write each task as "
-                '{"prompt": …, "answer": …} on a line of its own.'
-            )
-        return row
+    def _read_file(self, file: Path, rows: list[dict[str, Any]], numbers: list[int]) -> None:
+        """Appends a file's objects, up to `limit` in all, and the numbers of their lines."""
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if len(rows) == self.limit:
+                    return
+                if line.strip():
+                    rows.append(_object(file, number, line))
+                    numbers.append(number)
 
 
-class ParquetTasks(FileTasks):
-    """Tasks of a Parquet file; rows count from 0."""
+class ParquetTasks(TableTasks):
+    """Tasks of a Parquet file, of all *.parquet in a folder, or of a glob's files; rows count from 0 in each file.
 
-    def _read(self) -> tuple[dict[str, Sequence[Any] | pa.ChunkedArray], list[int]]:
-        try:
-            table = pq.read_table(self.path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{self.path} is not a Parquet file ({error}). Use JsonlTasks for JSON lines.") from error
-        table = table.slice(0, self.limit)
-        return dict(zip(table.column_names, table.columns, strict=True)), list(range(table.num_rows))
+    Columns stay Arrow data, of which no second copy is made. A column that some files lack is null there.
+    """
+
+    def _read(self) -> Rows:
+        files = find_files(self.path, "*.parquet")
+        tables: list[pa.Table] = []
+        for file in files:
+            left = None if self.limit is None else self.limit - sum(map(len, tables))
+            tables.append(_read_parquet(file, left))
+            _check_names(file, tables[-1].column_names)
+        table = stacked(dict(zip(map(str, files), tables, strict=True)))
+        columns = dict(zip(table.column_names, map(_decoded, table.columns), strict=True))
+        place = _place(files, [len(table) for table in tables], "row")
+        return Rows(columns, table.num_rows, place, Path(self.path).stem)
 
 
-def _values(column: Any) -> list[Any]:
-    return column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
+def find_files(path: str | Path, pattern: str) -> list[Path]:
+    """The file of this path, the files of this folder that match the pattern, or those that match a path with * or ?.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    here = Path(path).expanduser()
+    if here.is_file():
+        return [here]
+    if here.is_dir():
+        files = sorted(file for file in here.glob(pattern) if file.is_file())
+        if not files:
+            raise FileNotFoundError(f"the folder {here} holds no {pattern}. Correct the source's `path`.")
+        return files
+    files = sorted(Path(file) for file in glob(str(here), recursive=True) if Path(file).is_file())
+    if not files:
+        found = "matches no file" if any(sign in str(here) for sign in "*?[") else "is not a file"
+        raise FileNotFoundError(f"{here} {found} (looked in {Path.cwd()}). Correct the source's `path`.")
+    return files
 
 
-def _first_misfit(values: Sequence[Any]) -> int:
-    """The first row without which the rows before it would have one type."""
-    low, high = 0, len(values)
-    while low < high:
-        middle = (low + high) // 2
-        try:
-            pa.array(values[: middle + 1])
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def _place(files: Sequence[Path], counts: Sequence[int], word: str, numbers: Sequence[int] | None = None) -> Place:
+    """Names the file of a row and its number there; without numbers, rows count from 0 in each file."""
+    ends = list(accumulate(counts))
+
+    def place(row: int) -> str:
+        file = bisect_right(ends, row)
+        number = row - (ends[file] - counts[file]) if numbers is None else numbers[row]
+        return f"{files[file]}, {word} {number}"
+
+    return place
+
+
+def _object(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    """One line as a JSON object."""
+    if number == 1 and line.startswith(PARQUET_MAGIC):
+        raise ValueError(f"{file} is a Parquet file, not JSON lines. Use ParquetTasks.")
+    try:
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}, line {number}: not UTF-8 ({error}). Save the file as UTF-8.") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and endless nesting too
+        raise ValueError(
+            f"{file}, line {number}: not JSON ({error}). Write one complete JSON object per line."
+        ) from error
+    if not isinstance(row, dict):
+        raise ValueError(
+            f"{file}, line {number}: a {type(row).__name__}, not an object. Write each task as "
+            '{"prompt": …, "answer": …} on a line of its own.'
+        )
+    return row
+
+
+def _read_parquet(path: Path, limit: int | None) -> pa.Table:
+    """The first rows of a file; what stands behind them stays unread."""
+    with path.open("rb") as file:
+        magic = file.read(len(PARQUET_MAGIC))
+    batches: list[pa.RecordBatch] = []
+    try:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
+            for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
+                if limit is not None and sum(map(len, batches)) >= limit:
+                    break
+                batches.append(batch)
+                pa.default_memory_pool().release_unused()
+            return pa.Table.from_batches(batches, file.schema_arrow).slice(0, limit)
+    except (pa.ArrowInvalid, OSError) as error:
+        if magic == PARQUET_MAGIC:
+            raise ValueError(f"{path} is cut off or damaged ({error}). Write or fetch it again.") from error
+        raise ValueError(f"{path} is not a Parquet file ({error}). Use JsonlTasks for JSON lines.") from error
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path} has several columns of the names {twice}; expected one of each. Rename or drop some.")
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values themselves, where the file holds categories."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column

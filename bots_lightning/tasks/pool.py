@@ -16,11 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from bots_lightning.beliefs import TaskFeatures
+from bots_lightning.tasks.arrays import SLICE, numbers, stacked, values
 from bots_lightning.tasks.checks import check_prompts, check_rates, check_unique
 from bots_lightning.tasks.columns import PoolColumns
+from bots_lightning.tasks.prompts import as_prompt, is_text
 
 Prompt = str | list[dict[str, str]]
 OWN_COLUMNS = ("id", "prompt", "answer", "group")
+MANY_CHUNKS = 1000  # beyond them, reading one row takes long
 
 
 def task_id(prompt: Prompt, answer: str) -> str:
@@ -63,7 +66,8 @@ class TaskPool:
     """
 
     def __init__(self, table: pa.Table, references: Sequence[str] = (), name: str = "") -> None:
-        self.table = table.combine_chunks()
+        chunks = max((column.num_chunks for column in table.columns), default=0)
+        self.table = table.combine_chunks() if chunks > MANY_CHUNKS else table
         self.references = tuple(references)
         self.name = name
         self._check()
@@ -82,7 +86,7 @@ class TaskPool:
             raise IndexError(f"task index {index}; the pool has {len(self)} tasks, counted from 0.")
         row = {name: self.table[name][int(index)].as_py() for name in self.table.column_names}
         own = {name: row.pop(name) or "" for name in OWN_COLUMNS if name in row}
-        return Task(**own, columns=row)
+        return Task(**own | {"prompt": as_prompt(own["prompt"])}, columns=row)
 
     @cached_property
     def ids(self) -> list[str]:
@@ -94,12 +98,18 @@ class TaskPool:
         """(N,) the group of each task; empty if the pool has no groups."""
         if "group" not in self.table.column_names:
             return np.empty(0, dtype=np.str_)
-        return np.array([group or "" for group in self.table["group"].to_pylist()], dtype=np.str_)
+        groups = self.table["group"].combine_chunks().dictionary_encode(null_encoding="encode")
+        labels = np.array([label or "" for label in groups.dictionary.to_pylist()], dtype=np.str_)
+        return labels[groups.indices.to_numpy()]
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hex characters that stand for ids, order and reference pass rates, whatever the pool's name."""
-        digest = sha256(json.dumps(self.ids).encode())
+        digest = sha256(b"[")
+        for start in range(0, len(self), SLICE):  # the ids as one JSON list
+            ids = json.dumps(self.table["id"].slice(start, SLICE).to_pylist())[1:-1]
+            digest.update((ids if start == 0 else f", {ids}").encode())
+        digest.update(b"]")
         for name in self.references:
             digest.update(self._rates(name).astype("<f8").tobytes())
         return digest.hexdigest()[:16]
@@ -113,9 +123,9 @@ class TaskPool:
         """This pool with further tasks behind its own; a column that one of the two lacks is null there.
 
         Raises:
-            ValueError: an id appears in both, or the result is no valid pool.
+            ValueError: an id appears in both, or the columns do not fit.
         """
-        table = pa.concat_tables([self.table, more.table], promote_options="permissive")
+        table = stacked({"the pool": self.table, "the further tasks": more.table})
         return TaskPool(table, self.references, self.name)
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]], references: Sequence[str]) -> TaskPool:
@@ -125,12 +135,12 @@ class TaskPool:
             ValueError: a column has another length, or the result is no valid pool.
         """
         table = self.table
-        for name, values in columns.items():
-            if len(values) != len(self):
-                raise ValueError(f"column {name!r} has {len(values)} values; expected {len(self)}, one per task.")
+        for name, column in columns.items():
+            if len(column) != len(self):
+                raise ValueError(f"column {name!r} has {len(column)} values; expected {len(self)}, one per task.")
             if name in table.column_names:
                 table = table.drop_columns([name])
-            table = table.append_column(name, pa.array(values))
+            table = table.append_column(name, pa.array(column))
         return TaskPool(table, references, self.name)
 
     def select(self, indices: Iterable[int]) -> TaskPool:
@@ -140,15 +150,19 @@ class TaskPool:
             raise IndexError(f"task indices {chosen.min()} to {chosen.max()}; the pool has {len(self)}, from 0.")
         return TaskPool(self.table.take(pa.array(chosen)), self.references, self.name)
 
+    def where(self, chosen: npt.NDArray[np.bool_]) -> TaskPool:
+        """The pool of the tasks that are chosen (N,), in their order."""
+        return TaskPool(self.table.filter(pa.array(chosen)), self.references, self.name)
+
     def _rates(self, name: str) -> npt.NDArray[np.float64]:
         """(N,) the pass rates of a reference column, NaN where unknown, the same bits for every NaN."""
-        rates = np.array(self.table[name].to_pylist(), dtype=np.float64)
+        rates = numbers(self.table[name])
         return np.where(np.isnan(rates), np.nan, rates)
 
     def _check(self) -> None:
         what = f"the pool {self.name!r}" if self.name else "the pool"
         if len(self) == 0:
-            raise ValueError(f"{what} has no tasks; expected at least one.")
+            raise ValueError(f"{what} has no tasks; expected at least one. Add tasks to its source.")
         missing = [name for name in ("id", "prompt", "answer", *self.references) if name not in self.table.column_names]
         if missing:
             raise ValueError(
@@ -158,19 +172,17 @@ class TaskPool:
         for name in ("id", "answer", "group"):
             if name in self.table.column_names:
                 self._check_strings(name, nullable=name == "group")
-        check_unique(self.ids, lambda row: f"row {row}")
-        check_prompts(self.table["prompt"].to_pylist(), self._place)
+        check_unique(self.table["id"], lambda row: f"row {row}")
+        check_prompts(self.table["prompt"], self._place)
         for name in self.references:
-            check_rates(name, self.table[name].to_pylist(), self._place)
+            check_rates(name, self.table[name], self._place)
 
     def _check_strings(self, name: str, nullable: bool) -> None:
         column = self.table[name]
-        if not (
-            pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_null(column.type)
-        ):
+        if not (is_text(column.type) or pa.types.is_null(column.type)):
             raise ValueError(f"column {name!r} has the type {column.type}; expected strings. Convert its values first.")
         if column.null_count and not nullable:
-            row = column.to_pylist().index(None)
+            row = next(row for row, value in enumerate(values(column)) if value is None)
             place = f"row {row}" if name == "id" else self._place(row)
             raise ValueError(f"{place}: the {name} is null. Fill it in or remove the task.")
 

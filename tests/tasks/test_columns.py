@@ -1,3 +1,5 @@
+"""Columns of a pool as arrays of numbers, labels or embeddings."""
+
 # Shapes: N tasks in the pool, F numbers of an embedding.
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def test_lists_of_numbers_are_embeddings(kind: pa.DataType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "lengths"), [([[1.0], [1.0, 2.0]], r"\['1', '2'\]"), ([[1.0, 2.0], None], r"\['2', 'None'\]")]
+    ("values", "lengths"),
+    [([[1.0], [1.0, 2.0]], r"\['1', '2'\]"), ([[1.0, 2.0], None], r"\['2', 'None'\]"), ([[], []], r"\['0'\]")],
 )
 def test_embeddings_of_different_lengths_are_refused(values: list[Any], lengths: str) -> None:
     with pytest.raises(ValueError, match=f"column 'v' holds lists of the lengths {lengths}; expected one length F"):
@@ -52,8 +55,11 @@ def test_embeddings_of_different_lengths_are_refused(values: list[Any], lengths:
 
 
 def test_columns_of_something_else_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"column 'meta' has the type struct<.*>; expected numbers, strings, or lists"):
-        pool_of(meta=[{"a": 1}, {"a": 2}]).features().column("meta")
+    for values in ([{"a": 1}, {"a": 2}], [["x"], ["y"]], [b"x", b"y"]):
+        with pytest.raises(
+            ValueError, match=r"column 'meta' has the type .*; expected numbers, strings, or lists of n"
+        ):
+            pool_of(meta=values).features().column("meta")
 
 
 def test_prompts_have_a_length_in_characters_of_all_messages() -> None:

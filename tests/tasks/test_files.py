@@ -1,8 +1,9 @@
+"""A file of tasks becomes a pool; errors name the row."""
+
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -152,41 +153,6 @@ def test_a_missing_file_is_named(kind: type[JsonlTasks] | type[ParquetTasks], tm
         kind(tmp_path / "nowhere.data").load()
 
 
-def test_an_empty_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"sums\.jsonl holds no tasks; expected one per line"):
-        jsonl(tmp_path, [" "]).load()
-    empty = tmp_path / "sums.parquet"
-    pq.write_table(pa.table({"prompt": pa.array([], pa.string()), "answer": pa.array([], pa.string())}), empty)
-    with pytest.raises(ValueError, match=r"sums\.parquet holds no tasks; expected one per row"):
-        ParquetTasks(empty).load()
-
-
-def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
-    jsonl(tmp_path, ROWS)
-    with pytest.raises(ValueError, match=r"sums\.jsonl is not a Parquet file .* Use JsonlTasks"):
-        ParquetTasks(tmp_path / "sums.jsonl").load()
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"prompt": "x"', "not JSON .* Write one complete JSON object per line"),
-        ("[1, 2]", r"a list, not an object\. Write each task as"),
-        ("null", "a NoneType, not an object"),
-    ],
-)
-def test_a_broken_line_is_named(line: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"sums\.jsonl, line 4: {message}"):
-        jsonl(tmp_path, [*ROWS, "", line]).load()
-
-
-def test_a_line_in_another_encoding_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "sums.jsonl"
-    path.write_bytes(b'{"prompt": "x", "answer": "y"}\n{"prompt": "\xe9", "answer": "y"}\n')
-    with pytest.raises(ValueError, match=r"sums\.jsonl, line 2: not UTF-8 .* Save the file as UTF-8"):
-        JsonlTasks(path).load()
-
-
 @BOTH
 @pytest.mark.parametrize(
     ("options", "name", "option"),
@@ -204,79 +170,6 @@ def test_a_missing_column_is_named_with_those_that_exist(
     message = rf"sums\.\w+ has no column '{name}'; it has \['prompt', 'answer'\]\. Set `{option}`"
     with pytest.raises(ValueError, match=message):
         load(source, tmp_path, ROWS, **options)
-
-
-def test_without_answer_or_solution_the_answer_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no column 'answer'; it has .* Set `answer_column`"):
-        jsonl(tmp_path, [{"prompt": "p"}]).load()
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"prompt": 3, "answer": "2"}, "the prompt is a number; expected a string or a list"),
-        ({"prompt": {"role": "user"}, "answer": "2"}, "the prompt is an object; expected a string or a list"),
-        ({"prompt": "", "answer": "2"}, r"the prompt is empty \(''\)"),
-        ({"prompt": " \n", "answer": "2"}, "the prompt is empty"),
-        ({"prompt": None, "answer": "2"}, r"the prompt is empty \(None\)"),
-        ({"answer": "2"}, r"the prompt is empty \(None\)"),
-        ({"prompt": [], "answer": "2"}, r"the prompt is empty \(\[\]\)"),
-        ({"prompt": [{"role": "user", "content": " "}], "answer": "2"}, "the prompt is empty: no message has content"),
-        ({"prompt": ["hello"], "answer": "2"}, "message 1 of the prompt is a string; expected an object"),
-        ({"prompt": [*CHAT, {"content": "x"}], "answer": "2"}, "message 2 of the prompt has role=None"),
-        ({"prompt": [{"role": "user"}], "answer": "2"}, "message 1 of the prompt has content=None"),
-        ({"prompt": [{"role": "user", "content": 5}], "answer": "2"}, "message 1 of the prompt has content=5"),
-        ({"prompt": CHAT, "answer": "2"}, "the prompt is a list, but that of .*line 1 is a string; expected one kind"),
-        ({"prompt": "p", "answer": None}, "the answer is null"),
-        ({"prompt": "p"}, "the answer is null"),
-        ({"prompt": "p", "answer": math.nan}, "the answer is null"),
-        ({"prompt": "p", "answer": True}, "the answer is a boolean True; expected a string or a number"),
-        ({"prompt": "p", "answer": ["2"]}, "the answer is a list"),
-    ],
-)
-def test_a_faulty_task_is_named_by_its_line(row: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"sums\.jsonl, line 3: {message}"):
-        jsonl(tmp_path, [ROWS[0], "", row]).load()
-
-
-def test_a_faulty_task_is_named_by_its_row(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"sums\.parquet, row 1: the answer is null"):
-        parquet(tmp_path, [ROWS[0], {"prompt": "p"}]).load()
-
-
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        (["a", "b", "a"], r"1 task ids appear more than once: 'a' \(.*sums\.jsonl, line 1; .*sums\.jsonl, line 3\)"),
-        ([1, "2", "1"], r"'1' \(.*line 1; .*line 3\)"),
-        (["a", "b", None], r"sums\.jsonl, line 3: the id is null"),
-        (["a", "b", [1]], r"sums\.jsonl, line 3: the id is a list"),
-    ],
-)
-def test_ids_are_unique_strings(ids: list[Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        jsonl(tmp_path, [{"id": task, "prompt": "p", "answer": "a"} for task in ids]).load()
-
-
-@BOTH
-def test_a_repeated_task_without_an_id_is_a_duplicate(source: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=re.escape(task_id("1+1=", "2"))):
-        load(source, tmp_path, [*ROWS, ROWS[0]])
-
-
-@pytest.mark.parametrize(
-    ("rate", "message"),
-    [
-        (3, r"small=3; expected a pass rate in \[0, 1\]"),
-        (-0.1, "small=-0.1"),
-        ("3/8", "small is a string '3/8'; expected a number"),
-        (True, "small is a boolean True"),
-    ],
-)
-def test_a_faulty_reference_is_named_by_its_line(rate: Any, message: str, tmp_path: Path) -> None:
-    rows = [ROWS[0] | {"small": 0.5}, ROWS[1] | {"small": rate}]
-    with pytest.raises(ValueError, match=rf"sums\.jsonl, line 2: {message}"):
-        jsonl(tmp_path, rows, references=["small"]).load()
 
 
 @pytest.mark.parametrize(("first", "second"), [("easy", 3), (1, "hard"), ([1], {"a": 1}), (1, 2**70)])

@@ -1,7 +1,11 @@
+"""The pool: its rows, what a selector may know of it, and what it refuses."""
+
 # Shapes: N tasks in the pool.
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -90,6 +94,27 @@ def test_the_fingerprint_depends_on_ids_order_and_reference_values_only() -> Non
         TaskPool.from_rows(changed(0, id="d"), ["small"]),
     ]
     assert len({fingerprint} | {pool.fingerprint for pool in other}) == 5
+
+
+def test_the_fingerprint_is_that_of_all_ids_as_one_json_list() -> None:
+    """Whatever the size of the pieces in which they are read."""
+    ids = [f'"{i}"é' for i in range(10_000)]
+    pool = TaskPool(pa.table({"id": ids, "prompt": ids, "answer": ids}))
+    assert pool.fingerprint == sha256(json.dumps(ids).encode()).hexdigest()[:16]
+
+
+def test_many_chunks_become_one_so_that_a_task_is_found_quickly() -> None:
+    one = TaskPool.from_rows(ROWS).table
+    parts = [one.slice(0, 1).set_column(0, "id", pa.array([str(i)])) for i in range(1500)]
+    pool = TaskPool(pa.concat_tables(parts))
+    assert pool.table["prompt"].num_chunks == 1
+    assert pool[1234].id == "1234"
+    assert TaskPool(pa.concat_tables(parts[:3])).table["prompt"].num_chunks == 3  # no copy is made of a few
+
+
+def test_where_keeps_the_tasks_that_are_chosen() -> None:
+    pool = TaskPool.from_rows(ROWS, ["small"], name="x").where(np.array([True, False, True]))
+    assert (pool.ids, pool.references, pool.name) == (["a", "c"], ("small",), "x")
 
 
 def test_select_keeps_the_order_asked_for_and_the_references() -> None:
@@ -182,6 +207,12 @@ def test_an_extended_pool_holds_the_own_tasks_first() -> None:
     np.testing.assert_array_equal(grown.features().column("level"), [1, 2, 2.5])
     np.testing.assert_array_equal(grown.features().reference("small"), [0.25, NAN, NAN])
     assert grown.fingerprint == TaskPool.from_rows(ROWS, references=["small"]).fingerprint != pool.fingerprint
+
+
+def test_tasks_of_other_types_do_not_extend_a_pool() -> None:
+    chat = {"id": "d", "prompt": [{"role": "user", "content": "8/2="}], "answer": "4"}
+    with pytest.raises(ValueError, match=r"the columns of the further tasks do not fit those of the pool .*prompt"):
+        TaskPool.from_rows(ROWS).extended(TaskPool.from_rows([chat]))
 
 
 def test_tasks_without_rates_or_groups_extend_a_pool_that_has_them() -> None:

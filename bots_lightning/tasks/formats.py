@@ -1,0 +1,148 @@
+"""The shapes in which public task sets come, as data: which columns tell them, and what each column is."""
+
+# Shapes: N tasks.
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bots_lightning.tasks.arrays import Column, Place, values
+
+IDS = ("id", "task_id")
+GROUPS = ("group", "data_source", "ability")
+COUNTS = re.compile(r"\s*(\d+)\s*/\s*(\d+)\s*")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A shape of rows. Where several columns could serve, the first that is present does.
+
+    Attributes:
+        name: for messages.
+        needs: columns, all present, by which the format is recognised.
+        prompt: columns of prompts; dotted names reach into structs.
+        answer: columns of answers.
+        id: columns of ids; without one, a task is named by the hash of its prompt and answer.
+        group: columns of groups.
+        references: columns of reference pass rates, the weaker model's first; all that are present are read.
+        counts: those of `references` written as text, passed/attempts: "3/8". They must be for recognition.
+        answer_mark: the answer is what stands behind the last such mark, the text before it is a worked solution.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    prompt: tuple[str, ...]
+    answer: tuple[str, ...]
+    id: tuple[str, ...] = IDS
+    group: tuple[str, ...] = GROUPS
+    references: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
+    answer_mark: str = ""
+
+    @property
+    def rewritten(self) -> set[str]:
+        """Columns of which the pool holds another reading, so that the original is kept too."""
+        return {*self.counts, *(self.answer if self.answer_mark else ())}
+
+
+TRL = Format("TRL", ("prompt",), ("prompt",), ("answer", "solution"), references=("reference_pass_rate",))
+
+# The first that fits is taken. verl's is also that of GURU, DAPO and One-Shot-RLVR.
+FORMATS = (
+    Format(
+        "verl",
+        needs=("prompt", "reward_model"),
+        prompt=("prompt",),
+        answer=("reward_model.ground_truth",),
+        references=("qwen2.5_7b_pass_rate", "qwen3_30b_pass_rate"),
+    ),
+    TRL,
+    Format(
+        "Big-Math",
+        needs=("problem", "answer", "llama8b_solve_rate"),
+        prompt=("problem",),
+        answer=("answer",),
+        group=("group", "source"),  # `domain` is a list of several
+        references=("llama8b_solve_rate",),
+    ),
+    Format(
+        "Polaris",
+        needs=("problem", "answer", "difficulty"),
+        prompt=("problem",),
+        answer=("answer",),
+        references=("difficulty",),
+        counts=("difficulty",),
+    ),
+    Format(
+        "MATH",
+        needs=("problem",),
+        prompt=("problem",),
+        answer=("answer", "solution"),
+        id=(*IDS, "unique_id"),
+        group=("group", "subject", "type"),
+    ),
+    Format("GSM8K", needs=("question",), prompt=("question",), answer=("answer",), answer_mark="####"),
+)
+
+
+def recognise(columns: Mapping[str, Column]) -> Format:
+    """The format of these columns; TRL's where none fits, so that what is missing goes by its names."""
+    fitting = (kind for kind in FORMATS if all(name in columns for name in kind.needs))
+    return next((kind for kind in fitting if all(_holds_counts(columns[name]) for name in kind.counts)), TRL)
+
+
+def find(columns: Mapping[str, Column], name: str) -> Column | None:
+    """The column of this name, or the field inside a struct that a dotted name means; None if there is none.
+
+    A column whose name has a dot comes before a field.
+    """
+    if name in columns:
+        return columns[name]
+    head, dot, rest = name.partition(".")
+    if not dot or head not in columns:
+        return None
+    column = columns[head]
+    if isinstance(column, pa.ChunkedArray):
+        kind = column.type
+        fields = {kind[i].name: i for i in range(kind.num_fields)} if pa.types.is_struct(kind) else {}
+        return find({key: pc.struct_field(column, [fields[key]]) for key in fields}, rest)
+    rows = [row if isinstance(row, dict) else {} for row in column]
+    return find({key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)}, rest)
+
+
+def rates_of_counts(name: str, counts: Column, place: Place) -> list[float | None]:
+    """(N,) pass rates of "3/8" and the like; None where null or empty.
+
+    Raises:
+        ValueError: naming the first row that holds something else.
+    """
+    return [_rate(name, count, place, row) for row, count in enumerate(values(counts))]
+
+
+def behind_mark(answers: Column, mark: str) -> list[str]:
+    """What stands behind the last mark of each answer, the whole where there is no mark."""
+    return [answer.rpartition(mark)[2].strip() if mark in answer else answer for answer in values(answers)]
+
+
+def _holds_counts(column: Column) -> bool:
+    """Whether the first value that is not null reads like 3/8."""
+    first = next((value for value in values(column) if value is not None), None)
+    return isinstance(first, str) and COUNTS.fullmatch(first) is not None
+
+
+def _rate(name: str, count: str | float | None, place: Place, row: int) -> float | None:
+    if count is None or count == "" or count != count:  # NaN is not itself
+        return None
+    parts = COUNTS.fullmatch(count) if isinstance(count, str) else None
+    passed, attempts = map(int, parts.groups()) if parts else (0, 0)
+    if attempts == 0 or passed > attempts:
+        raise ValueError(
+            f"{place(row)}: {name}={count!r}; expected passed/attempts such as '3/8', null if unknown. "
+            "Correct it, or set the source's `references`."
+        )
+    return passed / attempts

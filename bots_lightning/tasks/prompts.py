@@ -1,0 +1,162 @@
+"""Columns of prompts as Arrow data: which are sound, how long they are, and how they become chats."""
+
+# Shapes: N prompts, M messages of all of them together.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+ROLES = ("system", "user", "assistant", "tool")
+PLACEHOLDER = "{prompt}"
+
+# Matches what holds a character that is no white space to anyone: printable ASCII, or beyond U+3000, the last space.
+_SURELY_TEXT = r"[!-~\x{3001}-\x{10FFFF}]"
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+
+def prompt_tokens(tokenizer: Any, prompt: Any) -> list[int]:
+    """The tokens of a prompt as the policy sees them.
+
+    Args:
+        tokenizer: of transformers.
+        prompt: a string, taken as it is; or chat messages, put through the tokenizer's template.
+    """
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    chat = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return chat["input_ids"]
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds strings."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def is_chat(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists of messages with the strings role and content."""
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(kind.value_type):
+        return False
+    fields = {field.name: field.type for field in kind.value_type}
+    return all(name in fields and is_text(fields[name]) for name in ("role", "content"))
+
+
+def suspects(prompts: pa.ChunkedArray) -> IntArray:
+    """Positions of the prompts that may be faulty; all others surely hold text and end with something to answer."""
+    return np.flatnonzero(~_by_chunk(_surely_sound, prompts, np.dtype(np.bool_)))
+
+
+def characters(prompts: pa.ChunkedArray) -> IntArray:
+    """(N,) characters of each prompt, of all its messages together; 0 for null.
+
+    Args:
+        prompts: N strings or chats.
+    """
+    return _by_chunk(_characters, plain(prompts), np.dtype(np.int64))
+
+
+def plain(prompts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Sound prompts as strings or lists of messages, whatever way Arrow holds them (fixed-size lists, views, …)."""
+    if is_text(prompts.type) or is_chat(prompts.type):
+        return prompts
+    return pa.chunked_array([chunk.to_pylist() for chunk in prompts.chunks])
+
+
+def as_prompt(value: Any) -> Any:
+    """A sound prompt as Python data, its messages without null fields: chat templates ask which fields there are.
+
+    Arrow gives every message of a column the fields of all others.
+    """
+    if isinstance(value, str):
+        return value
+    return [{name: field for name, field in message.items() if field is not None} for message in value]
+
+
+def fill_template(prompts: pa.ChunkedArray, template: str) -> pa.ChunkedArray:
+    """Strings with each prompt in the template's place for it."""
+    before, after, between = (pa.scalar(part, prompts.type) for part in (*template.split(PLACEHOLDER), ""))
+    return pc.binary_join_element_wise(before, prompts, after, between)
+
+
+def as_chats(prompts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Strings as chats of one user message."""
+    return _chunks(_one_message, prompts)
+
+
+def with_system_prompt(chats: pa.ChunkedArray, text: str) -> pa.ChunkedArray:
+    """Chats that open with this system message; it takes the place of one that is there."""
+    return _chunks(lambda chunk: _opened(chunk, text), chats)
+
+
+def _by_chunk(function: Callable[[pa.Array], Any], column: pa.ChunkedArray, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, kind), *(function(chunk) for chunk in column.chunks)]).astype(kind)
+
+
+def _chunks(function: Callable[[pa.Array], pa.Array], column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pa.chunked_array([function(chunk) for chunk in column.chunks])
+
+
+def _mask(array: pa.Array) -> BoolArray:
+    """Arrow booleans as numpy's, null as False."""
+    return pc.fill_null(array, False).to_numpy(zero_copy_only=False)
+
+
+def _messages(chats: pa.Array) -> tuple[IntArray, pa.StructArray]:
+    """(N + 1,) where each chat's messages start, and the M messages."""
+    offsets = chats.offsets.to_numpy().astype(np.int64)
+    return offsets - offsets[0], chats.values.slice(offsets[0], offsets[-1] - offsets[0])
+
+
+def _sums(values: npt.NDArray[Any], offsets: IntArray) -> IntArray:
+    """(N,) the sum over each chat of values (M,)."""
+    running = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return np.diff(running[offsets])
+
+
+def _surely_sound(prompts: pa.Array) -> BoolArray:
+    if is_text(prompts.type):
+        return _mask(pc.match_substring_regex(prompts, _SURELY_TEXT))
+    sound = np.zeros(len(prompts), dtype=np.bool_)
+    if not is_chat(prompts.type):
+        return sound
+    offsets, messages = _messages(prompts)
+    role, content = pc.struct_field(messages, "role"), pc.struct_field(messages, "content")
+    complete = _mask(pc.is_in(role, pa.array(ROLES, role.type))) & _mask(content.is_valid())
+    text = _mask(pc.match_substring_regex(content, _SURELY_TEXT))
+    filled = _mask(prompts.is_valid()) & (np.diff(offsets) > 0)
+    sound[filled] = ~_mask(pc.equal(role, "assistant"))[offsets[1:][filled] - 1]
+    return sound & (_sums(~complete, offsets) == 0) & (_sums(text, offsets) > 0)
+
+
+def _characters(prompts: pa.Array) -> IntArray:
+    if is_text(prompts.type):
+        return pc.fill_null(pc.utf8_length(prompts), 0).to_numpy(zero_copy_only=False)
+    offsets, messages = _messages(prompts)
+    return _sums(_characters(pc.struct_field(messages, "content")), offsets) * _mask(prompts.is_valid())
+
+
+def _one_message(prompts: pa.Array) -> pa.ListArray:
+    roles = pa.repeat(pa.scalar("user"), len(prompts))
+    messages = pa.StructArray.from_arrays([roles, prompts], names=["role", "content"])
+    return pa.ListArray.from_arrays(pa.array(np.arange(len(prompts) + 1), pa.int32()), messages)
+
+
+def _opened(chats: pa.Array, text: str) -> pa.Array:
+    """Each chat behind the system message: its own messages, taken by their positions, without its own such."""
+    offsets, messages = _messages(chats)
+    system = pa.array([{"role": "system", "content": text}], messages.type)
+    own = np.ones(len(messages), dtype=np.bool_)
+    starts = offsets[:-1][np.diff(offsets) > 0]
+    own[starts] = ~_mask(pc.equal(pc.struct_field(messages, "role"), "system"))[starts]
+    ends = np.concatenate([[0], np.cumsum(_sums(own, offsets))])
+    taken = np.insert(1 + np.flatnonzero(own), ends[:-1], 0)  # 0 is the system message
+    kind, width = (pa.LargeListArray, pa.int64()) if pa.types.is_large_list(chats.type) else (pa.ListArray, pa.int32())
+    together = pa.concat_arrays([system, messages]).take(pa.array(taken))
+    return kind.from_arrays(pa.array(ends + np.arange(len(ends)), width), together)
