@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -184,6 +185,8 @@ def run() -> None:
     """The program: `main`, with one line instead of a traceback for what a user can put right."""
     try:
         main()
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()  # gloo's threads, left alone, may abort a program that has ended well
     except LostRankError as lost:
         sys.exit(f"error: {lost}")
     except StepFailedError as failed:

@@ -17,11 +17,14 @@ from bots_lightning.selection import ThompsonSelector, UniformSelector
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
+CODE = CONFIGS / "guru" / "code.yaml"
+UNISOLATED = Path(__file__).parent / "assets" / "unisolated.yaml"
 
 
 def instantiate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *configs: Path, options: tuple[str, ...] = ()) -> Any:
     """What `fit` would train: (module, data module), built by the command line and not trained."""
     built: dict[str, Any] = {}
+    configs += (UNISOLATED,) if CODE in configs else ()
     monkeypatch.setattr(Trainer, "fit", lambda self, model, datamodule=None, **_: built.update(m=model, d=datamodule))
     stack = [argument for config in configs for argument in ("--config", str(config))]
     main(["fit", *stack, "--runs_dir", str(tmp_path), *options])

@@ -4,8 +4,9 @@
     python tests/benchmarks/ranks.py --ranks 8 --accelerator cuda --hidden 2048 --layers 24
 
 Full finetuning of a random Qwen2 in float32 with GRPO; completions end at a random token, so that lengths are uneven.
-Each strategy runs in processes of its own. Peak memory is a rank's while it trains, after loading: resident memory
-(Linux), or what PyTorch allocated on CUDA.
+Each strategy runs in processes of its own. Memory is in MiB, of the rank that has most, above what it had before it
+loaded the model: resident memory (Linux), or what PyTorch allocated on CUDA; held between steps, and at the peak of
+either half of a step.
 """
 
 from __future__ import annotations
@@ -48,26 +49,60 @@ STRATEGIES: dict[str, Any] = {
 
 
 class Meters(Callback):
-    """Seconds of rollouts, and the peak of memory since training began."""
+    """Seconds of rollouts, and bytes above what the process had before it loaded the model."""
 
     def __init__(self) -> None:
         self.rollout: list[float] = []
+        self.peaks = {"rollout": 0, "update": 0}
+        self.held = 0
+        self.before = memory_now()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
+        forget_peak()
+
+    def phase_ends(self, name: str) -> None:
+        """Keeps the phase's peak, and begins the next."""
+        self.peaks[name] = max(self.peaks[name], memory_peak() - self.before)
+        forget_peak()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
         self.rollout.append(outputs["timings"]["rollout"])
+        self.held = memory_now() - self.before
 
-    @staticmethod
-    def peak() -> int:
-        """Bytes."""
-        if torch.cuda.is_available():
-            return torch.cuda.max_memory_allocated()
-        return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+class Measured(GRPO):
+    """Tells the meters where rollouts end and the update does."""
+
+    meters: Meters
+
+    def update(self, rollouts: Any, rewards: Any) -> dict[str, float]:
+        """That of GRPO."""
+        self.meters.phase_ends("rollout")
+        metrics = super().update(rollouts, rewards)
+        self.meters.phase_ends("update")
+        return metrics
+
+
+def memory_now() -> int:
+    """Bytes."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else _status("VmRSS")
+
+
+def memory_peak() -> int:
+    """The most bytes since `forget_peak`."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
+
+
+def forget_peak() -> None:
+    """Begins anew."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status(name: str) -> int:
+    return 1024 * int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0])
 
 
 def share_of_a(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
@@ -77,7 +112,8 @@ def share_of_a(prompts: list[str], completions: list[str], **_: Any) -> list[flo
 
 def worker(options: argparse.Namespace) -> None:
     """One rank of one run; the first writes the figures of all."""
-    module = GRPO(
+    meters = Meters()
+    module = Measured(
         options.checkpoint,
         [share_of_a],
         lora=None,
@@ -89,7 +125,7 @@ def worker(options: argparse.Namespace) -> None:
     data = TaskDataModule(
         ProceduralTasks(64), ThompsonSelector(BetaBelief()), batch_size=4 * options.ranks, steps_per_epoch=options.steps
     )
-    meters = Meters()
+    module.meters = meters
     trainer = Trainer(
         default_root_dir=options.folder,
         accelerator=options.accelerator,
@@ -104,11 +140,12 @@ def worker(options: argparse.Namespace) -> None:
         callbacks=[meters],
     )
     trainer.fit(module, data)
-    mine = {"peak": meters.peak(), "rollout": sorted(meters.rollout)[len(meters.rollout) // 2]}
+    mine = {"held": meters.held, "peaks": meters.peaks, "rollout": sorted(meters.rollout)[len(meters.rollout) // 2]}
     everyone: list[Any] = [None] * options.ranks
     torch.distributed.all_gather_object(everyone, mine)
     if trainer.is_global_zero:
         Path(options.output).write_text(json.dumps(everyone))
+    torch.distributed.destroy_process_group()
 
 
 def save_checkpoint(folder: str, hidden: int, layers: int) -> int:
@@ -149,7 +186,7 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         weights = save_checkpoint(f"{folder}/model", options.hidden, options.layers)
-        table = Table("strategy", "peak MiB a rank", "rollout, s a step", "against zero2")
+        table = Table("strategy", "held", "peak in rollouts", "peak in updates", "rollout, s a step", "against zero2")
         results = {}
         for strategy in options.strategies:
             console.print(f"{strategy} …")
@@ -166,8 +203,9 @@ def main() -> None:
         for strategy, ranks in results.items():
             rollout = max(rank["rollout"] for rank in ranks)
             ratio = rollout / max(rank["rollout"] for rank in results["zero2"]) if "zero2" in results else float("nan")
-            peaks = ", ".join(f"{rank['peak'] / MIB:,.0f}" for rank in ranks)
-            table.add_row(strategy, peaks, f"{rollout:.2f}", f"{ratio:.2f}")
+            columns = [[rank["held"], rank["peaks"]["rollout"], rank["peaks"]["update"]] for rank in ranks]
+            largest = [f"{max(column) / MIB:,.0f}" for column in zip(*columns, strict=True)]
+            table.add_row(strategy, *largest, f"{rollout:.2f}", f"{ratio:.2f}")
     console.print(
         f"{weights / 1e6:.0f} million weights, {4 * weights / MIB:,.0f} MiB in float32; {options.ranks} ranks"
     )
