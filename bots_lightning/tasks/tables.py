@@ -48,7 +48,7 @@ class TableTasks(TaskSource):
     `bots_lightning.tasks.formats`): TRL, verl and GURU, Big-Math, Polaris, MATH, GSM8K. Each option below overrides
     what was recognised; a dotted name reaches into structs: `reward_model.ground_truth`.
 
-    All columns stay under their own names, for reward functions. What serves as `id`, `prompt`, `answer` or `group`
+    Columns stay under their own names, for reward functions. What serves as `id`, `prompt`, `answer` or `group`
     under another name is copied, and a column whose name it takes becomes `original_…`. Answers that are lists or
     objects become JSON text.
 
@@ -60,6 +60,7 @@ class TableTasks(TaskSource):
         group_column: domain or data source.
         references: columns with the pass rates of reference models, in [0, 1], null or NaN where unknown; none takes
             those of the format, an empty list no column.
+        columns: further columns that stay; none keeps all. Files that are mixed must agree on the types of theirs.
         limit: only the first so many rows.
         chat: makes prompts that are strings chats of one user message.
         system_prompt: opens every prompt, in the place of a system message that is there; makes strings chats.
@@ -74,6 +75,7 @@ class TableTasks(TaskSource):
         id_column: str | None = None,
         group_column: str | None = None,
         references: list[str] | None = None,
+        columns: list[str] | None = None,
         limit: int | None = None,
         chat: bool = False,
         system_prompt: str | None = None,
@@ -86,6 +88,7 @@ class TableTasks(TaskSource):
         self.path = path
         self.named = {"prompt": prompt_column, "answer": answer_column, "id": id_column, "group": group_column}
         self.references = references
+        self.columns = columns
         self.limit = limit
         self.chat = chat or system_prompt is not None
         self.system_prompt = system_prompt
@@ -115,7 +118,10 @@ class TableTasks(TaskSource):
         references = self._references(kind, rows.columns)
         own = self._own_columns(kind, roles, rows) | _rates(kind, references, rows)
         unchanged = {name for role, name in roles.items() if role == name} | set(references)
-        table = pa.table(_arrow_columns(own, rows, unchanged - kind.rewritten))
+        for name in self.columns or ():
+            self._require(rows.columns, name, "columns")
+        others = [name for name in rows.columns if self.columns is None or name in self.columns]
+        table = pa.table(_arrow_columns(own, rows, [name for name in others if name not in unchanged - kind.rewritten]))
         log.info(
             "%s: %d tasks in the format of %s; %s; references %s",
             *(self.path, rows.num_rows, kind.name),
@@ -199,10 +205,10 @@ def _rates(kind: Format, references: list[str], rows: Rows) -> dict[str, Column]
     return rates
 
 
-def _arrow_columns(own: dict[str, Column], rows: Rows, unchanged: set[str]) -> dict[str, pa.ChunkedArray]:
-    """The pool's own columns, and those of the rows that are not `unchanged` among them."""
+def _arrow_columns(own: dict[str, Column], rows: Rows, others: list[str]) -> dict[str, pa.ChunkedArray]:
+    """The pool's own columns, and those others of the rows."""
     columns = dict(own)
-    for name in (name for name in rows.columns if name not in unchanged):
+    for name in others:
         kept = f"original_{name}" if name in own else name
         if kept in columns or (kept != name and kept in rows.columns):
             raise ValueError(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from jsonargparse import ArgumentParser
 
-from bots_lightning.tasks import JsonlTasks, ParquetTasks, TaskPool, TaskSource, task_id
+from bots_lightning.tasks import JsonlTasks, MixedTasks, ParquetTasks, TaskPool, TaskSource, task_id
 from bots_lightning.tasks.formats import FORMATS, recognise
 
 NAN = float("nan")
@@ -196,3 +196,26 @@ def test_json_s_nan_is_an_unknown_rate_and_no_answer(tmp_path: Path) -> None:
     assert math.isnan(json.loads(json.dumps(NAN)))
     with pytest.raises(ValueError, match="line 1: the answer is null"):
         pool_of("jsonl", tmp_path, TRL | {"solution": NAN})
+
+
+@BOTH
+def test_columns_that_are_listed_stay_and_no_others(kind: str, tmp_path: Path) -> None:
+    row = TRL | {"level": 3, "extra_info": {"index": 1}, "rate": 0.5}
+    pool = pool_of(kind, tmp_path, row, columns=["level"], references=["rate"])
+    assert pool[0].columns == {"level": 3, "rate": 0.5}
+    assert pool_of(kind, tmp_path, row, columns=[])[0].columns == {}
+    with pytest.raises(ValueError, match=r"has no column 'grade'; .* Set `columns` to what the file has\."):
+        pool_of(kind, tmp_path, row, columns=["grade"])
+
+
+def test_files_whose_structs_differ_mix_without_them(tmp_path: Path) -> None:
+    """As GURU's logic files do: the answer is text by then."""
+    sources = {}
+    for name, truth in (("zebra", {"rows": [[1]]}), ("order", ["a", "b"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        row = {"prompt": name, "data_source": name, "reward_model": {"style": "rule", "ground_truth": truth}}
+        (folder / "tasks.jsonl").write_text(json.dumps(row))
+        sources[name] = JsonlTasks(folder / "tasks.jsonl", answer_column="reward_model.ground_truth", columns=[])
+    pool = MixedTasks(sources).load()
+    assert [task.answer for task in pool] == ['{"rows": [[1]]}', '["a", "b"]']
