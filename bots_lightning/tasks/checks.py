@@ -133,8 +133,8 @@ def check_unique(ids: Column, place: Place) -> None:
         more = ", …" if len(repeats) > len(named) else ""
         raise ValueError(
             f"{len(repeats)} task ids appear more than once: {', '.join(named)}{more}. Task ids must be unique: remove "
-            "the repeated tasks, or give each a different id. (Without an id column, a task's id is the hash of "
-            "its prompt and answer.)"
+            "the repeated tasks (of a file: drop_duplicates=true), or give each a different id. (Without an id "
+            "column, a task's id is the hash of its prompt and answer.)"
         )
 
 

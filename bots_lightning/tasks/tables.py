@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as short
 
+import numpy as np
 import pyarrow as pa
 
 from bots_lightning.tasks import prompts as shapes
@@ -62,6 +63,7 @@ class TableTasks(TaskSource):
             those of the format, an empty list no column.
         columns: further columns that stay; none keeps all. Files that are mixed must agree on the types of theirs.
         limit: only the first so many rows.
+        drop_duplicates: keeps the first of the rows with one id and says how many it leaves out; else that is an error.
         chat: makes prompts that are strings chats of one user message.
         system_prompt: opens every prompt, in the place of a system message that is there; makes strings chats.
         prompt_template: text around prompts that are strings, with {prompt} in it once.
@@ -77,6 +79,7 @@ class TableTasks(TaskSource):
         references: list[str] | None = None,
         columns: list[str] | None = None,
         limit: int | None = None,
+        drop_duplicates: bool = False,
         chat: bool = False,
         system_prompt: str | None = None,
         prompt_template: str | None = None,
@@ -90,6 +93,7 @@ class TableTasks(TaskSource):
         self.references = references
         self.columns = columns
         self.limit = limit
+        self.drop_duplicates = drop_duplicates
         self.chat = chat or system_prompt is not None
         self.system_prompt = system_prompt
         self.prompt_template = prompt_template
@@ -122,9 +126,11 @@ class TableTasks(TaskSource):
             self._require(rows.columns, name, "columns")
         others = [name for name in rows.columns if self.columns is None or name in self.columns]
         table = pa.table(_arrow_columns(own, rows, [name for name in others if name not in unchanged - kind.rewritten]))
+        if self.drop_duplicates:
+            table = _first_of_each(table, str(self.path))
         log.info(
             "%s: %d tasks in the format of %s; %s; references %s",
-            *(self.path, rows.num_rows, kind.name),
+            *(self.path, table.num_rows, kind.name),
             *(", ".join(f"{role} from {name!r}" for role, name in roles.items()), references or "none"),
         )
         return TaskPool(table, references, rows.name)
@@ -168,7 +174,8 @@ class TableTasks(TaskSource):
             ids = texts("id", raw["id"], rows.place)
         else:
             ids = [task_id(*task) for task in zip(values(raw["prompt"]), values(answers), strict=True)]
-        check_unique(ids, rows.place)
+        if not self.drop_duplicates:
+            check_unique(ids, rows.place)
         prompts = arrow("prompt", raw["prompt"], rows.place)
         own: dict[str, Column] = {"id": ids, "prompt": self._shaped(shapes.plain(prompts)), "answer": answers}
         return own | ({"group": _labels(raw["group"], rows.place)} if "group" in raw else {})
@@ -192,6 +199,14 @@ def _column(rows: Rows, name: str) -> Column:
     column = find(rows.columns, name)
     assert column is not None
     return column
+
+
+def _first_of_each(table: pa.Table, path: str) -> pa.Table:
+    """The rows of a pool without those whose id has come before."""
+    first = np.unique(np.array(table["id"].to_pylist()), return_index=True)[1]
+    if len(first) < table.num_rows:
+        log.info("%s: %d rows left out whose id had come before", path, table.num_rows - len(first))
+    return table.take(pa.array(np.sort(first)))
 
 
 def _rates(kind: Format, references: list[str], rows: Rows) -> dict[str, Column]:

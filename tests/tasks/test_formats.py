@@ -219,3 +219,16 @@ def test_files_whose_structs_differ_mix_without_them(tmp_path: Path) -> None:
         sources[name] = JsonlTasks(folder / "tasks.jsonl", answer_column="reward_model.ground_truth", columns=[])
     pool = MixedTasks(sources).load()
     assert [task.answer for task in pool] == ['{"rows": [[1]]}', '["a", "b"]']
+
+
+@BOTH
+def test_rows_that_come_again_are_left_out_if_so_asked(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [TRL | {"prompt": prompt, "level": level} for level, prompt in enumerate("abacab")]
+    with pytest.raises(ValueError, match="task ids appear more than once"):
+        pool_of(kind, tmp_path, *rows)
+    with caplog.at_level(logging.INFO):
+        pool = pool_of(kind, tmp_path, *rows, drop_duplicates=True)
+    assert [(task.prompt, task.columns["level"]) for task in pool] == [("a", 0), ("b", 1), ("c", 3)]
+    assert "3 rows left out whose id had come before" in caplog.text

@@ -50,8 +50,8 @@ ROLES = "use one of system, user, assistant, tool."
 MESSAGE = "Give every message a role and a content."
 AS_MESSAGE = 'Write it as {"role": "user", "content": …}.'
 UNIQUE = (
-    "remove the repeated tasks, or give each a different id. (Without an id column, a task's id is the hash of its "
-    "prompt and answer.)"
+    "remove the repeated tasks (of a file: drop_duplicates=true), or give each a different id. (Without an id column, "
+    "a task's id is the hash of its prompt and answer.)"
 )
 DIVIDE = "Divide counts by their number of attempts and percentages by 100."
 NUMBER = "Write it as a number, or leave the column out of the source's `references`."
