@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from lightning.pytorch import Callback
 from rich.console import Console
 from rich.table import Table
 
+from bots_lightning.algorithms.step_metrics import PHASES
 from bots_lightning.evaluation import effective_number
 from callbacks.belief_quality import BeliefQuality
 from callbacks.effective_task_ratio import EffectiveTaskRatio
@@ -25,6 +27,7 @@ class RunSummary(Callback):
     """Writes `summary.json` in the run folder when training ends, and prints it as a table.
 
     Needs `EffectiveTaskRatio` and `SelectionOverhead` beside it; takes the figures of `BeliefQuality` if it is there.
+    Seconds are those of the first rank.
 
     Args:
         table: print the table.
@@ -33,6 +36,8 @@ class RunSummary(Callback):
     def __init__(self, table: bool = True) -> None:
         self.table = table
         self.wall_seconds = 0.0
+        self.steps = 0
+        self.phase_seconds: Counter[str] = Counter()  # over all those steps
         self._started: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -44,6 +49,13 @@ class RunSummary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Adds the timings of one step."""
+        self.steps += 1
+        self.phase_seconds.update({phase: outputs["timings"][phase] for phase in PHASES})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
@@ -64,7 +76,7 @@ class RunSummary(Callback):
         """The figures of the run; null where there is none."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         progress: Any = pl_module.progress
-        counts = datamodule.selection_counts
+        counts, step_seconds = datamodule.selection_counts, self.phase_seconds.total()
         summary = {
             "seed": pl_module.seed,
             "selector": type(datamodule.selector).__name__,
@@ -72,6 +84,8 @@ class RunSummary(Callback):
             "rollouts": progress.rollouts,
             "generated_tokens": progress.generated_tokens,
             "wall_seconds": self._elapsed(),
+            "tokens_per_second": progress.generated_tokens / step_seconds if step_seconds else None,
+            "timing_s": {phase: seconds / self.steps for phase, seconds in self.phase_seconds.items()},
             "effective_task_ratio": self._etr.mean,
             "effective_task_ratio_by_group": self._etr.group_means,
             "selection_overhead_fraction": self._overhead.fraction,
@@ -89,11 +103,12 @@ class RunSummary(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The seconds so far."""
-        return {"wall_seconds": self._elapsed()}
+        return {"wall_seconds": self._elapsed(), "steps": self.steps, "phase_seconds": dict(self.phase_seconds)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues the clock."""
-        self.wall_seconds = state_dict["wall_seconds"]
+        """Continues the clock and the means."""
+        self.wall_seconds, self.steps = state_dict["wall_seconds"], state_dict.get("steps", 0)
+        self.phase_seconds = Counter(state_dict.get("phase_seconds", {}))
 
 
 def _find(trainer: Trainer, kind: type[C]) -> C | None:
@@ -143,6 +158,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         "rollouts / tokens": f"{summary['rollouts']:,} / {summary['generated_tokens']:,}",
         "selection overhead": "–" if overhead is None else f"{100 * overhead:.3f} %",
         "belief": _belief_facts(summary.get("belief")),
+        **_step_facts(summary["timing_s"], summary["tokens_per_second"]),
         "files": str(folder),
     }
     console = Console()
@@ -151,6 +167,16 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     for label, fact in facts.items():
         if fact is not None:
             console.print(f"{label:<28}{fact}", highlight=False)
+
+
+def _step_facts(seconds: dict[str, float], speed: float | None) -> dict[str, str]:
+    """Seconds of a mean step, and of its phases with their shares; those below a thousandth are left out."""
+    if speed is None:
+        return {}
+    whole = sum(seconds.values())
+    shown = {phase: value for phase, value in seconds.items() if value >= whole / 1000}
+    facts = {"step": f"{whole:8.3f} s          {speed:,.0f} tokens/s"}
+    return facts | {f"  {phase}": f"{value:8.3f} s {100 * value / whole:5.1f} %" for phase, value in shown.items()}
 
 
 def _by_group(summary: dict[str, Any], most: int = 6) -> str:

@@ -1,6 +1,6 @@
 """Log-probabilities of completions under the policy."""
 
-# Shapes: R rows, L prompt tokens, T completion tokens, H hidden size, V vocabulary.
+# Shapes: R rows, P different prompts, L prompt tokens, T completion tokens, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from bots_lightning.algorithms.policy import language_model
 from bots_lightning.algorithms.vocabulary import LogitsProcessing, logits_logprobs, token_logprobs
 from bots_lightning.rollouts import Rollouts
+from bots_lightning.rollouts.reader import can_read
 
+WORTH_SHARING = 0.1  # of all tokens, those that need not be read where prompts are read once
 # What configs call the numbers between head and logits; models differ in whether they multiply or divide by them.
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
@@ -56,7 +60,8 @@ def completion_logprobs(model: nn.Module, rollouts: Rollouts, temperature: float
 def completion_hidden_states(model: nn.Module, rollouts: Rollouts) -> Tensor:
     """The last hidden states at the positions that predict the completion tokens, each one before its token.
 
-    They are what the model gives to its head: after the last norm, and whatever else comes before the head.
+    They are what the model gives to its head: after the last norm, and whatever else comes before the head. A prompt
+    that several rows have is read once, where that saves much and the model can go on from it (see `_shares`).
 
     Args:
         model: a causal language model of transformers, or a PEFT model of one.
@@ -68,8 +73,45 @@ def completion_hidden_states(model: nn.Module, rollouts: Rollouts) -> Tensor:
     Raises:
         ValueError: the model does not call the head that it names.
     """
-    hidden, _ = _forward(model, 1, **_inputs(rollouts))
-    return hidden[:, -rollouts.completion_ids.shape[1] - 1 : -1]
+    prompts, prompt_of = _distinct_prompts(rollouts)
+    length, saved = rollouts.completion_ids.shape[1], len(rollouts) - len(prompts)
+    if saved * prompts.shape[1] < WORTH_SHARING * len(rollouts) * (prompts.shape[1] + length) or not _shares(model):
+        hidden, _ = _forward(model, 1, **_inputs(rollouts))
+        return hidden[:, -length - 1 : -1]
+    inputs, cache = _inputs(rollouts), DynamicCache(config=language_model(model).config)
+    mask = (prompts >= 0).long()
+    given = {"input_ids": prompts.clamp(min=0), "attention_mask": mask, "position_ids": _positions(mask)}
+    states = [_continue(model, cache, 1, given)[prompt_of]]
+    if length > 1:  # no token comes after the last
+        cache.batch_select_indices(prompt_of)
+        given = {"input_ids": rollouts.completion_ids[:, :-1], "attention_mask": inputs["attention_mask"][:, :-1]}
+        given["position_ids"] = inputs["position_ids"][:, -length:-1]
+        states.append(_continue(model, cache, length - 1, given))
+    return torch.cat(states, dim=1)
+
+
+def _distinct_prompts(rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+    """(P, L) ids of the P different prompts, −1 where there is padding; and (R,) which of them each row has."""
+    ids = rollouts.prompt_ids.masked_fill(~rollouts.prompt_mask, -1)
+    return torch.unique(ids, dim=0, return_inverse=True)
+
+
+def _shares(model: nn.Module) -> bool:
+    """Whether rows can go on from the keys and values of a prompt that they share, with gradients.
+
+    In train mode transformers may compute layers anew in the backward pass, and keeps no cache. Hooks before the head
+    are those of ZeRO-3, under which every rank has to make equally many passes.
+    """
+    inner = language_model(model)
+    if inner.training or inner.get_output_embeddings()._forward_pre_hooks or not can_read(inner):
+        return False
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config).layers)
+
+
+def _continue(model: nn.Module, cache: DynamicCache, count: int, inputs: dict[str, Tensor]) -> Tensor:
+    """(R, count, H) last hidden states of what is read after the cache."""
+    hidden, _ = _forward(model, 1, **inputs, past_key_values=cache, use_cache=True, logits_to_keep=count)
+    return hidden[:, -count:]
 
 
 def logits_processing(model: nn.Module) -> LogitsProcessing | None:
@@ -130,10 +172,14 @@ def _inputs(rollouts: Rollouts) -> dict[str, Any]:
     return {
         "input_ids": torch.cat([rollouts.prompt_ids, rollouts.completion_ids], dim=1),
         "attention_mask": mask,
-        "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
+        "position_ids": _positions(mask),
         "use_cache": False,
         "logits_to_keep": rollouts.completion_ids.shape[1] + 1,
     }
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
 def _forward(model: nn.Module, keep: int, **inputs: Any) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from lightning import LightningModule
 
+from bots_lightning.algorithms.failures import together
 from bots_lightning.algorithms.policy import (
     LoRA,
     PretrainedSource,
@@ -152,6 +153,12 @@ class PolicyModule(LightningModule):
     def _datamodule(self) -> TaskDataModule:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
+    def sync_engine(self) -> None:
+        """Shows the engine the present policy, whose weights are whole; fails on all ranks or on none."""
+        assert self.policy is not None
+        policy, version = self.policy, self.progress.iterations
+        together(self.trainer.strategy, lambda: self.engine.sync(policy, version))
+
     def rollout(self, tasks: list[Task], n: int, seeds: list[int]) -> Rollouts:
         """Samples n completions of each task, which has a seed of its own, under the present policy."""
         assert self.policy is not None
@@ -164,6 +171,7 @@ class PolicyModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Fresh counts for every held-out pool; the whole model on every rank until the epoch ends."""
         self._whole.enter_context(whole_model(self.trainer.strategy))
+        self.sync_engine()
         self._held_out = {
             name: HeldOutScore(self.eval_num_generations, self.eval_pass_k, sorted(set(pool.groups))).to(self.device)
             for name, pool in self._datamodule.eval_pools.items()
@@ -236,6 +244,7 @@ class PolicyModule(LightningModule):
     def on_predict_epoch_start(self) -> None:
         """The whole model on every rank until the epoch ends."""
         self._whole.enter_context(whole_model(self.trainer.strategy))
+        self.sync_engine()
 
     def on_predict_epoch_end(self) -> None:
         """Lets it go."""

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from bots_lightning.algorithms.logprobs import record_logprobs
 from bots_lightning.algorithms.module import TRAIN, PolicyModule
 from bots_lightning.algorithms.options import check_numbers
 from bots_lightning.algorithms.schedule import total_optimizer_steps
-from bots_lightning.algorithms.step_metrics import reward_metrics, rollout_metrics, timed
+from bots_lightning.algorithms.step_metrics import StepClock, reward_metrics, rollout_metrics, timing_metrics
 from bots_lightning.beliefs import Evidence
 from bots_lightning.data import TaskBatch
 from bots_lightning.rewards import Outcomes
@@ -67,6 +68,7 @@ class OnlineModule(PolicyModule):
         self.check_ranks_every = check_ranks_every
         self.dynamic_sampling = dynamic_sampling
         self.leftovers: Groups | None = None  # mixed groups that the next iteration starts with
+        self.clock = StepClock()  # of the present step
 
     @abstractmethod
     def update(self, rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
@@ -91,7 +93,15 @@ class OnlineModule(PolicyModule):
         return self._gather if self._trainer is not None and self.trainer.world_size > 1 else None
 
     def _gather(self, tensor: Tensor) -> Tensor:
-        return self.all_gather(tensor)  # type: ignore[return-value]
+        with self.clock.phase("sync"):
+            return self.all_gather(tensor)  # type: ignore[return-value]
+
+    @contextmanager
+    def whole_model(self) -> Iterator[None]:
+        """Holds all weights on every rank, for passes without gradient; see the function `whole_model`."""
+        running = self.clock.running
+        with self.clock.phase("sync"), whole_model(self.trainer.strategy), self.clock.phase(running):
+            yield
 
     # --- one iteration ------------------------------------------------------------------------------------------
 
@@ -114,20 +124,24 @@ class OnlineModule(PolicyModule):
 
         Returns:
             what callbacks read, on all B' groups rolled out, B' = B without dynamic sampling: `loss`; `tasks`;
-            `rewards` (B', G); `completions` (B'·G strings); `num_tokens`; `timings` in seconds.
+            `rewards` (B', G); `completions` (B'·G strings); `num_tokens`; `timings` in seconds: of each of `PHASES`,
+            and `step` for all of them but `select`.
         """
-        timings: dict[str, float] = {"select": self._datamodule.select_seconds}
+        self.clock = StepClock()
+        self.clock.seconds["select"] = self._datamodule.select_seconds  # by the loader, just before
         self.scorer.outcomes = Outcomes()
-        with timed(timings, "step"):
-            with whole_model(self.trainer.strategy):
-                sampled = self._sample(batch, timings)
-                groups, metrics = self._choose(sampled, len(batch))
-            with timed(timings, "update"):
-                metrics |= self.update(groups.rollouts, groups.rewards)
+        with self.whole_model():
+            with self.clock.phase("sync"):
+                self.sync_engine()
+            sampled = self._sample(batch)
+            groups, metrics = self._choose(sampled, len(batch))
+        metrics |= self.update(groups.rollouts, groups.rewards)
         everything = Groups.concatenate(sampled.rounds, self.sampling.pad_token_id)
         num_tokens = int(everything.rollouts.lengths.sum())
-        self._count(len(everything.rollouts), num_tokens)
-        self._log_step(metrics | self._figures(everything, np.concatenate(sampled.scores, axis=1)), timings)
+        of_all_ranks = self._count(len(everything.rollouts), num_tokens)
+        metrics |= self._figures(everything, np.concatenate(sampled.scores, axis=1))
+        timings = self.clock.stop()
+        self._log_step(metrics | timing_metrics(timings, of_all_ranks))
         if self.progress.iterations % self.check_ranks_every == 0:
             check_ranks_agree(self._datamodule.fingerprint)
         return {
@@ -136,7 +150,7 @@ class OnlineModule(PolicyModule):
             "rewards": everything.rewards,
             "completions": sampled.completions,
             "num_tokens": num_tokens,
-            "timings": timings,
+            "timings": timings | {"step": sum(timings.values()) - timings["select"]},
         }
 
     def _figures(self, groups: Groups, scores: npt.NDArray[np.float64]) -> dict[str, Any]:
@@ -152,48 +166,49 @@ class OnlineModule(PolicyModule):
         """The rows of all ranks."""
         return rows if self.gather is None else self.gather(rows).flatten(0, 1)
 
-    def _sample(self, batch: TaskBatch, timings: dict[str, float]) -> Sampled:
+    def _sample(self, batch: TaskBatch) -> Sampled:
         """Rolls out the selected batch, and further ones as dynamic sampling asks; all ranks take as many rounds."""
         sampled, dynamic = Sampled(), self.dynamic_sampling
-        self._sample_round(batch, sampled, timings)
+        self._sample_round(batch, sampled)
         while dynamic is not None and len(sampled.rounds) < dynamic.max_batches:
             enough = dynamic.enough(self.leftovers, sampled.rounds, len(batch))
             if self.trainer.strategy.reduce_boolean_decision(enough, all=True):
                 break
-            self._sample_round(self._select(timings), sampled, timings)
+            self._sample_round(self._select(), sampled)
         return sampled
 
-    def _sample_round(self, batch: TaskBatch, sampled: Sampled, timings: dict[str, float]) -> None:
+    def _sample_round(self, batch: TaskBatch, sampled: Sampled) -> None:
         """Rolls out and scores one batch, and reports its evidence."""
         iteration, number = self.progress.iterations, len(sampled.rounds)
         seeds = [derive_seed(self.seed, TRAIN, iteration, number, position) for position in batch.positions]
-        rollouts, completions, scores, rewards = together(
-            self.trainer.strategy, lambda: self._attempt(batch.tasks, seeds, timings)
-        )
+        with self.clock.phase("sync"):
+            rollouts, completions, scores, rewards = together(
+                self.trainer.strategy, lambda: self._attempt(batch.tasks, seeds)
+            )
         # Before the update: its thread pools stay busy for a while and would slow the belief down.
         tokens = rollouts.lengths.reshape(len(batch), -1).sum(dim=1).tolist()
-        self._datamodule.observe(self._evidence(batch.indices, rewards), dict(zip(batch.indices, tokens, strict=True)))
-        timings["observe"] = timings.get("observe", 0.0) + self._datamodule.observe_seconds
+        evidence = self._evidence(batch.indices, rewards)
+        with self.clock.phase("sync"):
+            self._datamodule.observe(evidence, dict(zip(batch.indices, tokens, strict=True)))
+        self.clock.move(self._datamodule.observe_seconds, "sync", "observe")
         reward_tensor = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
         iterations = torch.full((len(batch),), iteration, device=self.device)
         sampled.add(batch.tasks, completions, scores, Groups(rollouts, reward_tensor, iterations))
 
-    def _attempt(self, tasks: list[Task], seeds: list[int], timings: dict[str, float]) -> Attempt:
+    def _attempt(self, tasks: list[Task], seeds: list[int]) -> Attempt:
         """What may fail on one rank alone: engines and reward functions depend on more than this program."""
-        with timed(timings, "rollout"):
+        with self.clock.phase("rollout"):
             rollouts = self.rollout(tasks, self.num_generations, seeds)
-        with timed(timings, "reward"):
+        with self.clock.phase("reward"):
             completions = self.encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
             scores = self.scorer.scores(tasks, completions)
             rewards = self.scorer.combine(scores, tasks)
         return rollouts, completions, scores, rewards
 
-    def _select(self, timings: dict[str, float]) -> TaskBatch:
+    def _select(self) -> TaskBatch:
         """This rank's share of one more batch."""
-        places = self._datamodule.share(self._datamodule.select())
-        seconds = self._datamodule.select_seconds
-        timings["select"] += seconds
-        timings["step"] = timings.get("step", 0.0) - seconds  # the step is timed around it, and select + step is all
+        with self.clock.phase("select"):
+            places = self._datamodule.share(self._datamodule.select())
         pool = self._datamodule.require_pool()
         positions, indices = map(list, zip(*places, strict=True))
         return TaskBatch(indices, [pool[index] for index in indices], positions)
@@ -207,9 +222,10 @@ class OnlineModule(PolicyModule):
         )
         if leftovers is not None:
             assert self.policy is not None
-            rollouts = record_logprobs(
-                self.policy, leftovers.rollouts, self.temperature, self.max_tokens_per_microbatch
-            )
+            with self.clock.phase("logprobs", self.device):
+                rollouts = record_logprobs(
+                    self.policy, leftovers.rollouts, self.temperature, self.max_tokens_per_microbatch
+                )
             leftovers = replace(leftovers, rollouts=rollouts)
         self.leftovers = leftovers
         return groups, metrics
@@ -217,16 +233,17 @@ class OnlineModule(PolicyModule):
     def _evidence(self, indices: list[int], rewards: npt.NDArray[np.float64]) -> Evidence:
         return Evidence.from_rewards(np.array(indices), self.scorer.fraction(rewards))
 
-    def _count(self, rollouts: int, tokens: int) -> None:
-        gathered: Any = self.all_gather(torch.tensor([rollouts, tokens], device=self.device))
-        totals = gathered.reshape(-1, 2).sum(dim=0)
+    def _count(self, rollouts: int, tokens: int) -> int:
+        """The tokens of all ranks."""
+        gathered = self._gather(torch.tensor([rollouts, tokens], device=self.device))
+        all_rollouts, all_tokens = gathered.reshape(-1, 2).sum(dim=0).tolist()
         self.progress.iterations += 1
-        self.progress.rollouts += int(totals[0])
-        self.progress.generated_tokens += int(totals[1])
+        self.progress.rollouts += all_rollouts
+        self.progress.generated_tokens += all_tokens
+        return all_tokens
 
-    def _log_step(self, metrics: dict[str, Any], timings: dict[str, float]) -> None:
+    def _log_step(self, metrics: dict[str, Any]) -> None:
         """Means over ranks."""
-        metrics["step_time"] = timings["select"] + timings["step"]
         metrics["step"] = float(self.progress.iterations)  # Lightning takes the loggers' step from here
         self.log_dict(metrics, batch_size=1, sync_dist=self.trainer.world_size > 1)
         spent = {

@@ -28,7 +28,7 @@ from bots_lightning.algorithms.reference import reference_logprobs
 from bots_lightning.algorithms.step_metrics import policy_metrics
 from bots_lightning.rollouts import Rollouts, derive_seed
 from bots_lightning.rollouts.memory import unless_out_of_memory
-from bots_lightning.strategies import repeatable, whole_model
+from bots_lightning.strategies import repeatable
 
 
 class PolicyGradientModule(OptimizerModule):
@@ -123,19 +123,21 @@ class PolicyGradientModule(OptimizerModule):
 
     def update(self, rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
         """The optimizer steps of one batch of rollouts."""
-        with whole_model(self.trainer.strategy):
+        with self.whole_model(), self.clock.phase("logprobs", self.device):
             experience, metrics = self.prepare(rollouts, self._shaped(rollouts, rewards))
         meter, losses, norms, steps = Meter(), [], [], 0
         for rows in self._minibatches(len(experience)):
-            part = experience.rows(rows)
-            loss, figures = self._gradients(part)
+            with self.clock.phase("backward"):
+                part = experience.rows(rows)
+                loss, figures = self._gradients(part)
             if self.gather is not None:
                 figures.over_ranks(self.gather)
             if self._has_moved_too_far(figures):
                 self._optimizer.zero_grad()
                 break
             meter.merge(figures)
-            norm = self.clip_and_step(part, loss)
+            with self.clock.phase("optimizer", self.device):
+                norm = self.clip_and_step(part, loss)
             steps += 1
             if math.isfinite(norm):
                 losses.append(loss)
@@ -194,7 +196,9 @@ class PolicyGradientModule(OptimizerModule):
                 self._halve_microbatches(part)
             meter = Meter()
             loss = unless_out_of_memory(partial(self._accumulate_gradients, part, meter))
-            if self.trainer.strategy.reduce_boolean_decision(loss is not None, all=True):
+            with self.clock.phase("sync"):
+                enough = self.trainer.strategy.reduce_boolean_decision(loss is not None, all=True)
+            if enough:
                 return cast(float, loss), meter
             self._optimizer.zero_grad()
         raise StepFailedError(
@@ -221,7 +225,7 @@ class PolicyGradientModule(OptimizerModule):
             for loss in self.losses(micro, size, meter):
                 self.manual_backward(loss)
                 total += loss.detach()
-        with torch.no_grad(), whole_model(self.trainer.strategy):  # idle rows count in the figures
+        with torch.no_grad(), self.whole_model():  # idle rows count in the figures
             for micro in self._microbatches(part, idle & part.mask.any(dim=1)):
                 total += sum(self.losses(micro, size, meter))
         return float(total)
@@ -244,7 +248,7 @@ class PolicyGradientModule(OptimizerModule):
 
     def size(self, mask: Tensor) -> BatchSize:
         """Of a mini-batch with that mask, (R, T) bool; tokens are averaged over ranks, as their gradients will be."""
-        tokens = self.all_gather(mask.sum()).float().mean()  # type: ignore[union-attr]
+        tokens = self._gather(mask.sum()).float().mean()
         return BatchSize(len(mask), float(tokens), self.max_completion_length)
 
     def _microbatches(self, part: Experience, rows: Tensor) -> list[Experience]:
@@ -256,7 +260,7 @@ class PolicyGradientModule(OptimizerModule):
 
     def _in_step(self, part: Experience, parts: list[Experience]) -> list[Experience]:
         """As many micro-batches as the rank that has most, at least one; what is added has no gradient."""
-        count = int(self.all_gather(torch.tensor(len(parts), device=self.device)).max())  # type: ignore[union-attr]
+        count = int(self._gather(torch.tensor(len(parts), device=self.device)).max())
         filling = part.rows(part.lengths.argmin().reshape(1)).without_tokens()
         return parts + [filling] * (max(1, count) - len(parts))
 

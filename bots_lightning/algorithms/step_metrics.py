@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +15,10 @@ from torch import Tensor
 
 from bots_lightning.algorithms.advantages import group_mean_and_std
 from bots_lightning.algorithms.meter import Meter
+
+# Of a step. `logprobs` is all that an update is prepared with: log-probabilities to compare with, values, advantages;
+# `backward` holds the forward passes too, `observe` the update of the belief, and `sync` what waits for other ranks.
+PHASES = ("select", "rollout", "reward", "observe", "logprobs", "backward", "optimizer", "sync", "other")
 
 
 def rollout_metrics(lengths: Tensor, finished: Tensor, rewards: Tensor) -> dict[str, Tensor]:
@@ -71,9 +75,59 @@ def policy_metrics(meter: Meter) -> dict[str, float]:
     return metrics | ({"kl": meter.mean("kl")} if "kl" in meter else {})
 
 
-@contextmanager
-def timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    """Adds the seconds of its block to a name."""
-    start = time.perf_counter()
-    yield
-    timings[name] = timings.get(name, 0.0) + time.perf_counter() - start
+def timing_metrics(seconds: Mapping[str, float], tokens: float) -> dict[str, float]:
+    """How long a step and its phases took, `timing_s/…` as in verl, and how fast it was.
+
+    Args:
+        seconds: of each phase.
+        tokens: that all ranks have generated.
+    """
+    whole = sum(seconds.values())
+    timings = {f"timing_s/{phase}": value for phase, value in seconds.items()}
+    return timings | {"step_time": whole, "tokens_per_second": tokens / whole if whole else np.nan}
+
+
+class StepClock:
+    """The seconds of one step by phase. A phase interrupts the one around it: no second counts twice, none is lost.
+
+    An accelerator works on while Python goes ahead, so that a phase ends too early by this clock unless it ends by
+    waiting. Rollouts and losses do, when they are read. What else leaves work behind names its device, and waits: once
+    in a step or in an optimizer step, never in a micro-batch, and only where the next line would wait anyway.
+
+    Attributes:
+        seconds: of each of `PHASES`.
+        running: the phase that the time goes to now.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.running = "other"
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str, device: torch.device | None = None) -> Iterator[None]:
+        """Gives a phase the seconds of its block, but for those of phases inside; waits for the device at its end."""
+        outer = self._switch(name)
+        try:
+            yield
+            if device is not None and device.type == "cuda":
+                torch.cuda.synchronize(device)
+        finally:
+            self._switch(outer)
+
+    def stop(self) -> dict[str, float]:
+        """The seconds of all phases until now."""
+        self._switch(self.running)
+        return dict(self.seconds)
+
+    def move(self, seconds: float, source: str, target: str) -> None:
+        """Gives one phase what another was given."""
+        self.seconds[source] -= seconds
+        self.seconds[target] += seconds
+
+    def _switch(self, name: str) -> str:
+        """The phase that was running until now."""
+        now, before = time.perf_counter(), self.running
+        self.seconds[before] += now - self._since
+        self._since, self.running = now, name
+        return before

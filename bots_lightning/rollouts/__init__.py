@@ -5,14 +5,22 @@ from bots_lightning.rollouts.engine import RolloutEngine, Sampling, derive_seed,
 from bots_lightning.rollouts.generate import GenerateEngine
 from bots_lightning.rollouts.prompts import PromptEncoder, load_tokenizer
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask, concatenate
+from bots_lightning.rollouts.server import ServerEngine
+from bots_lightning.rollouts.server_client import RolloutServerError
+from bots_lightning.rollouts.server_dialects import ServerDialect, SGLangDialect, VLLMDialect
 
 __all__ = [
     "CompactEngine",
     "GenerateEngine",
     "PromptEncoder",
     "RolloutEngine",
+    "RolloutServerError",
     "Rollouts",
+    "SGLangDialect",
     "Sampling",
+    "ServerDialect",
+    "ServerEngine",
+    "VLLMDialect",
     "completion_mask",
     "concatenate",
     "derive_seed",

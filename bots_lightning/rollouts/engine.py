@@ -34,6 +34,17 @@ class Sampling:
 class RolloutEngine(ABC):
     """Samples completions of token-id prompts. Failures raise; nothing is dropped."""
 
+    def sync(self, policy: nn.Module, policy_version: int) -> None:  # noqa: B027 - most engines have nothing to do
+        """Takes over the weights to sample from; engines that sample with the policy itself need not.
+
+        Called on all ranks before they generate, whenever the policy may have changed. Without collectives, so that it
+        may fail on one rank alone. All ranks wait for each other after it: one of them may work for all.
+
+        Args:
+            policy: as it is trained, with whole weights.
+            policy_version: the one that `generate` will be asked for.
+        """
+
     @abstractmethod
     def generate(
         self,

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from bots_lightning.algorithms.meter import Meter
-from bots_lightning.algorithms.step_metrics import policy_metrics, reward_metrics, rollout_metrics, timed
+from bots_lightning.algorithms.step_metrics import (
+    PHASES,
+    StepClock,
+    policy_metrics,
+    reward_metrics,
+    rollout_metrics,
+    timing_metrics,
+)
 
 
 def test_lengths_and_rewards_of_an_iteration() -> None:
@@ -67,11 +74,84 @@ def test_clip_ratios_are_over_tokens_and_their_extremes_over_completions() -> No
     assert policy_metrics(meter)["kl"] == 0.25
 
 
-def test_times_of_one_name_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 2.0, 10.0, 13.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    timings: dict[str, float] = {}
+# --- the clock ------------------------------------------------------------------------------------------------------
+
+
+class Time:
+    """In place of the machine's."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock_time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    moved = Time()
+    monkeypatch.setattr("bots_lightning.algorithms.step_metrics.time.perf_counter", lambda: moved.now)
+    return moved
+
+
+def seconds_of(clock: StepClock) -> dict[str, float]:
+    return {phase: seconds for phase, seconds in clock.stop().items() if seconds}
+
+
+def test_a_phase_interrupts_the_one_around_it_and_no_second_is_lost(clock_time: Time) -> None:
+    clock_time.passes(1000)  # before the step
+    clock = StepClock()
+    clock_time.passes(1)
     for _ in range(2):
-        with timed(timings, "rollout"):
-            pass
-    assert timings == {"rollout": 5.0}
+        with clock.phase("sync"):
+            clock_time.passes(10)
+            with clock.phase("rollout"):
+                clock_time.passes(100)
+            clock_time.passes(20)
+        clock_time.passes(2)
+    assert seconds_of(clock) == {"rollout": 2 * 100, "sync": 2 * (10 + 20), "other": 1 + 2 * 2}
+    assert clock_time.now - 1000 == sum(clock.seconds.values())
+    clock.move(15, "sync", "observe")
+    assert seconds_of(clock) == {"rollout": 200, "sync": 45, "observe": 15, "other": 5}
+
+
+def test_a_phase_that_fails_has_its_seconds_and_the_one_around_it_goes_on(clock_time: Time) -> None:
+    clock = StepClock()
+
+    def fails() -> None:
+        with clock.phase("sync"):
+            clock_time.passes(3)
+            raise MemoryError
+
+    with clock.phase("backward"):
+        with pytest.raises(MemoryError):
+            fails()
+        clock_time.passes(5)
+    assert clock.running == "other"
+    assert seconds_of(clock) == {"backward": 5, "sync": 3}
+
+
+def test_only_a_phase_that_names_an_accelerator_waits_for_it(clock_time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+
+    def synchronize(device: torch.device) -> None:
+        waited.append(device)
+        clock_time.passes(7)  # of work that was left behind
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    clock, cuda = StepClock(), torch.device("cuda", 0)
+    for phase, device in (("backward", None), ("logprobs", torch.device("cpu")), ("optimizer", cuda)):
+        with clock.phase(phase, device):
+            clock_time.passes(1)
+    assert waited == [cuda]
+    assert seconds_of(clock) == {"backward": 1, "logprobs": 1, "optimizer": 1 + 7}
+
+
+def test_the_metrics_of_time_add_up_to_the_step() -> None:
+    seconds = dict.fromkeys(PHASES, 0.0) | {"rollout": 1.5, "backward": 2.0, "other": 0.5}
+    metrics = timing_metrics(seconds, tokens=1000)
+    assert metrics["step_time"] == 4
+    assert metrics["tokens_per_second"] == 1000 / 4
+    assert sum(value for name, value in metrics.items() if name.startswith("timing_s/")) == metrics["step_time"]
+    assert metrics["timing_s/rollout"] == 1.5
+    assert len(metrics) == len(PHASES) + 2

@@ -1,0 +1,109 @@
+"""The real vLLM on a CPU, where VLLM_PYTHON names an interpreter that has it; see tests/assets/install_vllm.sh."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+from bots_lightning.algorithms.logprobs import completion_logprobs
+from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
+from bots_lightning.quickstart.tokenizer import character_tokenizer
+from bots_lightning.rollouts import CompactEngine, Sampling
+from bots_lightning.rollouts.server import ServerEngine
+from bots_lightning.tasks.procedural import ALPHABET
+
+PYTHON = os.environ.get("VLLM_PYTHON")
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6, 7]]
+SEEDS = [1, 2, 3, 4]
+SAMPLING = Sampling(max_completion_length=24, stop_token_ids=(1, 4), pad_token_id=0, temperature=0.7)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(PYTHON is None, reason="VLLM_PYTHON is not set")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny checkpoint with heads of 32, the smallest that vLLM serves on a CPU."""
+    folder = str(tmp_path_factory.mktemp("checkpoint"))
+    tokenizer = character_tokenizer(ALPHABET)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 32}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    tokens = {"vocab_size": len(tokenizer), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    config = Qwen3Config(**shape, **heads, **tokens, max_position_embeddings=128, initializer_range=0.15)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(folder: str) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = ["--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--generation-config", "vllm"]
+    options += ["--logprobs-mode", "processed_logprobs", "--dtype", "float32", "--max-model-len", "128"]
+    program = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--port", port, *options]
+    switches = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    switches |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    log = Path(folder) / "vllm.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*program, "--enforce-eager"], env=os.environ | switches, stdout=output, stderr=output
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(300):
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            time.sleep(1)
+    pytest.fail(log.read_text()[-3000:])
+
+
+def test_completions_and_logprobs_are_the_policys_after_every_update(folder: str, url: str, tmp_path: Path) -> None:
+    policy = load_policy(folder, LoRA(r=8, alpha=16)).eval()
+    engine = ServerEngine([url], str(tmp_path / "adapters"), logprobs=True, patience_seconds=30.0)
+    model, greedy = language_model(policy), replace(SAMPLING, temperature=0)
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for version in range(4):
+        for name, weight in policy.named_parameters():
+            if ".default." in name:
+                weight.data.normal_(0, 0.2, generator=generator)
+        engine.sync(policy, version)
+        rollouts = engine.generate(model, PROMPTS, 8, SAMPLING, SEEDS, version)
+        with torch.no_grad():
+            expected, _ = completion_logprobs(policy, rollouts, SAMPLING.temperature)
+        assert rollouts.logprobs is not None
+        mask = rollouts.completion_mask
+        torch.testing.assert_close(rollouts.logprobs[mask], expected[mask], atol=1e-4, rtol=0)
+        again = engine.generate(model, PROMPTS, 8, SAMPLING, SEEDS, version)
+        assert torch.equal(again.completion_ids, rollouts.completion_ids)
+        assert 0 < int(rollouts.finished.sum()) < len(rollouts)
+        seen.add(tuple(rollouts.completion_ids.flatten().tolist()))
+        likely = engine.generate(model, PROMPTS, 2, greedy, SEEDS, version)
+        reference = CompactEngine().generate(model, PROMPTS, 2, greedy, SEEDS)
+        assert torch.equal(likely.completion_ids, reference.completion_ids)
+        assert torch.equal(likely.completion_mask, reference.completion_mask)
+        assert torch.equal(likely.finished, reference.finished)
+    assert len(seen) == 4
+    assert engine.pool.servers[0].last_error == "none"
