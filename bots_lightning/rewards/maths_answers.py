@@ -4,6 +4,9 @@ In this order: the last `\boxed{}`; the last line that begins with `####`; the l
 `A: …`; the last "answer is …" or "Answer: …". Where nothing marks an answer, the last number or formula counts, as is
 usual in the field, but only if the text has come to an end: one that breaks off in a sentence, a formula or a block of
 code has no answer yet.
+
+What follows the end of a turn, or an answer and a line such as `Question:`, is no longer about this task: models that
+were not taught to stop invent the next one.
 """
 
 from __future__ import annotations
@@ -22,10 +25,14 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w\\])")
 BETWEEN_BOXES = re.compile(r"[\s$.,;]*(?:\\[)\]])?[\s$.,;]*(?:\b(?:and|or)\b)?[\s$,;]*(?:\\[(\[])?[\s$]*")
 HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)", re.MULTILINE)
 TAGGED = re.compile(r"<answer>\s*([^<>]*?)\s*</answer>")
-# Calculator notes of GSM8K, and ends of a turn.
+# Calculator notes of GSM8K, and marks of turns.
 NO_TEXT = re.compile(r"<<[^<>\n]*>>|<\|[a-z_]{1,30}\|>|</s>")
+END_OF_TURN = re.compile(r"<\|(?:im_end|eot_id|endoftext|end_of_text|end)\|>|</s>")
+NEXT_TASK = re.compile(
+    r"^[ \t]*(?:#+[ \t]*|\*\*)?(?:Question|Q|Problem|Exercise|Human|User|Instruction)(?:\*\*)?[ \t]*:", re.MULTILINE
+)
 ANSWER_IS = re.compile(
-    r"(?:^[\s#>-]*|\b(?:the|final|correct|our|my)\s+)answers?\b"
+    r"(?:^[\s#>-]*|\b(?:the|final|correct|our|my)\s+)(?:answers?|(?<=correct )(?:option|choice))\b"
     r"(?:(?!\s+(?:as|by|with|from)\b)[^.\d\n:=$\\]{0,80}?\s(?:is|are|was|would be|will be|should be|equals)\b\s*:?"
     r"|(?:\s*\([^)\n]{0,40}\)|\s+(?:to|for|in)\s[^.\d\n:=$\\]{1,60}?)?\s*[:=])\s*",
     re.IGNORECASE | re.MULTILINE,
@@ -41,13 +48,15 @@ PERCENT = re.compile(r"\s*(?:\\?%|percent\b)")
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 NUMBER = re.compile(
     rf"(?<![A-Za-z\d.,_^])(?:(?<![\d)\]}}])[-−])?\s?(?:\\?[$€£])?[-−]?"
-    rf"(?:\d+\s+\d+/\d+|{DIGITS}(?:\s*/\s*\d+(?!\d))?)"
-    r"(?:\s*(?:\\?%|(?:percent|thousand|million|billion)\b))?"
+    rf"(?:\d+\s+\d+/\d+|\d+(?::\d+)+|{DIGITS}(?:\s*/\s*\d+(?!\d))?)"
+    r"(?:\s*(?:\\?%|(?:percent|thousand|million|billion|[aApP]\.?[mM])\b))?"
 )
 NUMBER_AND_WORDS = re.compile(rf"\s*({NUMBER.pattern})(?:\s+[A-Za-z][A-Za-z\s.'’,/-]*)?[\s.]*")
 SENTENCE_END = re.compile(r"(?<!\\)[.!?]+(?=\s|$)|\n")
 REASON = re.compile(r",?\s(?:because|since|as|which|where|so)\s", re.IGNORECASE)
-WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|sqrt|arcsin|arccos|arctan|mod|gcd)\b)[A-Za-z]{2,}")
+WORD = re.compile(
+    r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|sqrt|arcsin|arccos|arctan|mod|gcd)\b)[A-Za-z]{2,}|[\u3040-\u30ff\u4e00-\u9fff]"
+)
 COMMAND = re.compile(r"\\[^$%]")
 TOGETHER = re.compile(r"\s*(?:[A-Za-z]+\s*)?,?\s*(?:and|or|to)\s*")
 TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname)\s*\{[^{}]*\}")
@@ -62,14 +71,28 @@ def final_answer(completion: str, require_boxed: bool = False) -> str | None:
 
     Text before the last `</think>` is not read, and a thought that has not ended has no answer.
     """
-    completion = NO_TEXT.sub("", completion)
+    completion = NO_TEXT.sub("", _first_turn(completion))
     if "</think>" in completion:
         completion = completion.rpartition("</think>")[2]
     elif "<think>" in completion:
         return None
+    completion = _first_task(completion)
     if require_boxed or BOX.search(completion):
         return _boxed(completion)
     return _marked(completion) or _last(completion)
+
+
+def _first_turn(completion: str) -> str:
+    return next((turn for turn in END_OF_TURN.split(completion) if turn.strip()), "")
+
+
+def _first_task(text: str) -> str:
+    """The text before the first line that opens another task, if it has marked an answer by then."""
+    for opening in NEXT_TASK.finditer(text):
+        before = text[: opening.start()]
+        if (_boxed(before) if BOX.search(before) else _marked(before)) is not None:
+            return before
+    return text
 
 
 def stated_answer(text: str) -> str | None:

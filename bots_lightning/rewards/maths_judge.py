@@ -21,10 +21,15 @@ EQUALS = re.compile(r"(?<![\\<>!=])=(?!=)")
 WORDS = re.compile(r"[A-Za-z]{2,}")
 PROSE = re.compile(r"[A-Za-z]{4,}")
 COMMANDS = re.compile(r"\\(?!text(?![A-Za-z]))[A-Za-z]+")
-CHOICE = re.compile(r"\(?([A-Z])\)?")
+CHOICE = re.compile(r"(?:(?i:option|choice)\s+)?\(?([A-Z])\)?")
 CHOICE_AND_TEXT = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:])\s*.*", re.DOTALL)
 # math-verify leaves the base out of account.
 IN_BASE = re.compile(r"(-?[\dA-Z]+)_\{?(?:\\text\{)?(\w+)\}*")
+APPROXIMATELY = re.compile(r"\s*\\approx(?![A-Za-z])\s*")
+NUMERALS = [
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+]
 LONGEST_ANSWER = 1000
 LATEX = (LatexExtractionConfig(),)
 
@@ -42,7 +47,9 @@ def judge(item: tuple[str, str, bool]) -> float:
 
 def equal(gold: str, prediction: str) -> bool:
     """Whether two answers mean the same."""
-    gold, prediction = tidy(gold), tidy(prediction)
+    gold, prediction = _in_digits(tidy(gold)), _in_digits(tidy(prediction))
+    if len(sides := APPROXIMATELY.split(prediction)) == 2 and not APPROXIMATELY.search(gold):
+        prediction = sides["." in gold]  # one of them, so that nobody can give two answers
     if not prediction or not balanced(prediction):
         return False
     if compact(gold) == compact(prediction):
@@ -62,6 +69,11 @@ def equal(gold: str, prediction: str) -> bool:
         relations = bool(RELATION.search(gold)) != bool(RELATION.search(prediction))
         return (relations or "matrix" in gold + prediction) and _same_mathematics(gold, prediction)
     return _same_scalar(gold, prediction, *gold_form.parts[0], *prediction_form.parts[0])
+
+
+def _in_digits(text: str) -> str:
+    word = _words(text).casefold()
+    return str(NUMERALS.index(word)) if word in NUMERALS else text
 
 
 def _same_scalar(

@@ -11,7 +11,17 @@ from typing import NamedTuple
 
 CHARACTERS = str.maketrans(
     {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup "}
-    | {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∈": r"\in ", "θ": r"\theta ", "²": "^2", "³": "^3"}
+    | {
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "≠": r"\ne ",
+        "±": r"\pm ",
+        "∈": r"\in ",
+        "θ": r"\theta ",
+        "≈": r"\approx ",
+        "²": "^2",
+        "³": "^3",
+    }
     | {"°": r"^\circ ", "€": "", "£": "", "¥": "", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "，": ",", "`": ""}
     | {"’": "'", "\0": ""}
 )
@@ -27,6 +37,10 @@ REWRITES = [
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
         (r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le"),
         (r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge"),
+        (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
+        (r"^\\approx(?![A-Za-z])", ""),
+        (r"(?<=\d)\s*(?:\\text\s*\{\s*)?[aA]\.?\s?[mM]\b\.?(?:\s*\})?", " am"),
+        (r"(?<=\d)\s*(?:\\text\s*\{\s*)?[pP]\.?\s?[mM]\b\.?(?:\s*\})?", " pm"),
         (r"\s*\{\s*,\s*\}\s*", ","),
         (r",\s*\\!\s*", ","),
         (r"\\!", ""),
@@ -50,7 +64,7 @@ REWRITES = [
     )
 ]
 WRAPPERS = re.compile(r"\s*(?:\$\$?(.*?)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\])[\s.,;]*", re.DOTALL)
-NO_UNIT = r"(?!\s*(?:and|or|million|billion|trillion|thousand|hundred|dozen|to|[ap]\.?\s?m\b)\b)"
+NO_UNIT = r"(?!\s*(?:and|or|million|billion|trillion|thousand|hundred|dozen|to|[ap]m)\b)"
 UNIT_TEXT = re.compile(rf"(?<=\S)\s*\\text\s*\{{{NO_UNIT}[^{{}}\d]*\}}\s*(?:\^\s*\{{?\s*\d\s*\}}?)?$")
 UNIT_FRACTION = re.compile(r"(?<=\S)\s*\\frac\s*\{\s*\\text\{[^{}]*\}\s*\}\s*\{\s*\\text\{[^{}]*\}\s*\}$")
 SHORT = "km|cm|mm|kg|mg|ml|mL|mph|kph|ft|in|lbs?|oz|hrs?|mins?|secs?|days?|hours?|minutes?|seconds?|degrees?"

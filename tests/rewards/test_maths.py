@@ -83,6 +83,14 @@ SAME = [
     (r"\text{(B)}", r"\textbf{(B) } 12"),
     ("B", "(B)"),
     ("yes", r"\text{Yes}."),
+    ("1.41", "\\sqrt{2} \\approx 1.41"),
+    ("\\sqrt{2}", "\\sqrt{2} \\approx 1.41"),
+    ("3.14", "\\approx 3.14"),
+    ("3.14", "≈ 3.14"),
+    ("\\emptyset", "\\varnothing"),
+    ("3:30 PM", "3:30 \\text{ p.m.}"),
+    ("7", "Seven"),
+    ("seven", "7"),
 ]
 DIFFERENT = [
     ("0.5", "5"),
@@ -133,6 +141,11 @@ DIFFERENT = [
     ("72", ""),
     ("72", "{72"),
     ("2", "the second of them"),
+    ("3:30 PM", "3:30 AM"),
+    ("8", "9 \\approx 8"),
+    ("8", "7 \\approx 8 \\approx 9"),
+    ("7", "seventeen"),
+    ("B", "option C"),
 ]
 
 RIGHT = [
@@ -186,6 +199,21 @@ RIGHT = [
     (r"\text{Monday}", "The answer is Monday."),
     ("B", "The correct answer is (B) 12."),
     ("(-\\infty, 0]", r"so $x\le 0$, that is, $\boxed{x \in (-\infty, 0]}$"),
+    ("3:30 PM", "The train arrives at 3:30 PM. The answer is 3:30 PM."),
+    ("3:4", "The answer is 3:4."),
+    ("C", "So the correct choice is **C**."),
+    ("C", "Therefore, the correct answer is option C."),
+    ("7", "There are seven students. The answer is seven."),
+    ("18", "答案是18。"),
+    ("18", "The answer is 18.\n\nQuestion: Tom has 3 apples. How many?\nAnswer: The answer is 3."),
+    ("18", "The answer is 18.\n\nQ: Tom has 3 apples. How many?\nA: 3"),
+    ("18", "9*2=18\n#### 18\n\n**Problem:** Tom has 3 apples. How many?\n#### 3"),
+    ("18", "\\boxed{18}\n\nHuman: What is 1+2?\n\nAssistant: \\boxed{3}"),
+    ("18", "The answer is: 18\n\n### Instruction:\nWhat is 1+2?\n\n### Response:\nThe answer is: 3"),
+    ("18", "<|im_start|>assistant\n\\boxed{18}.<|im_end|>\n<|im_start|>assistant\n\\boxed{3}"),
+    ("18", "The answer is 18.<|endoftext|>The answer is 3."),
+    ("18", "Question: How much?\nAnswer: 18"),
+    ("18", "<think>\\boxed{3}\nProblem: again.</think>\\boxed{18}"),
 ]
 WRONG = [
     ("18", "Janet sells 9 eggs.\nShe makes \\boxed{9}"),
@@ -222,6 +250,12 @@ WRONG = [
     ("3", "The answer is 3, 4."),
     ("3", "The answer is $3$ or $4$."),
     ("B", "The answer is (C), not B."),
+    ("18", "The answer is 3.\n\nQuestion: Tom has 16 apples and buys 2.\nThe answer is 18."),
+    ("18", "\\boxed{3}\n\nUser: What is 16+2?\nAssistant: \\boxed{18}."),
+    ("3:30 PM", "The answer is 3:30 AM."),
+    ("3", "The answer is 3:4."),
+    ("C", "The answer is option D."),
+    ("7", "The answer is eleven."),
 ]
 
 

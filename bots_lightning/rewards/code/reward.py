@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class CodeReward(JudgedReward):
 
     Args:
         timeout_seconds: wall time of one run: of one case of standard input, or of all unit tests together.
+        total_seconds: wall time of all cases of one completion, after which no further one starts.
         cpu_seconds: processor time of one run.
         memory_mb: address space of one process, MiB.
         max_output_kb: standard output, KiB.
@@ -59,6 +61,7 @@ class CodeReward(JudgedReward):
     def __init__(
         self,
         timeout_seconds: float = 10.0,
+        total_seconds: float = 120.0,
         cpu_seconds: int = 10,
         memory_mb: int = 1024,
         max_output_kb: int = 1024,
@@ -78,12 +81,14 @@ class CodeReward(JudgedReward):
         for name, value in bounded.items():
             if value < 1:
                 raise ValueError(f"{name}={value}; expected at least 1.")
-        if not (math.isfinite(timeout_seconds) and timeout_seconds > 0):
-            raise ValueError(f"timeout_seconds={timeout_seconds}; expected a finite number above 0.")
+        for name, seconds in (("timeout_seconds", timeout_seconds), ("total_seconds", total_seconds)):
+            if not (math.isfinite(seconds) and seconds > 0):
+                raise ValueError(f"{name}={seconds}; expected a finite number above 0.")
         if not (math.isfinite(float_tolerance) and float_tolerance >= 0):
             raise ValueError(f"float_tolerance={float_tolerance}; expected a finite number, 0 or above.")
         limits = Limits(timeout_seconds, cpu_seconds, memory_mb, max_output_kb, max_file_mb)
         self.num_workers, self.partial_credit = workers, partial_credit
+        self.total_seconds = total_seconds
         self.float_tolerance, self.max_tests = float_tolerance, max_tests
         self.sandbox = Sandbox(limits, python, allow_unisolated)
         self._failed_starts = 0
@@ -155,8 +160,10 @@ class CodeReward(JudgedReward):
 
     def _judge_output(self, program: str, tests: StdinTests) -> _Verdict:
         """Runs the program once for each case, until it fails one, or with partial credit until it takes too long."""
-        passed = 0
+        passed, started = 0, time.monotonic()
         for text, expected in zip(tests.inputs, tests.outputs, strict=True):
+            if time.monotonic() - started > self.total_seconds:
+                return _Verdict(passed, timed_out=True)
             with self.sandbox.start("script", {"program": program}, text.encode()) as process:
                 finished = process.finish()
             right = not (finished.timed_out or finished.overflowed or finished.code)
@@ -171,8 +178,7 @@ class CodeReward(JudgedReward):
     def _judge_calls(self, program: str, tests: UnitTests) -> _Verdict:
         """Runs the program in one sandbox and the test code in another, with a socket between them."""
         near, far = socket.socketpair()
-        source = f"{tests.prelude}\n{program}" if tests.prelude else program
-        served = {"program": source, "channel": far.fileno()}
+        served = {"sources": [tests.prelude, program], "channel": far.fileno()}
         judged = {
             "prelude": tests.prelude,
             "steps": tests.steps,

@@ -67,6 +67,7 @@ class Sandbox:
             raise SandboxError("the code reward runs programs on Linux only, on x86_64 or aarch64.")
         self.limits = limits
         self.python, self.prefixes = _interpreter(python or sys.executable)
+        _compile(self.python)
         self.stopped = threading.Event()
         self.bubblewrap = shutil.which("bwrap")
         failure = "there is no bwrap on the PATH" if self.bubblewrap is None else self._failure()
@@ -192,3 +193,9 @@ def _interpreter(python: str) -> tuple[str, list[str]]:
         raise SandboxError(f"python={python!r} does not run ({answer.stderr.strip()}); expected a Python interpreter.")
     executable, *prefixes = answer.stdout.splitlines()
     return executable, sorted({*prefixes, executable})
+
+
+def _compile(python: str) -> None:
+    """Stores the harness as bytecode of this interpreter, if its folder is writable; else each start compiles it."""
+    command = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2)"
+    subprocess.run([python, "-I", "-S", "-c", command, str(HARNESS)], check=False, capture_output=True, timeout=60)

@@ -24,7 +24,9 @@ STUB = 'def double(x):\n    """Twice x."""\n'
         ("```python\na = (\n```", "a = (\n"),
         ("```python\n\n```", None),
         ("", None),
-        ("```python\na = 1", "```python\na = 1"),
+        ("```python\na = 1", "a = 1\n"),
+        ("```python\na = 1\n```\nAn example:\n```python\na = (", "a = 1\n"),
+        ("1. Do:\n   ```Python3\n   if a:\n       a = 1\n   ```", "if a:\n    a = 1\n"),
     ],
 )
 def test_the_last_block_of_python_is_the_program(completion: str, program: str | None) -> None:
@@ -38,6 +40,8 @@ def test_the_last_block_of_python_is_the_program(completion: str, program: str |
         ("```python\n    return 2 * x\n```", STUB + "    return 2 * x\n"),
         ("```python\ndef double(x):\n    return x + x\n```", "def double(x):\n    return x + x\n"),
         ("double = lambda x: x + x", "double = lambda x: x + x"),
+        ("    y = x\n\n    return x + y\n\n\nprint(double(", STUB + "    y = x\n\n    return x + y\n\n\n"),
+        ("    return (\n        x + x\n)", STUB + "    return (\n        x + x\n)"),
         ("    return doubled(x)  # not def double", STUB + "    return doubled(x)  # not def double"),
     ],
 )

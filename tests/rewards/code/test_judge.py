@@ -57,6 +57,56 @@ def test_an_object_that_agrees_with_everything_passes_nothing(judge: Any, assert
     assert judge(LIAR, f"assert {assertion}") == 0
 
 
+OWN_ARITHMETIC = """
+import sys
+seen = [45]
+sys.modules["inside.serve"]._as = lambda base, value: seen[-1]  # what it claims to be as plain data
+class Liar(BASE):
+    def __sub__(self, other):
+        seen.append(other)
+        return RESULT
+    __rsub__ = __add__ = __radd__ = __mod__ = __mul__ = __sub__
+    def __abs__(self): return 0
+    __round__ = __float__ = __int__ = __index__ = __len__ = __neg__ = lambda self, *a: 0
+    def __bool__(self): return False
+liar = Liar()
+def f(x): return liar
+"""
+
+
+@pytest.mark.parametrize(
+    "assertion",
+    [
+        "abs(f(1) - 41) < 1e-6",
+        "abs(41 - f(1)) < 1e-6",
+        "round(f(1) - 41, 3) == 0",
+        "-(f(1) - 41) == 0",
+        "not f(1) - 41",
+        "float(f(1) - 41) == 0",
+        "int(f(1) - 41) == 0",
+        "math.fabs(f(1) - 41) < 1e-6",
+        "[0, 1][f(1) - 41] == 0",
+        "len(f(1) - {1, 2}) == 0",
+        "f(1) - 41 == 0",
+        "f(1) - 41 < 1e-6",
+        "abs((f(1) - 41) - f(2)) < 1e-6",
+    ],
+)
+@pytest.mark.parametrize("result", ["self", "0", "Liar()"])
+@pytest.mark.parametrize("base", ["object", "float"])
+@pytest.mark.parametrize("make_reward", ["unisolated"], indirect=True)
+def test_an_object_that_forges_arithmetic_passes_nothing(judge: Any, assertion: str, base: str, result: str) -> None:
+    program = OWN_ARITHMETIC.replace("BASE", base).replace("RESULT", result)
+    assert judge(program, f"assert f(0) is not None\nassert {assertion}") == 0
+
+
+def test_numbers_with_a_class_of_their_own_are_reckoned_with(judge: Any) -> None:
+    program = "from enum import IntEnum\nclass Colour(IntEnum):\n    RED = 1\ndef f(): return Colour.RED\n"
+    tests = "assert abs(f() - 1) < 1e-6 and 2 - f() == 1 and f() < 2 and 0 <= f() <= 1 and f() % 2 == 1"
+    assert judge(program, tests) == 1
+    assert judge(program.replace("= 1", "= 3"), tests) == 0
+
+
 LIARS = {
     "subclass of int": "class X(int):\n    __eq__ = lambda s, o: True\n    __hash__ = int.__hash__\nf = lambda x: X(3)",
     "subclass of list": "class X(list):\n    __eq__ = lambda s, o: True\nf = lambda x: X([3])",

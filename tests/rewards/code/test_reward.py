@@ -153,6 +153,18 @@ CALLS = [
     ),
 ]
 
+CALLS += [
+    Problem(
+        "annotations of the future after a prefix",
+        "from __future__ import annotations\nclass Solution:\n    def total(self, values: List[int]) -> int:\n"
+        "        return sum(values)\n",
+        "sum(",
+        "max(",
+        {"functional": "assert Solution().total([1, 2]) == 3"},
+        {"extra_info": {"prefix": "from typing import *"}},
+    ),
+]
+
 STDIN = [
     Problem("integers", "print(int(input()) * 2)", "* 2", "* 3", {"inputs": ["4\n", "5"], "outputs": ["8\n", "10"]}),
     Problem(
@@ -185,6 +197,13 @@ STDIN = [
         "1 + depth",
         "2 + depth",
         {"inputs": ["20000"], "outputs": ["20000"]},
+    ),
+    Problem(
+        "an end by exit",
+        "print(input())\nif True:\n    exit()\nprint(2)",
+        "True",
+        "False",
+        {"inputs": ["1"], "outputs": ["1"]},
     ),
     Problem(
         "a file of one's own",
@@ -243,6 +262,14 @@ def test_time_limits_are_counted_and_do_not_touch_others(make_reward: Any) -> No
     assert reward.outcomes == Outcomes(items=4, timeouts=2)
 
 
+def test_many_cases_each_below_the_limit_have_a_limit_together(make_reward: Any) -> None:
+    reward = make_reward(total_seconds=1.0, partial_credit=True)
+    tests = json.dumps({"inputs": ["1"] * 50, "outputs": ["1"] * 50})
+    (share,) = reward(["?"], ["import time\ntime.sleep(0.3)\nprint(input())"], [tests])
+    assert 1 <= 50 * share <= 4
+    assert reward.outcomes == Outcomes(items=1, timeouts=1)
+
+
 def test_processor_time_is_limited_in_served_programs_too(make_reward: Any) -> None:
     reward = make_reward(cpu_seconds=1)
     assert reward(["?"], ["def f(x):\n    while True: pass"], ["assert f(1) == 1"]) == [0]
@@ -292,8 +319,8 @@ def test_a_bubblewrap_that_may_not_make_namespaces_counts_as_none(
 
 @pytest.mark.parametrize(
     "options",
-    [{"timeout_seconds": 0}, {"timeout_seconds": float("inf")}, {"cpu_seconds": 0}, {"memory_mb": 0}, {"max_tests": 0},
-     {"num_workers": 0}, {"float_tolerance": -1.0}],
+    [{"timeout_seconds": 0}, {"timeout_seconds": float("inf")}, {"total_seconds": 0}, {"cpu_seconds": 0},
+     {"memory_mb": 0}, {"max_tests": 0}, {"num_workers": 0}, {"float_tolerance": -1.0}],
     ids=str,
 )  # fmt: skip
 def test_options_out_of_bounds_are_refused_by_name(options: dict[str, Any]) -> None:

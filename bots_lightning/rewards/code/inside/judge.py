@@ -96,7 +96,7 @@ class Judge:
 
     def export(self, value: Any, refer: Callable[[Any], Any]) -> Row:
         """The row of an object that is not plain data: a handle, a record, or a callback."""
-        if type(value) is Remote:
+        if isinstance(value, Remote):
             return ["remote", value._handle]
         if _is_own(type(value)):
             return ["record", type(value).__name__, [[name, refer(item)] for name, item in vars(value).items()]]

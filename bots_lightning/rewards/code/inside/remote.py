@@ -1,13 +1,15 @@
 """Objects of the program as the test code sees them: every use is a question to the process where they live.
 
 The answers are the program's, so an object may lie about itself. What it may not do is judge expected values: it
-equals plain data only as the plain data that it is (a named tuple, an IntEnum), it is never asked to compare with or to
-contain plain data, and arithmetic with plain data must give an object again. Two objects of the program compare as it
-says, and a method of it that is called with an expected value may answer as it likes.
+compares and reckons with plain data only as the plain data that it is (a named tuple, an IntEnum), and is never asked
+to contain some. Arithmetic with plain data may give another object, which may have seen an expected value and so never
+becomes a number: `abs(f(1) - 41) < 1e-6` holds for numbers only. Two objects of the program compare as it says, and a
+method of it that is called with an expected value may answer as it likes.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -74,7 +76,7 @@ class Remote:
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Remote):
             return self._ask("operator", "eq", self, other) is True
-        return any(plain == other for plain in self.plain)
+        return any(plain == other for plain in _plain(self))
 
     def __ne__(self, other: object) -> bool:
         if isinstance(other, Remote):
@@ -82,36 +84,70 @@ class Remote:
         return not self == other
 
 
+class Derived(Remote):
+    """What arithmetic with plain data gave: neither a number nor equal to plain data."""
+
+    __slots__ = ()
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return _derived("round", super().__round__(digits))
+
+
+def _plain(value: Remote) -> list[Any]:
+    return [] if isinstance(value, Derived) else value.plain
+
+
+def _derived(name: str, result: Any) -> Derived:
+    if not isinstance(result, Remote):
+        raise TypeError(f"{name} of a program's object and plain data gave plain data, which it could have forged")
+    return Derived(result._ask, result._handle, [])
+
+
 def _question(name: str) -> Callable[[Remote], Any]:
     return lambda self: self._ask(name, self)
 
 
+def _refusal(name: str) -> Callable[[Remote], Any]:
+    return lambda self: _derived(name, None)
+
+
 def _unary(name: str) -> Callable[[Remote], Any]:
-    return lambda self: self._ask("operator", name, self)
+    def method(self: Remote) -> Any:
+        result = self._ask("operator", name, self)
+        return _derived(name, result) if isinstance(self, Derived) else result
+
+    return method
 
 
 def _binary(name: str, reflected: bool = False) -> Callable[[Remote, Any], Any]:
     def method(self: Remote, other: Any) -> Any:
-        operands = (other, self) if reflected else (self, other)
-        result = self._ask("operator", name, *operands)
-        if not isinstance(other, Remote) and not isinstance(result, Remote):
-            raise TypeError(f"{name} of a program's object and plain data gave plain data, which it could have forged")
-        return result
+        known = [] if isinstance(other, Remote) else [*_plain(self)]  # before the program sees the other operand
+        result = self._ask("operator", name, *((other, self) if reflected else (self, other)))
+        if isinstance(other, Remote) and not isinstance(self, Derived) and not isinstance(other, Derived):
+            return result
+        if known and not isinstance(result, Remote):
+            operands = (other, known[0]) if reflected else (known[0], other)
+            return getattr(operator, name)(*operands)
+        return _derived(name, result)
 
     return method
 
 
 def _ordering(name: str) -> Callable[[Remote, Any], bool]:
     def method(self: Remote, other: Any) -> bool:
-        if not isinstance(other, Remote):
-            return NotImplemented
-        return self._ask("operator", name, self, other) is True
+        if isinstance(other, Remote):
+            return self._ask("operator", name, self, other) is True
+        for plain in _plain(self):
+            return bool(getattr(operator, name)(plain, other))
+        return NotImplemented
 
     return method
 
 
 for _name in ("bool", "len", "str", "repr", "hash", "int", "float", "reversed"):
     setattr(Remote, f"__{_name}__", _question(_name))
+for _name in ("bool", "len", "int", "float", "index"):
+    setattr(Derived, f"__{_name}__", _refusal(_name))
 for _name in ("neg", "pos", "abs", "invert", "index"):
     setattr(Remote, f"__{_name}__", _unary(_name))
 for _name in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"):

@@ -17,9 +17,9 @@ PLAIN = (int, float, str, bytes, tuple, list, dict, set, frozenset)
 
 
 def run(job: dict[str, Any]) -> None:
-    """Serves `job["program"]` on the socket `job["channel"]` until the judge hangs up."""
+    """Serves `job["sources"]`, run one after the other, on the socket `job["channel"]` until the judge hangs up."""
     os.dup2(2, 1)  # nobody reads what it prints
-    program = Program(job["program"])
+    program = Program(job["sources"])
     peer = Peer(Channel(job["channel"], job["channel"]), program.export, program.adopt, program.operations())
     program.ask = peer.ask
     while True:
@@ -30,13 +30,13 @@ class Program:
     """The program's module, and the objects of it that the judge holds on to.
 
     Args:
-        source: Python code.
+        sources: Python code; one after the other, so that each may begin with `from __future__ import …`.
     """
 
     ask: Callable[..., Any]
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, sources: list[str]) -> None:
+        self.sources = sources
         self.module = types.ModuleType("solution")
         self.held: list[Any] = []
         self.handles: dict[int, int] = {}
@@ -67,7 +67,8 @@ class Program:
         """
         self.shared |= set(shared)
         sys.modules["solution"] = self.module
-        exec(compile(self.source, "solution.py", "exec"), self.module.__dict__)
+        for source in self.sources:
+            exec(compile(source, "solution.py", "exec"), self.module.__dict__)
         return {name: self.module.__dict__[name] for name in names if name in self.module.__dict__}
 
     def export(self, value: Any, refer: Callable[[Any], Any]) -> Row:

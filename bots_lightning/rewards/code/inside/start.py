@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import sys
@@ -28,4 +29,5 @@ def main() -> None:
     os.write(ready_fd, b"1")
     os.close(ready_fd)
     del sys.argv[1:], sys.path[0]
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # of the module `site`, which -S leaves out
     run(job)

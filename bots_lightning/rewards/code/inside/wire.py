@@ -26,6 +26,7 @@ SEQUENCES: dict[str, Any] = {"list": list, "deque": deque, "set": set}
 MAPPINGS: dict[str, Any] = {"dict": dict, "Counter": Counter, "OrderedDict": OrderedDict, "defaultdict": defaultdict}
 FROZEN: dict[str, Any] = {"tuple": tuple, "frozenset": frozenset}
 TEXTS: dict[str, Any] = {"Decimal": Decimal, "Fraction": Fraction}
+UNCHANGING = (int, float, str, bytes, tuple, frozenset)
 NAMES = {kind: name for table in (SEQUENCES, MAPPINGS, FROZEN, TEXTS) for name, kind in table.items()}
 
 
@@ -167,7 +168,7 @@ class _Decoder:
                 raise ValueError(f"attributes {sorted(attributes)} hide methods of {type(value).__name__}")
             value.__dict__.clear()
             value.__dict__.update(attributes)
-        elif name == "remote" and row[2:]:
+        elif name == "remote" and row[2:] and not (value.plain and isinstance(value.plain[0], UNCHANGING)):
             value.plain[:] = self.values(row[2:])
 
 
