@@ -59,7 +59,7 @@ NOISE = (
     r".*isinstance\(treespec, LeafSpec\).*deprecated.*",
     r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
     r".*resuming from a checkpoint that ended before the epoch ended.*",  # the selector's state is in the checkpoint
-    r".*custom batch sampler `_FixedBatches`.*",
+    r".*custom batch sampler `FixedBatches`.*",
     r".*Total length of `list` across ranks is zero.*",  # no held-out tasks
     r".*`?torch\.distributed\..* is deprecated.*",
     r".*all_gather\S* is deprecated.*",

@@ -71,8 +71,8 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes this process one of two ranks."""
 
     def become(rank: int, world_size: int = 2) -> None:
-        monkeypatch.setattr("bots_lightning.data._world_size", lambda: world_size)
-        monkeypatch.setattr("bots_lightning.data._rank", lambda: rank)
+        monkeypatch.setattr("bots_lightning.data.module._world_size", lambda: world_size)
+        monkeypatch.setattr("bots_lightning.data.module._rank", lambda: rank)
 
     return become
 
@@ -142,7 +142,7 @@ def test_the_selector_learns_what_was_observed() -> None:
 def test_seconds_are_those_of_the_last_select_and_observe(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([10.0, 10.5, 20.0, 22.0])
     data = datamodule()
-    monkeypatch.setattr("bots_lightning.data.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("bots_lightning.data.module.time.perf_counter", lambda: next(ticks))
     data.observe(outcome(data.select()))
     assert (data.select_seconds, data.observe_seconds) == (0.5, 2.0)
 
@@ -260,9 +260,9 @@ def test_two_ranks_learn_what_one_alone_would(monkeypatch: pytest.MonkeyPatch) -
 
     alone = datamodule(seed=3)
     batches = run(alone, range(5))
-    monkeypatch.setattr("bots_lightning.data._world_size", lambda: 2)
-    monkeypatch.setattr("bots_lightning.data._rank", lambda: here.rank)
-    monkeypatch.setattr("bots_lightning.data.dist.all_gather_object", all_gather_object)
+    monkeypatch.setattr("bots_lightning.data.module._world_size", lambda: 2)
+    monkeypatch.setattr("bots_lightning.data.module._rank", lambda: here.rank)
+    monkeypatch.setattr("bots_lightning.data.module.dist.all_gather_object", all_gather_object)
     with ThreadPoolExecutor(2) as threads:
         ranks = list(threads.map(rank, range(2)))
     for number, (shares, state) in enumerate(ranks):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bots_lightning import data as data_module
 from bots_lightning.data import TaskDataModule
+from bots_lightning.data import module as data_module
 from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import TaskPool, TaskSource
 

@@ -123,7 +123,7 @@ class ServerEngine(RolloutEngine):
             ask = partial(self._complete, model, n, sampling)
             try:
                 completions = list(threads.map(ask, prompts, seeds))
-            except BaseException:
+            except BaseException:  # raised again; Ctrl-C too must not wait for what is queued
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
         rows = [completion for of_prompt in completions for completion in of_prompt]

@@ -68,7 +68,7 @@ class Peer:
             value = self.operations[question["ask"]](*operands)
         except Lost:
             raise
-        except BaseException as error:
+        except BaseException as error:  # the other end is told, whatever it is
             raised = {"raised": [kind.__name__ for kind in type(error).__mro__]}
             value = str(error)
         self.channel.send({**encode([value], self.export, objects), **raised})

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,31 +17,14 @@ import torch
 import torch.distributed as dist
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from bots_lightning.beliefs import Evidence
+from bots_lightning.data.batches import DrawnBatches, FixedBatches, Places, task_loader
+from bots_lightning.data.state import arrays_to_tensors, feed, stream_of, tensors_to_arrays
 from bots_lightning.rollouts.workload import Workload, equal_shares
 from bots_lightning.selection import TaskSelector
 from bots_lightning.tasks import Task, TaskPool, TaskSource
-
-
-class TaskBatch:
-    """The tasks of one step: this rank's share of what the selector drew.
-
-    No dataclass: Lightning would take that apart in search of tensors.
-
-    Attributes:
-        indices: positions in the pool.
-        tasks: the tasks themselves.
-        positions: places in what was drawn for all ranks, or in the pool that is evaluated; each task's completions
-            are seeded by its place, so that they do not depend on the rank.
-    """
-
-    def __init__(self, indices: list[int], tasks: list[Task], positions: list[int]) -> None:
-        self.indices, self.tasks, self.positions = indices, tasks, positions
-
-    def __len__(self) -> int:
-        return len(self.tasks)
 
 
 @dataclass
@@ -151,7 +134,12 @@ class TaskDataModule(LightningDataModule):
         self.drawn = indices.tolist()
         return self.drawn
 
-    def share(self, drawn: list[int]) -> list[tuple[int, int]]:
+    def _next_batch(self, first: bool) -> list[Places]:
+        """This rank's share of the next batch; at first, of one whose evidence an earlier run did not live to see."""
+        self.forecasts.clear()
+        return self.share(self.drawn if first and self.drawn else self.select())
+
+    def share(self, drawn: list[int]) -> list[Places]:
         """This rank's part of what was drawn, as (place in the draw, position in the pool)."""
         if _world_size() == 1:
             return list(enumerate(drawn))
@@ -181,7 +169,7 @@ class TaskDataModule(LightningDataModule):
         """A digest of the selector's state and the selection counts: equal on all ranks, or they have drifted apart."""
         digest = hashlib.sha256()
         counts, workload = self.selection_counts, self.workload.state_dict()
-        _feed(digest, {"selector": self.selector.state_dict(), "counts": counts, "workload": workload})
+        feed(digest, {"selector": self.selector.state_dict(), "counts": counts, "workload": workload})
         return digest.hexdigest()[:16]
 
     def _forecast(self, evidence: Evidence) -> None:
@@ -201,7 +189,7 @@ class TaskDataModule(LightningDataModule):
         """
         if self.drawn:
             raise RuntimeError("tasks were added between select and observe. Add them between two training steps.")
-        stream, pool = _stream_of(more.table), self.require_pool().extended(more)
+        stream, pool = stream_of(more.table), self.require_pool().extended(more)
         self.selector.add_tasks(pool.features())
         self.pool = pool
         if _world_size() > 1:
@@ -221,7 +209,7 @@ class TaskDataModule(LightningDataModule):
             )
         self.require_pool()
         steps = self.steps_per_epoch or -(-self._epoch_tasks // self.batch_size)
-        return self._loader(self.require_pool, _SelectedBatches(self, steps))
+        return task_loader(self.require_pool, DrawnBatches(self._next_batch, steps))
 
     def val_dataloader(self) -> list[DataLoader[tuple[int, int, Task]]]:
         """One loader for each held-out pool, in the order of `evaluation`."""
@@ -243,7 +231,7 @@ class TaskDataModule(LightningDataModule):
         left = [[(i, i) for i in block if pool.ids[i] not in measured] for block in blocks]
         left = [block for block in left if block]
         mine = left[_rank() :: _world_size()] or left[-1:]
-        return self._loader(lambda: pool, _FixedBatches(mine)) if mine else []
+        return task_loader(lambda: pool, FixedBatches(mine)) if mine else []
 
     def _sequential_loader(self, pool: TaskPool) -> DataLoader[tuple[int, int, Task]]:
         mine = range(_rank(), len(pool), _world_size())
@@ -251,13 +239,7 @@ class TaskDataModule(LightningDataModule):
             [(index, index) for index in mine[i : i + self.eval_batch_size]]
             for i in range(0, len(mine), self.eval_batch_size)
         ]
-        return self._loader(lambda: pool, _FixedBatches(batches))
-
-    @staticmethod
-    def _loader(
-        pool: Callable[[], TaskPool], batches: _SelectedBatches | _FixedBatches
-    ) -> DataLoader[tuple[int, int, Task]]:
-        return DataLoader(_IndexedPool(pool), batch_sampler=batches, collate_fn=_collate, num_workers=0)
+        return task_loader(lambda: pool, FixedBatches(batches))
 
     def require_pool(self) -> TaskPool:
         """The training pool.
@@ -280,13 +262,13 @@ class TaskDataModule(LightningDataModule):
             "drawn": self.drawn,
             "workload": self.workload.state_dict(),
         }
-        return _arrays_to_tensors(state)
+        return arrays_to_tensors(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from a checkpoint of the same pool; evaluation and prediction need no selector and leave it."""
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
-        state = _tensors_to_arrays(state_dict)
+        state = tensors_to_arrays(state_dict)
         for stream in list(state["added_tasks"].values())[len(self._added) :]:
             self.add_tasks(TaskPool(pa.ipc.open_stream(stream.tobytes()).read_all()))
         self.selector.load_state_dict(state["selector"])
@@ -296,90 +278,9 @@ class TaskDataModule(LightningDataModule):
             self.workload.load_state_dict(state["workload"])
 
 
-class _SelectedBatches:
-    """A batch sampler that asks the selector, one batch at a time. It draws when iterated, never before."""
-
-    def __init__(self, datamodule: TaskDataModule, steps: int) -> None:
-        self.datamodule, self.steps = datamodule, steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        drawn = self.datamodule.drawn  # by a run that ended before it saw the evidence
-        for _ in range(self.steps):
-            self.datamodule.forecasts.clear()
-            yield self.datamodule.share(drawn or self.datamodule.select())
-            drawn = []
-
-
-class _FixedBatches:
-    """A batch sampler of batches that are known beforehand; Lightning cannot wrap a plain list of them."""
-
-    def __init__(self, batches: list[list[tuple[int, int]]]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
-
-
-class _IndexedPool(Dataset[tuple[int, int, Task]]):
-    """Hands out a task together with its places, from the pool as it is at that moment."""
-
-    def __init__(self, pool: Callable[[], TaskPool]) -> None:
-        self.pool = pool
-
-    def __len__(self) -> int:
-        return len(self.pool())
-
-    def __getitem__(self, places: tuple[int, int]) -> tuple[int, int, Task]:
-        return *places, self.pool()[places[1]]
-
-
-def _collate(rows: Sequence[tuple[int, int, Task]]) -> TaskBatch:
-    positions, indices, tasks = zip(*rows, strict=True)
-    return TaskBatch(list(indices), list(tasks), list(positions))
-
-
 def _world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def _feed(digest: Any, value: Any) -> None:
-    """Adds a state to a digest, dictionaries by sorted keys."""
-    if isinstance(value, dict):
-        for key in sorted(value):
-            digest.update(str(key).encode())
-            _feed(digest, value[key])
-    elif isinstance(value, np.ndarray):
-        digest.update(value.tobytes())
-    else:
-        digest.update(repr(value).encode())
-
-
-def _stream_of(table: pa.Table) -> npt.NDArray[np.uint8]:
-    """The table as bytes, types included."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return np.frombuffer(sink.getvalue(), dtype=np.uint8).copy()
-
-
-def _arrays_to_tensors(value: Any) -> Any:
-    """Checkpoints load with weights_only=True, which refuses numpy arrays."""
-    if isinstance(value, dict):
-        return {key: _arrays_to_tensors(item) for key, item in value.items()}
-    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-
-
-def _tensors_to_arrays(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _tensors_to_arrays(item) for key, item in value.items()}
-    return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
