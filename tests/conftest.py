@@ -6,8 +6,6 @@ import os
 import signal
 from pathlib import Path
 
-# A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -19,6 +17,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.tasks.procedural import ALPHABET
 
+# A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None)  # wall-clock deadlines fail on a busy machine
 settings.load_profile("tests")
