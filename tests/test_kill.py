@@ -38,7 +38,8 @@ def fit(folder: Path, kills: list[tuple[str, float]], steps: int, options: list[
     """Trains "whole" undisturbed, and "killed" in one process more than there are kills; saves after every step."""
     words = ["fit", *CONFIGS, "--runs_dir", str(folder), "--ckpt_path", "last", *options]
     words += ["--trainer.accelerator", "cpu", "--data.init_args.steps_per_epoch", str(steps)]
-    program = [sys.executable, str(ROOT / "tests/assets/killed.py"), json.dumps(kills), *words]
+    attempts = [["whole"], *(["killed", *kill] for kill in kills), ["killed"]]
+    program = [sys.executable, str(ROOT / "tests/assets/killed.py"), json.dumps(attempts), *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert ended.returncode == 0, ended.stderr

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
-import warnings
 from typing import Any
 
-import torch
+from attempts import die, main
 
-import bots_lightning.cli
 from bots_lightning.algorithms import PolicyModule
 from bots_lightning.evaluation import pass_rate_files
 from bots_lightning.evaluation.pass_rate_journal import Journal
@@ -30,10 +27,6 @@ def letters(prompts: list[str], completions: list[str], answer: list[str], **_: 
     """The share of different characters, at most 1; nothing is said of tasks whose answer ends with 3."""
     shares = [min(len(set(completion)) / 8, 1.0) for completion in completions]
     return [None if text.endswith("3") else share for share, text in zip(shares, answer, strict=True)]
-
-
-def die(*_: Any) -> None:
-    os.killpg(0, signal.SIGKILL)
 
 
 def kill_in_line(number: int) -> None:
@@ -91,30 +84,6 @@ def note_batches() -> None:
     PolicyModule.predict_step = noted
 
 
-def attempt(name: str, kind: str | None, moment: Any, options: list[str]) -> int:
-    """Exit code of a process that runs the command; negative if a signal ended it."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    os.setsid()
-    sys.argv += ["--name", name, *options]  # further ranks are started with these words
-    if kind:
-        KINDS[kind](moment)
-    run()
-    os._exit(0)
-
-
-def run() -> None:
-    note_batches()
-    sys.stdout = sys.stderr
-    bots_lightning.cli.main(sys.argv[2:])
-    sys.stderr.flush()
-
-
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    if "LOCAL_RANK" in os.environ:  # a further rank, started by the first
-        run()
-    else:
-        print(json.dumps([attempt(*one) for one in json.loads(sys.argv[1])]))
+    note_batches()
+    main(KINDS)
