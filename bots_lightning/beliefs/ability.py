@@ -190,7 +190,8 @@ class AbilityBelief(Belief):
     def observe(self, evidence: Evidence) -> None:
         """Updates the step's tasks, their groups' abilities and, by tasks tried for the first time, the weights.
 
-        Evidence without any rollouts is no step: nothing changes, no variance grows.
+        Evidence without any rollouts is no step: nothing changes, no variance grows. Evidence of an earlier policy is
+        about a logit that has drifted by Q + q_A a step since: of its information I, I / (1 + I·age·(Q + q_A)) is left.
         """
         evidence = evidence.merged()
         if len(evidence) == 0:
@@ -200,6 +201,10 @@ class AbilityBelief(Belief):
         alpha, beta = self.concentrations(at)
         self._shape.observe(evidence, group)
         evidence = self._shape.as_coin_flips(evidence, group)
+        if evidence.ages.any():
+            information = evidence.counts * alpha * beta / (alpha + beta) ** 2
+            drifted = evidence.ages * (self.task_drift + self.ability_drift)
+            evidence = evidence.weighted(1 / (1 + information * drifted))
         prior = logit_moments(alpha, beta)
         posterior = logit_moments(alpha + evidence.successes, beta + evidence.counts - evidence.successes)
         score, information = score_and_information(prior, posterior)

@@ -115,7 +115,8 @@ class BetaBelief(BetaPosterior):
         """One generalized posterior update of all N tasks.
 
         The G of the pseudo-counts is the mean count of the step's tasks, rows of the same task added up. Evidence
-        without any rollouts is no step: nothing changes, nothing is forgotten.
+        without any rollouts is no step: nothing changes, nothing is forgotten. Evidence of an earlier policy counts
+        (1−λ)^age, what would be left of it had it come in time.
         """
         evidence = evidence.merged()
         if len(evidence) == 0:
@@ -123,6 +124,8 @@ class BetaBelief(BetaPosterior):
         at = evidence.indices
         before = self._beyond_prior(at)
         evidence = self._in_coin_flips(evidence)
+        if evidence.ages.any():
+            evidence = evidence.weighted((1 - self.forgetting) ** evidence.ages)
         ability = None
         if self.implicit is not None:
             self.implicit.observe(evidence)

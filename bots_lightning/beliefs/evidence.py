@@ -12,13 +12,14 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 _SUMS = ("successes", "counts", "squares", "interior")
+_COLUMNS = ("indices", *_SUMS, "ages")
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Success counts of the tasks that were rolled out in one step.
 
-    The last two attributes tell binary rewards from others; left out, rewards are taken to be 0 or 1.
+    Squares and interior tell binary rewards from others; left out, rewards are taken to be 0 or 1.
 
     Attributes:
         indices: (B,) int, positions of the tasks in the pool. A task may appear more than once.
@@ -26,9 +27,11 @@ class Evidence:
         counts: (B,) float, how many rewards that sum covers (the real G of each task).
         squares: (B,) float, sum of the squares of those rewards; `successes` if they are 0 or 1.
         interior: (B,) float, how many of them lie strictly between 0 and 1.
+        ages: (B,) float, how many updates the policy has seen since it sampled them; 0 if left out. Beliefs that
+            forget weigh old evidence as if it had come in time.
 
     Raises:
-        ValueError: lengths differ, an index is negative, or a sum is none of rewards in [0, 1].
+        ValueError: lengths differ, an index or age is negative, or a sum is none of rewards in [0, 1].
     """
 
     indices: npt.NDArray[np.int64]
@@ -36,6 +39,7 @@ class Evidence:
     counts: Floats
     squares: Floats = None  # type: ignore[assignment] # filled in, as is the next
     interior: Floats = None  # type: ignore[assignment]
+    ages: Floats = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if len(self.indices) and np.asarray(self.indices).dtype.kind not in "iu":
@@ -56,8 +60,9 @@ class Evidence:
         self._complete()
 
     def _complete(self) -> None:
-        """Fills in what binary rewards need not say, and checks what others do."""
-        for name, default in (("squares", self.successes), ("interior", np.zeros_like(self.counts))):
+        """Fills in what binary rewards of the present policy need not say, and checks what others do."""
+        zeros = np.zeros_like(self.counts)
+        for name, default in (("squares", self.successes), ("interior", zeros), ("ages", zeros)):
             given = getattr(self, name)
             values = default.copy() if given is None else np.asarray(given, dtype=np.float64)
             if values.shape != self.indices.shape:
@@ -68,6 +73,7 @@ class Evidence:
         sound = (self.squares >= least - slack) & (self.squares <= self.successes + slack)
         self._check(sound, "squares", "successes²/counts <= squares <= successes")
         self._check((self.interior >= 0) & (self.interior <= self.counts), "interior", "0 <= interior <= counts")
+        self._check((self.ages >= 0) & np.isfinite(self.ages), "ages", "a finite number of updates >= 0")
 
     def _check(self, sound: npt.NDArray[np.bool_], name: str, expected: str) -> None:
         if not sound.all():
@@ -84,7 +90,8 @@ class Evidence:
     def merged(self) -> Evidence:
         """One row per task, in ascending order of index, tasks without rollouts left out.
 
-        Rows of the same task are added up. The result does not depend on the order of the rows, to the bit.
+        Rows of the same task are added up, and are as old as the oldest. The result does not depend on the order of
+        the rows, to the bit.
         """
         order = np.argsort(self.indices, kind="stable")
         if (self.counts > 0).all() and (np.diff(self.indices[order]) > 0).all():
@@ -94,30 +101,36 @@ class Evidence:
         indices, starts = np.unique(self.indices[order], return_index=True)
         if len(indices) == 0:
             return Evidence(indices, np.empty(0), np.empty(0))
-        return Evidence(indices, *(np.add.reduceat(getattr(self, name)[order], starts) for name in _SUMS))
+        sums = (np.add.reduceat(getattr(self, name)[order], starts) for name in _SUMS)
+        return Evidence(indices, *sums, np.maximum.reduceat(self.ages[order], starts))
+
+    def weighted(self, weights: Floats) -> Evidence:
+        """Every sum times its row's weight in [0, 1], (B,): evidence of the present policy that says as much."""
+        return Evidence(self.indices, *(getattr(self, name) * weights for name in _SUMS))
 
     def _rows(self, order: npt.NDArray[np.int64]) -> Evidence:
         """The same rows in another order; they need no further check."""
         rows = object.__new__(Evidence)
-        for name in ("indices", *_SUMS):
+        for name in _COLUMNS:
             object.__setattr__(rows, name, getattr(self, name)[order])
         return rows
 
     @staticmethod
     def concatenate(parts: Sequence[Evidence]) -> Evidence:
         """The rows of all parts, e.g. of all ranks."""
-        names = ("indices", *_SUMS)
-        return Evidence(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return Evidence(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
 
     @staticmethod
-    def from_rewards(indices: npt.NDArray[np.int64], rewards: Floats) -> Evidence:
+    def from_rewards(indices: npt.NDArray[np.int64], rewards: Floats, age: float = 0.0) -> Evidence:
         """Counts the rewards of a step.
 
         Args:
             indices: (B,) positions in the pool.
             rewards: (B, G) float in [0, 1], NaN where a rollout has none.
+            age: how many updates the policy has seen since it sampled them.
         """
         valid = ~np.isnan(rewards)
         known = np.where(valid, rewards, 0.0)
         inside = valid & (rewards > 1e-6) & (rewards < 1 - 1e-6)
-        return Evidence(indices, known.sum(1), valid.sum(1), (known**2).sum(1), inside.sum(1))
+        ages = np.full(len(indices), age)
+        return Evidence(indices, known.sum(1), valid.sum(1), (known**2).sum(1), inside.sum(1), ages)

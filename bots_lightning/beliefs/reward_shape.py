@@ -64,7 +64,7 @@ class RewardShape:
         phi = self.dispersion[groups]
         if (phi == 1).all():
             return evidence
-        return Evidence(evidence.indices, evidence.successes / phi, evidence.counts / phi)
+        return Evidence(evidence.indices, evidence.successes / phi, evidence.counts / phi, ages=evidence.ages)
 
     def grown(self, num_groups: int) -> RewardShape:
         """The same with so many groups; those that are new start at coin flips."""

@@ -13,9 +13,9 @@ class VisitedBetaBelief(BetaPosterior):
 
         α_k ← d α_k + (1−d) α0 + s_k,   β_k ← d β_k + (1−d) β0 + f_k   for a task that was tried
 
-    All others stay as they are. The posterior of MoPPS (arXiv:2507.04632), which with Thompson sampling towards 0.5
-    gives its selection; the paper selects from a random subset of the pool at each step, here every task stands for
-    selection.
+    All others stay as they are, and evidence does not age. The posterior of MoPPS (arXiv:2507.04632), which with
+    Thompson sampling towards 0.5 gives its selection; the paper selects from a random subset of the pool at each step,
+    here every task stands for selection.
 
     Args:
         decay: d, the share of the posterior that a visit keeps; the rest returns to the prior.

@@ -218,3 +218,30 @@ def test_all_sums_are_the_same_in_any_order_to_the_bit(
         expected = getattr(one.merged(), name)
         np.testing.assert_array_equal(getattr(other.merged(), name), expected)
         np.testing.assert_array_equal(getattr(parts.merged(), name), expected)
+
+
+def test_ages_follow_their_rows() -> None:
+    late = Evidence.from_rewards(np.array([4, 2]), np.array([[1.0, 0.0], [1.0, 1.0]]), age=1)
+    both = Evidence.concatenate([late, Evidence(np.array([2, 3]), np.array([1.0, 0.0]), np.array([4.0, 4.0]))])
+    np.testing.assert_array_equal(both.ages, [1, 1, 0, 0])
+    merged = both.merged()
+    np.testing.assert_array_equal(merged.indices, [2, 3, 4])
+    np.testing.assert_array_equal(merged.successes, [2 + 1, 0, 1])
+    np.testing.assert_array_equal(merged.ages, [1, 0, 1])  # of task 2, the oldest
+    np.testing.assert_array_equal(late.merged().ages, [1, 1])
+
+
+def test_weights_scale_every_sum_and_leave_no_age() -> None:
+    late = Evidence.from_rewards(np.array([4, 2]), np.array([[1.0, 0.5], [NAN, 1.0]]), age=3)
+    weighted = late.weighted(np.array([0.5, 0.25]))
+    np.testing.assert_array_equal(weighted.successes, [0.75, 0.25])
+    np.testing.assert_array_equal(weighted.counts, [1.0, 0.25])
+    np.testing.assert_array_equal(weighted.squares, [0.625, 0.25])
+    np.testing.assert_array_equal(weighted.interior, [0.5, 0.0])
+    np.testing.assert_array_equal(weighted.ages, [0, 0])
+
+
+@pytest.mark.parametrize("age", [-1.0, math.inf, NAN])
+def test_an_age_that_is_no_number_of_updates_is_refused(age: float) -> None:
+    with pytest.raises(ValueError, match=r"task index 4 has .* ages in 2\.0 rollouts.*expected a finite number of up"):
+        Evidence.from_rewards(np.array([4]), np.array([[1.0, 0.0]]), age=age)
