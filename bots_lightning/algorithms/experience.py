@@ -21,11 +21,13 @@ class Experience:
         rollouts: R rows.
         mask: (R, T) bool, the tokens that are learned from.
         advantages: (R,) or (R, T) float.
-        old_logprobs: (R, T) float, log-probabilities when the tokens were sampled; None: those of the policy that
-            learns, as it is.
+        old_logprobs: (R, T) float, log-probabilities that ratios are taken to; None: those of the policy that learns,
+            as it is.
         ref_logprobs: (R, T) float, log-probabilities under the reference, if there is one.
         values: (R, T) float, the critic's estimates when the tokens were sampled, if there is one.
         returns: (R, T) float, what those should have been.
+        sampling_logprobs: (R, T) float, log-probabilities under what sampled the tokens, if that may be another
+            distribution than the policy's; NaN where it is not known.
     """
 
     rollouts: Rollouts
@@ -35,6 +37,7 @@ class Experience:
     ref_logprobs: Tensor | None = None
     values: Tensor | None = None
     returns: Tensor | None = None
+    sampling_logprobs: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rollouts)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from bots_lightning.algorithms.advantages import Estimator, Scale, group_advantages
 from bots_lightning.algorithms.experience import Experience
-from bots_lightning.algorithms.logprobs import record_logprobs
 from bots_lightning.algorithms.losses import BatchSize, Level, LossType
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.options import check_numbers
@@ -23,8 +22,7 @@ class GRPO(PolicyGradientModule):
     """Raises the probability of completions that did better than their group, within a clipped ratio.
 
     Options have TRL's names, but `kl_coef` for the weight of the KL penalty and verl's `adv_estimator`. All arguments
-    of `PolicyGradientModule`, `OnlineModule` and `PolicyModule` apply. Where rollouts come with log-probabilities
-    (leftovers of dynamic sampling, or of an engine that knows them), the ratio is taken to those.
+    of `PolicyGradientModule`, `OnlineModule` and `PolicyModule` apply.
 
     Args:
         loss_type: how the losses of tokens are averaged: "dapo", "dr_grpo", "bnpo" or "grpo"; see `aggregate`.
@@ -77,13 +75,11 @@ class GRPO(PolicyGradientModule):
 
     def prepare(self, rollouts: Rollouts, rewards: Tensor) -> tuple[Experience, dict[str, float]]:
         """Advantages of the groups; log-probabilities of the rollouts if there is more than one step to take."""
-        assert self.policy is not None
         everyone = rewards if self.gather is None else self.gather(rewards)
         advantages = group_advantages(rewards, self.scale_rewards, self.adv_estimator, batch=everyone).flatten()
-        if self.optimizer_steps_per_iteration > 1 or rollouts.logprobs is not None:
-            rollouts = record_logprobs(self.policy, rollouts, self.temperature, self.max_tokens_per_microbatch)
+        old, sampling = self.behaviour(rollouts)
         mask, reference = self.learnable(rollouts, rewards), self.reference_logprobs(rollouts)
-        return Experience(rollouts, mask, advantages, rollouts.logprobs, reference), {}
+        return Experience(rollouts, mask, advantages, old, reference, sampling_logprobs=sampling), {}
 
     def idle(self, part: Experience) -> Tensor:
         """Also rows without an advantage, if neither penalty nor bonus acts on them."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import product
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -199,55 +198,3 @@ def _forward(model: nn.Module, keep: int, **inputs: Any) -> tuple[Tensor, Tensor
     if not given:
         raise ValueError(f"{type(inner).__name__} does not call the head that get_output_embeddings() names.")
     return given[0], logits
-
-
-def sampling_logprobs(rollouts: Rollouts, present: Tensor) -> Tensor:
-    """(R, T) log-probabilities under the policy that sampled: the recorded ones; where there are none, the present.
-
-    Args:
-        rollouts: R rows, with recorded log-probabilities or without.
-        present: (R, T) float, log-probabilities under the present policy.
-    """
-    if rollouts.logprobs is None:
-        return present
-    return torch.where(rollouts.logprobs.isnan(), present, rollouts.logprobs)
-
-
-@torch.no_grad()
-def record_logprobs(
-    model: nn.Module, rollouts: Rollouts, temperature: float = 1.0, max_tokens: int | None = None
-) -> Rollouts:
-    """Rollouts of the present policy with their log-probabilities, for an update that comes after others.
-
-    Args:
-        model: the policy that sampled them.
-        rollouts: R rows; what is recorded already stays.
-        temperature: as in `completion_logprobs`.
-        max_tokens: as in `microbatches`.
-    """
-    present = torch.full(rollouts.completion_ids.shape, torch.nan, device=rollouts.completion_ids.device)
-    for rows in microbatches(rollouts.total_lengths, max_tokens):
-        logprobs, _ = completion_logprobs(model, rollouts.rows(rows), temperature)
-        present[rows, : logprobs.shape[1]] = logprobs.to(present.dtype)
-    return replace(rollouts, logprobs=sampling_logprobs(rollouts, present))
-
-
-def microbatches(lengths: Tensor, max_tokens: int | None) -> list[Tensor]:
-    """Rows grouped so that rows × longest row stays within a token budget, shortest rows first.
-
-    Args:
-        lengths: (R,) tokens of each row.
-        max_tokens: budget of one group; a row longer than it stands alone. None puts all rows into one group.
-
-    Returns:
-        row indices of each group; together they cover every row once.
-    """
-    if max_tokens is None:
-        return [torch.arange(len(lengths), device=lengths.device)]
-    order = torch.argsort(lengths, stable=True)
-    ascending, groups, start = lengths[order].tolist(), [], 0
-    for end, length in enumerate(ascending):
-        if end > start and (end - start + 1) * length > max_tokens:
-            groups.append(order[start:end])
-            start = end
-    return [*groups, order[start:]]

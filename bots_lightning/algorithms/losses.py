@@ -62,6 +62,7 @@ def grpo_loss(
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
     delta: float | None = None,
+    weights: Tensor | None = None,
     ref_logprobs: Tensor | None = None,
     kl_coef: float = 0.0,
     kl_estimator: KLEstimator = "k3",
@@ -70,7 +71,7 @@ def grpo_loss(
     """The clipped surrogate of GRPO (arXiv:2402.03300) and its family, with a KL penalty if there is a reference.
 
         ρ_it = exp(log π(y_it) − log π_old(y_it))
-        ℓ_it = −min(min(ρ_it, δ) A_it, clip(ρ_it, 1−ε, 1+ε_high) A_it) + β ρ_it KL_it
+        ℓ_it = −w_it min(min(ρ_it, δ) A_it, clip(ρ_it, 1−ε, 1+ε_high) A_it) + β ρ_it KL_it
         L = `aggregate`(ℓ)
 
     With advantages per token it is the policy loss of PPO (arXiv:1707.06347). The parts of a batch, each with the
@@ -89,6 +90,7 @@ def grpo_loss(
         epsilon_high: upper clip, ε if not given (clip-higher of DAPO, arXiv:2503.14476).
         delta: δ, bounds the ratio also where the advantage is negative (two-sided clipping, arXiv:2505.07291);
             above 1 + ε_high.
+        weights: w, (R, T) or (R, 1) float, for what another distribution has sampled; all 1 if not given.
         ref_logprobs: (R, T) float, log π of the reference; needed if `kl_coef` is not 0.
         kl_coef: β, weight of the KL penalty.
         kl_estimator: see `kl_divergence`.
@@ -107,6 +109,8 @@ def grpo_loss(
     bounded = ratio if delta is None else ratio.clamp(max=delta)
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high)
     per_token = -torch.minimum(bounded * advantage, clipped * advantage)
+    if weights is not None:
+        per_token = per_token * weights
     figures = {
         "ratio": ratio,
         "clipped_low": (ratio < 1 - epsilon) & (advantage < 0),

@@ -21,7 +21,7 @@ class Meter:
         self._totals: dict[str, Tensor] = {}
         self._merged = 0
 
-    def add(self, name: str, values: Tensor, mask: Tensor, rows: bool = False) -> None:
+    def add(self, name: str, values: Tensor, mask: Tensor, rows: bool = False, extremes: bool = False) -> None:
         """One micro-batch's figure.
 
         Args:
@@ -29,6 +29,7 @@ class Meter:
             values: (R, T), one value per token; or (R, 1), one per row, which counts if the row has a token.
             mask: (R, T) bool.
             rows: also keep the mean of each row, for `lowest` and `highest`.
+            extremes: also keep the smallest and the largest value, for the same.
         """
         mask = mask.any(dim=1, keepdim=True) if values.shape[1] == 1 else mask
         masked = torch.where(mask, values.detach().float(), 0.0)
@@ -37,6 +38,9 @@ class Meter:
         if rows:
             length = mask.sum(dim=1)
             self._rows[name].append((masked.sum(dim=1) / length.clamp(min=1))[length > 0])
+        if extremes:
+            counted = values.detach().float()[mask]
+            self._rows[name].append(torch.stack(counted.aminmax()) if len(counted) else counted)
 
     def add_loss(self, name: str, loss: Tensor) -> None:
         """One micro-batch's share of a loss that adds up over them."""
@@ -80,12 +84,12 @@ class Meter:
         return float(self._totals[name] / self._merged) if name in self._totals and self._merged else float("nan")
 
     def lowest(self, name: str) -> float:
-        """The smallest mean of a row; NaN if there is no row."""
+        """The smallest mean of a row, or value; NaN if there is none."""
         rows = torch.cat(self._rows[name]) if self._rows[name] else torch.zeros(0)
         return float(rows.min()) if len(rows) else float("nan")
 
     def highest(self, name: str) -> float:
-        """The largest mean of a row; NaN if there is no row."""
+        """The largest mean of a row, or value; NaN if there is none."""
         rows = torch.cat(self._rows[name]) if self._rows[name] else torch.zeros(0)
         return float(rows.max()) if len(rows) else float("nan")
 

@@ -19,9 +19,9 @@ from bots_lightning.algorithms.checks import check_ranks_agree, check_trainer
 from bots_lightning.algorithms.dynamic_sampling import DynamicSampling
 from bots_lightning.algorithms.failures import together
 from bots_lightning.algorithms.groups import Groups, Sampled
-from bots_lightning.algorithms.logprobs import record_logprobs
 from bots_lightning.algorithms.module import TRAIN, PolicyModule
 from bots_lightning.algorithms.options import check_numbers
+from bots_lightning.algorithms.recording import record_logprobs
 from bots_lightning.algorithms.schedule import total_optimizer_steps
 from bots_lightning.algorithms.step_metrics import StepClock, reward_metrics, rollout_metrics, timing_metrics
 from bots_lightning.beliefs import Evidence

@@ -5,33 +5,30 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bots_lightning.algorithms.advantages import soft_overlong_penalty
 from bots_lightning.algorithms.experience import Experience
-from bots_lightning.algorithms.failures import StepFailedError
-from bots_lightning.algorithms.logprobs import completion_logprobs, microbatches
+from bots_lightning.algorithms.gradients import GradientModule
+from bots_lightning.algorithms.logprobs import completion_logprobs
 from bots_lightning.algorithms.losses import BatchSize, KLEstimator, grpo_loss, token_mean
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.module import MINIBATCHES
-from bots_lightning.algorithms.optimizer import OptimizerModule
+from bots_lightning.algorithms.off_policy import ImportanceSampling, Mode
 from bots_lightning.algorithms.options import check_numbers
 from bots_lightning.algorithms.policy import checkpoint_folder, load_policy
+from bots_lightning.algorithms.recording import policy_logprobs, sampling_logprobs
 from bots_lightning.algorithms.reference import reference_logprobs
 from bots_lightning.algorithms.step_metrics import policy_metrics
 from bots_lightning.rollouts import Rollouts, derive_seed
-from bots_lightning.rollouts.memory import unless_out_of_memory
-from bots_lightning.strategies import repeatable
 
 
-class PolicyGradientModule(OptimizerModule):
+class PolicyGradientModule(GradientModule):
     """Learns from each batch of rollouts in one or several clipped optimizer steps.
 
     Subclasses say what an update learns from (`prepare`) and what it minimizes (`losses`).
@@ -45,6 +42,12 @@ class PolicyGradientModule(OptimizerModule):
         soft_punish_cache: the last tokens of the length limit, over which a penalty grows from 0 to 1; see
             `soft_overlong_penalty`. It bears on advantages only: the belief counts rewards without it. None: none.
         target_kl: ends an iteration's update before the step at which `policy/approxkl_avg` exceeds it; None never.
+        importance_sampling_correction: weigh tokens by `ImportanceSampling` where rollouts come with the
+            log-probabilities of what sampled them: servers, earlier policies. False takes the clipped ratio itself to
+            those (verl's bypass mode).
+        importance_sampling_mode: "token_truncate", "token_mask", "sequence_truncate" or "sequence_mask".
+        importance_sampling_clip_max: the largest weight; None leaves it open.
+        importance_sampling_clip_min: the smallest weight; None leaves it open.
         **kwargs: see `OptimizerModule`, `OnlineModule` and `PolicyModule`.
     """
 
@@ -57,6 +60,10 @@ class PolicyGradientModule(OptimizerModule):
         mask_truncated_completions: bool = False,
         soft_punish_cache: int | None = None,
         target_kl: float | None = None,
+        importance_sampling_correction: bool = True,
+        importance_sampling_mode: Mode = "sequence_mask",
+        importance_sampling_clip_max: float | None = 3.0,
+        importance_sampling_clip_min: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -72,6 +79,9 @@ class PolicyGradientModule(OptimizerModule):
         self.mask_truncated_completions = mask_truncated_completions
         self.soft_punish_cache = soft_punish_cache
         self.target_kl = target_kl
+        bounds = importance_sampling_clip_max, importance_sampling_clip_min
+        correction = ImportanceSampling(importance_sampling_mode, *bounds)
+        self.correction = correction if importance_sampling_correction else None
         self.reference: nn.Module | None = None
 
     @abstractmethod
@@ -82,20 +92,6 @@ class PolicyGradientModule(OptimizerModule):
             rollouts: R = B·G rows.
             rewards: (B, G) float, NaN where there is none.
         """
-
-    @abstractmethod
-    def losses(self, part: Experience, size: BatchSize, meter: Meter) -> Iterator[Tensor]:
-        """The losses of one micro-batch, one after the other; each is differentiated before the next is asked for.
-
-        Args:
-            part: rows of a mini-batch.
-            size: of that mini-batch; losses add up over it.
-            meter: takes the figures.
-        """
-
-    def idle(self, part: Experience) -> Tensor:
-        """(R,) bool, True for rows whose loss and gradient are 0 for certain; they need no backward pass."""
-        return ~part.mask.any(dim=1)
 
     def setup(self, stage: str) -> None:
         """Loads the reference, before a strategy divides the weights."""
@@ -129,7 +125,7 @@ class PolicyGradientModule(OptimizerModule):
         for rows in self._minibatches(len(experience)):
             with self.clock.phase("backward"):
                 part = experience.rows(rows)
-                loss, figures = self._gradients(part)
+                loss, figures = self.gradients(part)
             if self.gather is not None:
                 figures.over_ranks(self.gather)
             if self._has_moved_too_far(figures):
@@ -170,6 +166,28 @@ class PolicyGradientModule(OptimizerModule):
             rows &= rollouts.finished
         return rollouts.completion_mask & rows.unsqueeze(1)
 
+    def behaviour(self, rollouts: Rollouts, record: bool = False) -> tuple[Tensor | None, Tensor | None]:
+        """What ratios are taken to, and what the rollouts were sampled by where that may be another distribution.
+
+        Args:
+            rollouts: R rows.
+            record: ask for the first in any case.
+
+        Returns:
+            old_logprobs and sampling_logprobs of `Experience`, each (R, T) or None. On all ranks the second is None, or
+            on none, so that they have the same metrics.
+        """
+        assert self.policy is not None
+        sampling = rollouts.logprobs
+        if self.gather is not None and bool(self.gather(torch.tensor(sampling is not None, device=self.device)).any()):
+            nothing = torch.full(rollouts.completion_ids.shape, torch.nan, device=self.device)
+            sampling = nothing if sampling is None else sampling
+        uncorrected = sampling is not None and self.correction is None
+        if not (record or uncorrected or self.optimizer_steps_per_iteration > 1):
+            return None, sampling
+        old = policy_logprobs(self.policy, rollouts, self.temperature, self.max_tokens_per_microbatch)
+        return (sampling_logprobs(rollouts, old), None) if uncorrected else (old, sampling)
+
     def reference_logprobs(self, rollouts: Rollouts) -> Tensor | None:
         """(R, T) float under the reference, if the penalty needs them."""
         if not self.kl_coef:
@@ -187,58 +205,14 @@ class PolicyGradientModule(OptimizerModule):
                 order = torch.randperm(rows, generator=torch.Generator().manual_seed(derive_seed(*keys)))
             yield from (part.to(self.device) for part in order.tensor_split(self.num_parts))
 
-    def _gradients(self, part: Experience) -> tuple[float, Meter]:
-        """The gradient of one mini-batch; its loss and figures. In smaller micro-batches if memory does not suffice."""
-        if not repeatable(self.trainer.strategy):
-            return self._accumulate_gradients(part, meter := Meter()), meter
-        for attempt in range(2):
-            if attempt:
-                self._halve_microbatches(part)
-            meter = Meter()
-            loss = unless_out_of_memory(partial(self._accumulate_gradients, part, meter))
-            with self.clock.phase("sync"):
-                enough = self.trainer.strategy.reduce_boolean_decision(loss is not None, all=True)
-            if enough:
-                return cast(float, loss), meter
-            self._optimizer.zero_grad()
-        raise StepFailedError(
-            f"memory did not suffice for a micro-batch, nor for half of it, max_tokens_per_microbatch="
-            f"{self.max_tokens_per_microbatch}. Lower that, max_completion_length, or set gradient_checkpointing=true."
-        )
-
-    def _halve_microbatches(self, part: Experience) -> None:
-        """From now on; the budget of a run is a number of its config still."""
-        parts = self._microbatches(part, ~self.idle(part)) or [part]
-        largest = max(len(micro) * int(micro.lengths.max()) for micro in parts)
-        self.max_tokens_per_microbatch = largest // 2
-        warnings.warn(
-            f"memory did not suffice for a micro-batch of {largest} tokens; it is halved, and so are all that follow. "
-            f"Set max_tokens_per_microbatch={largest // 2} to begin with.",
-            stacklevel=2,
-        )
-
-    def _accumulate_gradients(self, part: Experience, meter: Meter) -> float:
-        """In micro-batches; the loss."""
-        size, idle = self.size(part.mask), self.idle(part)
-        total = torch.zeros((), device=self.device)
-        for micro in self._in_step(part, self._microbatches(part, ~idle)):
-            for loss in self.losses(micro, size, meter):
-                self.manual_backward(loss)
-                total += loss.detach()
-        with torch.no_grad(), self.whole_model():  # idle rows count in the figures
-            for micro in self._microbatches(part, idle & part.mask.any(dim=1)):
-                total += sum(self.losses(micro, size, meter))
-        return float(total)
-
     def policy_loss(self, part: Experience, size: BatchSize, meter: Meter, **options: Any) -> Tensor:
         """The clipped surrogate less the entropy bonus; options as of `grpo_loss`."""
         assert self.policy is not None
         policy, temperature = self.policy, self.temperature
         logprobs, entropy = self.through_strategy(lambda: completion_logprobs(policy, part.rollouts, temperature))
         old_logprobs = logprobs.detach() if part.old_logprobs is None else part.old_logprobs
-        outputs = grpo_loss(
-            logprobs, old_logprobs, part.advantages, part.mask, size, ref_logprobs=part.ref_logprobs, **options
-        )
+        options |= {"weights": self._weights(part, old_logprobs, meter), "ref_logprobs": part.ref_logprobs}
+        outputs = grpo_loss(logprobs, old_logprobs, part.advantages, part.mask, size, **options)
         meter.add("entropy", entropy, part.mask)
         for name, values in outputs.figures.items():
             meter.add(name, values, part.mask, rows=name.startswith("clipped"))
@@ -246,23 +220,15 @@ class PolicyGradientModule(OptimizerModule):
             return outputs.loss
         return outputs.loss - self.entropy_coef * token_mean(entropy, part.mask, size)
 
-    def size(self, mask: Tensor) -> BatchSize:
-        """Of a mini-batch with that mask, (R, T) bool; tokens are averaged over ranks, as their gradients will be."""
-        tokens = self._gather(mask.sum()).float().mean()
-        return BatchSize(len(mask), float(tokens), self.max_completion_length)
-
-    def _microbatches(self, part: Experience, rows: Tensor) -> list[Experience]:
-        chosen = rows.nonzero().flatten()
-        if not len(chosen):
-            return []
-        groups = microbatches(part.lengths[chosen], self.max_tokens_per_microbatch)
-        return [part.rows(chosen[group]) for group in groups]
-
-    def _in_step(self, part: Experience, parts: list[Experience]) -> list[Experience]:
-        """As many micro-batches as the rank that has most, at least one; what is added has no gradient."""
-        count = int(self._gather(torch.tensor(len(parts), device=self.device)).max())
-        filling = part.rows(part.lengths.argmin().reshape(1)).without_tokens()
-        return parts + [filling] * (max(1, count) - len(parts))
+    def _weights(self, part: Experience, old_logprobs: Tensor, meter: Meter) -> Tensor | None:
+        """Those of importance sampling, if what sampled is known to be another distribution."""
+        if part.sampling_logprobs is None or self.correction is None:
+            return None
+        known = part.mask & ~part.sampling_logprobs.isnan()
+        weights = self.correction.weights(old_logprobs, part.sampling_logprobs, part.mask)
+        meter.add("logp_difference", (old_logprobs - part.sampling_logprobs).abs(), known, extremes=True)
+        meter.add("importance_weight", weights, known, extremes=True)
+        return weights
 
 
 def _mean(values: list[float]) -> float:

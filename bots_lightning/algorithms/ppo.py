@@ -18,13 +18,13 @@ from bots_lightning.algorithms.advantages import (
 )
 from bots_lightning.algorithms.critic import Critic, SeparateCritic, SharedCritic, token_values
 from bots_lightning.algorithms.experience import Experience
-from bots_lightning.algorithms.logprobs import microbatches, record_logprobs
 from bots_lightning.algorithms.losses import BatchSize, KLEstimator, kl_divergence, value_loss
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.module import CRITIC
 from bots_lightning.algorithms.options import check_numbers
 from bots_lightning.algorithms.policy import checkpoint_folder
 from bots_lightning.algorithms.policy_gradient import PolicyGradientModule
+from bots_lightning.algorithms.recording import microbatches
 from bots_lightning.rollouts import Rollouts, derive_seed
 
 
@@ -99,12 +99,12 @@ class PPO(PolicyGradientModule):
     def prepare(self, rollouts: Rollouts, rewards: Tensor) -> tuple[Experience, dict[str, float]]:
         """Log-probabilities, values and advantages of every token of the rollouts."""
         assert self.policy is not None
-        mask, budget = self.learnable(rollouts, rewards), self.max_tokens_per_microbatch
-        rollouts = record_logprobs(self.policy, rollouts, self.temperature, budget)
-        reference = self.reference_logprobs(rollouts)
-        plan = microbatches(rollouts.total_lengths, budget)
+        mask, reference = self.learnable(rollouts, rewards), self.reference_logprobs(rollouts)
+        old, sampling = self.behaviour(rollouts, record=True)
+        assert old is not None
+        plan = microbatches(rollouts.total_lengths, self.max_tokens_per_microbatch)
         values = token_values(self.critic, self.policy, rollouts, plan)
-        scores, penalty = self._scores(rollouts, rewards), self._kl_penalty(rollouts, reference, mask)
+        scores, penalty = self._scores(rollouts, rewards), self._kl_penalty(old, reference, mask)
         token_rewards = place_at_end(scores, rollouts.lengths, mask) - penalty
         if self.whiten_rewards:
             token_rewards = whiten(token_rewards, mask, shift_mean=False, gather=self.gather)
@@ -120,9 +120,9 @@ class PPO(PolicyGradientModule):
             "val/num_eos_tokens": float(rollouts.finished.sum()),
         }
         if reference is not None:
-            kl = _kl(rollouts, reference, mask, "k1")
+            kl = kl_divergence(old, reference, mask, "k1")
             metrics |= {"objective/kl": float(kl.sum(dim=1).mean()), "kl": float(kl[mask].mean())}
-        return Experience(rollouts, mask, advantages, rollouts.logprobs, reference, values, returns), metrics
+        return Experience(rollouts, mask, advantages, old, reference, values, returns, sampling), metrics
 
     def _scores(self, rollouts: Rollouts, rewards: Tensor) -> Tensor:
         """(R,) float, NaN where there is none."""
@@ -130,11 +130,11 @@ class PPO(PolicyGradientModule):
             return rewards.flatten()
         return rewards.flatten() - self.missing_eos_penalty * (~rollouts.finished)
 
-    def _kl_penalty(self, rollouts: Rollouts, reference: Tensor | None, mask: Tensor) -> Tensor:
+    def _kl_penalty(self, logprobs: Tensor, reference: Tensor | None, mask: Tensor) -> Tensor:
         """(R, T) float, what is taken from the reward of each token."""
         if reference is None:
             return torch.zeros(mask.shape, device=mask.device)
-        return self.kl_coef * _kl(rollouts, reference, mask, self.kl_estimator)
+        return self.kl_coef * kl_divergence(logprobs, reference, mask, self.kl_estimator)
 
     def losses(self, part: Experience, size: BatchSize, meter: Meter) -> Iterator[Tensor]:
         """The policy's, then the critic's."""
@@ -164,11 +164,6 @@ class PPO(PolicyGradientModule):
             "val/clipfrac_avg": meter.mean("value_clipped"),
             "val/ratio": meter.mean("ratio"),
         }
-
-
-def _kl(rollouts: Rollouts, reference: Tensor, mask: Tensor, estimator: KLEstimator) -> Tensor:
-    assert rollouts.logprobs is not None
-    return kl_divergence(rollouts.logprobs, reference, mask, estimator)
 
 
 def place_at_end(scores: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:

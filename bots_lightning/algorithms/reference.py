@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 
 from torch import Tensor, nn
 
-from bots_lightning.algorithms.logprobs import record_logprobs
 from bots_lightning.algorithms.policy import using_adapter
+from bots_lightning.algorithms.recording import policy_logprobs
 from bots_lightning.rollouts import Rollouts
 
 
@@ -33,6 +32,4 @@ def reference_logprobs(
     """
     model, context = (policy, using_adapter(policy, None)) if frozen is None else (frozen, nullcontext())
     with context:
-        logprobs = record_logprobs(model, replace(rollouts, logprobs=None), temperature, max_tokens).logprobs
-    assert logprobs is not None
-    return logprobs
+        return policy_logprobs(model, rollouts, temperature, max_tokens)

@@ -72,6 +72,14 @@ def policy_metrics(meter: Meter) -> dict[str, float]:
         "clip_ratio/region_mean": low + high,
         "policy/approxkl_avg": meter.mean("approxkl"),
     }
+    if "importance_weight" in meter:
+        metrics |= {
+            "sampling/sampling_logp_difference/mean": meter.mean("logp_difference"),
+            "sampling/sampling_logp_difference/max": meter.highest("logp_difference"),
+            "sampling/importance_sampling_ratio/min": meter.lowest("importance_weight"),
+            "sampling/importance_sampling_ratio/mean": meter.mean("importance_weight"),
+            "sampling/importance_sampling_ratio/max": meter.highest("importance_weight"),
+        }
     return metrics | ({"kl": meter.mean("kl")} if "kl" in meter else {})
 
 

@@ -339,11 +339,13 @@ def clipped_surrogate(present: Tensor, old: Tensor, advantages: Tensor, mask: Te
 
 
 @pytest.mark.parametrize("max_tokens_per_microbatch", [None, 60])
-def test_the_ratio_of_leftovers_is_to_the_policy_that_sampled_them(
-    checkpoint: str, tmp_path: Path, max_tokens_per_microbatch: int | None
+@pytest.mark.parametrize("correction", [True, False], ids=["weighted", "in the ratio"])
+def test_leftovers_count_as_samples_of_the_policy_that_sampled_them(
+    checkpoint: str, tmp_path: Path, max_tokens_per_microbatch: int | None, correction: bool
 ) -> None:
     selector = Script([10, 0], [1, 2], [3, 11])  # group 2 is learned from one update after it was sampled
     options = {"max_tokens_per_microbatch": max_tokens_per_microbatch, "temperature": 0.8}
+    options |= {"importance_sampling_correction": correction, "importance_sampling_clip_max": 1e3}
     policy = module(checkpoint, DynamicSampling(), Alternating(10, 11), learning_rate=0.05, **options)
     policy.configure_model()
     assert policy.policy is not None
@@ -363,7 +365,12 @@ def test_the_ratio_of_leftovers_is_to_the_policy_that_sampled_them(
 
     advantages = group_advantages(rewards).flatten()
     old = torch.cat([recorded[:G], present[G:]])
-    expected = clipped_surrogate(present, old, advantages, mask)
+    if correction:
+        by_row = torch.where(mask, present - old, torch.zeros(())).sum(dim=1).exp()
+        assert by_row.max() > 1.1
+        expected = clipped_surrogate(present, present, advantages * by_row, mask)
+    else:
+        expected = clipped_surrogate(present, old, advantages, mask)
     assert float(outputs.steps[1]["loss"]) == pytest.approx(expected, abs=1e-5)
     assert abs(expected - clipped_surrogate(present, present, advantages, mask)) > 1e-3
 

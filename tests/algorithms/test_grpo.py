@@ -408,17 +408,23 @@ def test_advantages_are_by_the_estimator_and_scale_that_were_chosen(
     assert experience.advantages.tolist() == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_policy_is_recorded_only_where_it_will_have_moved_or_was_another(
-    checkpoint: str, make_rollouts: Any
-) -> None:
+def test_the_policy_is_recorded_only_where_it_will_have_moved(checkpoint: str, make_rollouts: Any) -> None:
     rollouts, rewards = make_rollouts([2, 3], [2, 2]), torch.tensor([[1.0, 0.0]])
     known = replace(rollouts, logprobs=torch.tensor([[-1.0, -2.0, 0.0], [math.nan] * 3]))
     one, several = module(checkpoint), module(checkpoint, steps_per_generation=2)
-    for policy in (one, several):
+    bypass = module(checkpoint, importance_sampling_correction=False)
+    for policy in (one, several, bypass):
         policy.configure_model()
-    assert one.prepare(rollouts, rewards)[0].old_logprobs is None
     present = several.prepare(rollouts, rewards)[0].old_logprobs
-    old = one.prepare(known, rewards)[0].old_logprobs
-    assert old is not None
-    assert old[0].tolist() == [-1, -2, 0]
-    torch.testing.assert_close(old[1], present[1])
+    for policy in (one, bypass):
+        assert policy.prepare(rollouts, rewards)[0].old_logprobs is None
+    assert present is not None
+    for policy, old in ((one, None), (several, present)):
+        experience = policy.prepare(known, rewards)[0]
+        assert (experience.old_logprobs is None) == (old is None)
+        assert experience.sampling_logprobs is known.logprobs
+    experience = bypass.prepare(known, rewards)[0]
+    assert experience.sampling_logprobs is None
+    assert experience.old_logprobs is not None
+    assert experience.old_logprobs[0, :2].tolist() == [-1, -2]
+    torch.testing.assert_close(experience.old_logprobs[1], present[1])

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -28,9 +26,6 @@ from bots_lightning.algorithms.logprobs import (
     completion_hidden_states,
     completion_logprobs,
     logits_processing,
-    microbatches,
-    record_logprobs,
-    sampling_logprobs,
 )
 from bots_lightning.algorithms.policy import language_model
 from bots_lightning.algorithms.vocabulary import LogitsProcessing
@@ -327,47 +322,3 @@ def test_only_the_tokens_of_completions_reach_the_vocabulary(model: PreTrainedMo
     assert rows == [1, 2 + 5 + 1]  # one for the model's own pass
     outside = ~padded_rollouts().completion_mask
     assert logprobs[outside].tolist() == entropy[outside].tolist() == [0.0] * 7
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
-def test_microbatches_cover_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    groups = microbatches(torch.tensor(lengths), budget)
-    assert sorted(torch.cat(groups).tolist()) == list(range(len(lengths)))
-    for group in groups:
-        assert len(group) == 1 or len(group) * max(lengths[i] for i in group.tolist()) <= budget
-
-
-def test_no_budget_is_one_group() -> None:
-    assert [group.tolist() for group in microbatches(torch.tensor([3, 1, 2]), None)] == [[0, 1, 2]]
-
-
-@pytest.mark.parametrize("max_tokens", [None, 1, 8])
-def test_recorded_are_those_of_the_present_policy_at_the_temperature(
-    model: PreTrainedModel, max_tokens: int | None
-) -> None:
-    rollouts = padded_rollouts()
-    recorded = record_logprobs(model, rollouts, 0.7, max_tokens).logprobs
-    assert recorded is not None
-    assert not recorded.requires_grad
-    mask = rollouts.completion_mask
-    expected = completion_logprobs(model, rollouts, 0.7)[0][mask]
-    torch.testing.assert_close(recorded[mask], expected, rtol=0, atol=1e-5)
-
-
-def test_what_is_recorded_already_stays(model: PreTrainedModel) -> None:
-    earlier = torch.full((3, 5), torch.nan)
-    earlier[1] = -2.0
-    rollouts = replace(padded_rollouts(), logprobs=earlier)
-    recorded = record_logprobs(model, rollouts).logprobs
-    assert recorded is not None
-    assert recorded[1].tolist() == [-2.0] * 5
-    assert (recorded[0, :2] == record_logprobs(model, padded_rollouts()).logprobs[0, :2]).all()  # type: ignore[index]
-
-
-def test_the_sampling_policy_is_the_recorded_one_row_by_row() -> None:
-    rollouts = padded_rollouts()
-    present = torch.full((3, 5), -1.0)
-    assert sampling_logprobs(rollouts, present) is present
-    earlier = torch.tensor([[-3.0] * 5, [torch.nan] * 5, [-4.0] * 5])
-    mixed = sampling_logprobs(replace(rollouts, logprobs=earlier), present)
-    assert mixed[:, 0].tolist() == [-3.0, -1.0, -4.0]

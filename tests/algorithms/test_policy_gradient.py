@@ -403,7 +403,14 @@ class Canned(RolloutEngine):
         self.make_rollouts, self.lengths = make_rollouts, lengths
 
     def generate(
-        self, model: Any, prompts: Any, n: int, sampling: Any, seeds: Any, policy_version: int = 0
+        self,
+        model: Any,
+        prompts: Any,
+        n: int,
+        sampling: Any,
+        seeds: Any,
+        policy_version: int = 0,
+        on_completed: Any = None,
     ) -> Rollouts:
         rows = len(prompts) * n
         lengths = (self.lengths * rows)[:rows]

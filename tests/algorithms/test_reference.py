@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from bots_lightning.algorithms import GRPO, PPO, LoRA, SeparateCritic
-from bots_lightning.algorithms.logprobs import record_logprobs
 from bots_lightning.algorithms.policy import load_policy
+from bots_lightning.algorithms.recording import record_logprobs
 from bots_lightning.algorithms.reference import reference_logprobs
 from bots_lightning.rollouts import Rollouts
 

@@ -1,0 +1,71 @@
+"""Truncated importance sampling: makes up for rollouts that another distribution than the policy's has sampled."""
+
+# Shapes: R rows, T completion tokens.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from bots_lightning.algorithms.options import check_numbers, check_option
+
+Mode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+
+
+@dataclass(frozen=True)
+class ImportanceSampling:
+    """Weighs tokens by how much likelier the policy draws them than what has drawn them, within bounds.
+
+        w_it = exp(log π_old(y_it) − log μ(y_it))     or, by sequence,  w_i = Π_t w_it
+
+    μ is what sampled: an engine of other kernels or precision, or an earlier policy; π_old the policy as its update
+    begins, to which the clipped ratio is taken all the same: the decoupled objective of arXiv:2110.00641. Options and
+    bounds are those of TRL's `vllm_importance_sampling_…`.
+
+    Attributes:
+        mode: "token_…" or "sequence_…"; weights out of bounds are moved to them by "…_truncate", which has a bias, and
+            set to 0 by "…_mask", which takes what is too far off out of the loss.
+        clip_max: the largest weight; None leaves it open.
+        clip_min: the smallest weight; None leaves it open.
+    """
+
+    mode: Mode = "sequence_mask"
+    clip_max: float | None = 3.0
+    clip_min: float | None = None
+
+    def __post_init__(self) -> None:
+        check_option("importance_sampling_mode", self.mode, Mode)
+        check_numbers(0, above=True, importance_sampling_clip_max=self.clip_max)
+        check_numbers(0, importance_sampling_clip_min=self.clip_min)
+        if self.clip_min is not None and self.clip_max is not None and self.clip_min >= self.clip_max:
+            raise ValueError(
+                f"importance_sampling_clip_min={self.clip_min} and importance_sampling_clip_max={self.clip_max}; "
+                "expected the first to be less."
+            )
+        if self.clip_min is None and self.clip_max is None and self.mode.endswith("truncate"):
+            raise ValueError(
+                f"importance_sampling_mode={self.mode!r} without bounds truncates nothing. Set "
+                "importance_sampling_clip_max, or importance_sampling_clip_min."
+            )
+
+    def weights(self, old_logprobs: Tensor, sampling_logprobs: Tensor, mask: Tensor) -> Tensor:
+        """(R, T) by token, or (R, 1) by sequence; tokens of which μ is not known are taken as the policy's own.
+
+        Args:
+            old_logprobs: (R, T) float, log π_old.
+            sampling_logprobs: (R, T) float, log μ, NaN where it is not known.
+            mask: (R, T) bool.
+        """
+        known = mask & ~sampling_logprobs.isnan()
+        log_weights = (old_logprobs.detach() - sampling_logprobs).masked_fill(~known, 0.0)
+        if self.mode.startswith("sequence"):
+            log_weights = log_weights.sum(dim=1, keepdim=True)
+        weights = log_weights.exp()
+        if self.mode.endswith("truncate"):
+            return weights.clamp(min=self.clip_min, max=self.clip_max)
+        for bound, outside in ((self.clip_min, weights.lt), (self.clip_max, weights.gt)):
+            if bound is not None:
+                weights = weights.masked_fill(outside(bound), 0.0)
+        return weights
