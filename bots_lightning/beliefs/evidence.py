@@ -101,8 +101,8 @@ class Evidence:
         indices, starts = np.unique(self.indices[order], return_index=True)
         if len(indices) == 0:
             return Evidence(indices, np.empty(0), np.empty(0))
-        sums = (np.add.reduceat(getattr(self, name)[order], starts) for name in _SUMS)
-        return Evidence(indices, *sums, np.maximum.reduceat(self.ages[order], starts))
+        sums = {name: np.add.reduceat(getattr(self, name)[order], starts) for name in _SUMS}
+        return Evidence(indices, **sums, ages=np.maximum.reduceat(self.ages[order], starts))
 
     def weighted(self, weights: Floats) -> Evidence:
         """Every sum times its row's weight in [0, 1], (B,): evidence of the present policy that says as much."""
