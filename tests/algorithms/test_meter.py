@@ -67,3 +67,13 @@ def test_a_figure_keeps_no_graph() -> None:
     meter.add_loss("y", values.sum())
     kept = [*meter._sums.values(), *meter._rows["x"], *meter._totals.values()]
     assert not any(value.requires_grad for value in kept)
+
+
+def test_extremes_of_values_are_those_that_count() -> None:
+    meter = Meter()
+    meter.add("x", VALUES, MASK, extremes=True)
+    assert (meter.lowest("x"), meter.highest("x")) == (1, 6)
+    meter.add("x", torch.full((2, 3), 9.0), torch.zeros(2, 3, dtype=torch.bool), extremes=True)
+    meter.add("x", torch.tensor([[0.5], [7.0]]), torch.tensor([[True], [False]]), extremes=True)
+    assert (meter.lowest("x"), meter.highest("x")) == (0.5, 6)
+    assert meter.mean("x") == pytest.approx((1 + 2 + 6 + 0.5) / 4)
