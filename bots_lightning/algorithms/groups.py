@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bots_lightning.rewards import Outcomes
 from bots_lightning.rollouts import Rollouts, concatenate
 from bots_lightning.tasks import Task
 
@@ -65,6 +66,25 @@ class Groups:
         )
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One batch of tasks, rolled out and scored on this rank.
+
+    Attributes:
+        rollouts: R rows.
+        completions: R texts.
+        scores: (F, B, G) float, what each reward function said.
+        rewards: (B, G) float.
+        outcomes: how the completions were judged.
+    """
+
+    rollouts: Rollouts
+    completions: list[str]
+    scores: npt.NDArray[np.float64]
+    rewards: npt.NDArray[np.float64]
+    outcomes: Outcomes
+
+
 @dataclass
 class Sampled:
     """All that one iteration has rolled out, also what it will not learn from.
@@ -74,16 +94,19 @@ class Sampled:
         completions: of all rounds, G per group.
         scores: (F, B, G) of each round, what each reward function said.
         rounds: the groups of each round.
+        outcomes: how all completions were judged, where a reward function counts that.
     """
 
     tasks: list[Task] = field(default_factory=list)
     completions: list[str] = field(default_factory=list)
     scores: list[npt.NDArray[np.float64]] = field(default_factory=list)
     rounds: list[Groups] = field(default_factory=list)
+    outcomes: Outcomes = field(default_factory=Outcomes)
 
-    def add(self, tasks: list[Task], completions: list[str], scores: npt.NDArray[np.float64], groups: Groups) -> None:
+    def add(self, tasks: list[Task], attempt: Attempt, groups: Groups) -> None:
         """One more round."""
         self.tasks += tasks
-        self.completions += completions
-        self.scores.append(scores)
+        self.completions += attempt.completions
+        self.scores.append(attempt.scores)
         self.rounds.append(groups)
+        self.outcomes += attempt.outcomes

@@ -30,6 +30,7 @@ from bots_lightning.evaluation import HeldOutScore
 from bots_lightning.rewards import RewardFunction, Scorer
 from bots_lightning.rollouts import (
     CompactEngine,
+    OnCompleted,
     PromptEncoder,
     RolloutEngine,
     Rollouts,
@@ -159,12 +160,31 @@ class PolicyModule(LightningModule):
         policy, version = self.policy, self.progress.iterations
         together(self.trainer.strategy, lambda: self.engine.sync(policy, version))
 
-    def rollout(self, tasks: list[Task], n: int, seeds: list[int]) -> Rollouts:
-        """Samples n completions of each task, which has a seed of its own, under the present policy."""
+    def rollout(self, tasks: list[Task], n: int, seeds: list[int], on_completed: OnCompleted | None = None) -> Rollouts:
+        """Samples n completions of each task, which has a seed of its own, under the present policy.
+
+        Args:
+            tasks: B of them.
+            n: completions of each.
+            seeds: B.
+            on_completed: see `RolloutEngine.generate`.
+        """
         assert self.policy is not None
+        return self.rollout_by(self.policy, self.progress.iterations, tasks, n, seeds, on_completed)
+
+    def rollout_by(
+        self,
+        policy: torch.nn.Module,
+        policy_version: int,
+        tasks: list[Task],
+        n: int,
+        seeds: list[int],
+        on_completed: OnCompleted | None = None,
+    ) -> Rollouts:
+        """`rollout` under a given policy, of which the engine has that version; on any thread."""
         prompts = self.encoder.encode([task.prompt for task in tasks], [task.id for task in tasks])
-        model = language_model(self.policy)
-        return self.engine.generate(model, prompts, n, self.sampling, seeds, policy_version=self.progress.iterations)
+        model = language_model(policy)
+        return self.engine.generate(model, prompts, n, self.sampling, seeds, policy_version, on_completed)
 
     # --- evaluation ---------------------------------------------------------------------------------------------
 

@@ -87,6 +87,7 @@ class TaskDataModule(LightningDataModule):
         self.eval_pools: dict[str, TaskPool] = {}
         self.selection_counts = np.zeros(0, dtype=np.int64)
         self.drawn: list[int] = []  # tasks whose evidence is awaited
+        self._ahead = False  # whether the loader has yet to serve those
         self.workload = Workload(0, np.empty(0, dtype=np.str_))
         self.forecasts: list[Forecast] = []  # of the iteration's batches, before their evidence was observed
         self._added: list[npt.NDArray[np.uint8]] = []  # the tasks of each `add_tasks`, as Arrow streams
@@ -134,10 +135,19 @@ class TaskDataModule(LightningDataModule):
         self.drawn = indices.tolist()
         return self.drawn
 
+    def select_ahead(self) -> list[int]:
+        """Draws the batch that the loader serves next, before this step ends: its rollouts can begin."""
+        drawn = self.select()
+        self._ahead = True
+        return drawn
+
     def _next_batch(self, first: bool) -> list[Places]:
-        """This rank's share of the next batch; at first, of one whose evidence an earlier run did not live to see."""
+        """This rank's share of the next batch: drawn ahead, by an earlier run that did not live to see it, or now."""
         self.forecasts.clear()
-        return self.share(self.drawn if first and self.drawn else self.select())
+        if not (self.drawn and (first or self._ahead)):
+            return self.share(self.select())
+        self._ahead, self.select_seconds = False, 0.0
+        return self.share(self.drawn)
 
     def share(self, drawn: list[int]) -> list[Places]:
         """This rank's part of what was drawn, as (place in the draw, position in the pool)."""
@@ -181,14 +191,18 @@ class TaskDataModule(LightningDataModule):
         """Appends tasks while the run goes on, between two steps; the belief starts them from what their group shows.
 
         Checkpoints hold them, so that a resumed run has them too. An epoch stays as long as it was. Call it with the
-        same tasks on every rank; their prompts must fit the policy's `max_prompt_length`.
+        same tasks on every rank; their prompts must fit the policy's `max_prompt_length`. Not for runs whose
+        `max_staleness` is 1.
 
         Raises:
             RuntimeError: a batch has been selected and its evidence is still awaited.
             ValueError: an id is there already, or the selector cannot take the tasks in; nothing has changed then.
         """
         if self.drawn:
-            raise RuntimeError("tasks were added between select and observe. Add them between two training steps.")
+            raise RuntimeError(
+                "tasks were added between select and observe. Add them between two training steps, and with "
+                "max_staleness=0: otherwise the next batch is always drawn already."
+            )
         stream, pool = stream_of(more.table), self.require_pool().extended(more)
         self.selector.add_tasks(pool.features())
         self.pool = pool

@@ -9,6 +9,7 @@ from bots_lightning.rewards.maths import MathReward
 from bots_lightning.rewards.reasoning_gym import ReasoningGymReward
 from bots_lightning.rewards.scorer import Scorer
 from bots_lightning.rewards.signatures import RewardFunction, adapted
+from bots_lightning.rewards.stream import RewardStream
 from bots_lightning.rewards.style import CosineLength, FormatMatch, LengthPenalty, RepetitionPenalty
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "RepetitionPenalty",
     "RewardFunction",
     "RewardPoolError",
+    "RewardStream",
     "Scorer",
     "adapted",
     "after_thinking",

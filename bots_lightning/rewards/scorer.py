@@ -6,17 +6,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bots_lightning.rewards.calls import checked_scores, row_columns, shared_columns
 from bots_lightning.rewards.judged import JudgedReward, Outcomes
 from bots_lightning.rewards.signatures import RewardFunction, adapted
 from bots_lightning.tasks import Task
-
-# Names of the columns that every task has, and its fields.
-NAMED = {"answer": "answer", "task_id": "id", "group": "group"}
 
 
 class Scorer:
@@ -77,11 +74,8 @@ class Scorer:
         generations, rest = divmod(len(completions), len(tasks))
         if rest:
             raise ValueError(f"{len(completions)} completions of {len(tasks)} tasks; expected as many of each.")
-        rows = [task for task in tasks for _ in range(generations)]
-        columns: dict[str, list[Any]] = {name: [row.columns[name] for row in rows] for name in _shared_columns(tasks)}
-        columns |= {name: [getattr(row, field) for row in rows] for name, field in NAMED.items()}
-        prompts = [row.prompt for row in rows]
-        scores = np.stack([self._score(f, prompts, list(completions), columns) for f in self.functions])
+        columns = row_columns(tasks, generations, shared_columns(tasks))
+        scores = np.stack([checked_scores(function, completions, columns) for function in self.functions])
         for judged in self._judged:
             self.outcomes += judged.outcomes
         return scores.reshape(len(scores), len(tasks), generations)
@@ -115,25 +109,6 @@ class Scorer:
         """Rewards mapped from the declared range to [0, 1]."""
         return np.clip((rewards - self.low) / (self.high - self.low), 0.0, 1.0)
 
-    @staticmethod
-    def _score(
-        function: RewardFunction, prompts: list[Any], completions: list[str], columns: dict[str, list[Any]]
-    ) -> npt.NDArray[np.float64]:
-        name = getattr(function, "__name__", type(function).__name__)
-        scores = function(prompts=prompts, completions=completions, **columns)
-        if len(scores) != len(completions):
-            raise ValueError(
-                f"reward function {name} returned {len(scores)} rewards for {len(completions)} completions; "
-                "expected one for each (None where it does not apply)."
-            )
-        for i, score in enumerate(scores):
-            if score is not None and not math.isfinite(score):
-                raise ValueError(
-                    f"reward function {name} returned {score} for task {columns['task_id'][i]!r}; "
-                    "expected a finite number, or None where it does not apply."
-                )
-        return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
-
     def _check_range(self, rewards: npt.NDArray[np.float64], tasks: Sequence[Task]) -> None:
         slack = 1e-6 * (self.high - self.low)
         outside = np.argwhere((rewards < self.low - slack) | (rewards > self.high + slack))
@@ -144,12 +119,6 @@ class Scorer:
                 f"reward_range=({self.low:g}, {self.high:g}). Declare the range that the weighted sum of "
                 "all reward functions can take."
             )
-
-
-def _shared_columns(tasks: Sequence[Task]) -> list[str]:
-    """Columns that every task has, but for those that are passed by name."""
-    shared = set.intersection(*(set(task.columns) for task in tasks))
-    return sorted(shared - {"prompts", "completions", *NAMED})
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

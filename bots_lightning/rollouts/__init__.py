@@ -1,7 +1,7 @@
 """Rollouts: completions of prompts, and the engines that sample them."""
 
 from bots_lightning.rollouts.compact import CompactEngine
-from bots_lightning.rollouts.engine import RolloutEngine, Sampling, derive_seed, rollout_mode
+from bots_lightning.rollouts.engine import OnCompleted, RolloutEngine, Sampling, derive_seed, rollout_mode
 from bots_lightning.rollouts.generate import GenerateEngine
 from bots_lightning.rollouts.prompts import PromptEncoder, load_tokenizer
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask, concatenate
@@ -12,6 +12,7 @@ from bots_lightning.rollouts.server_dialects import ServerDialect, SGLangDialect
 __all__ = [
     "CompactEngine",
     "GenerateEngine",
+    "OnCompleted",
     "PromptEncoder",
     "RolloutEngine",
     "RolloutServerError",

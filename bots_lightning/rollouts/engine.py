@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bots_lightning.rollouts.rollouts import Rollouts
+
+# (position of a prompt, token ids of its n completions)
+OnCompleted = Callable[[int, list[list[int]]], None]
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class RolloutEngine(ABC):
         sampling: Sampling,
         seeds: Sequence[int],
         policy_version: int = 0,
+        on_completed: OnCompleted | None = None,
     ) -> Rollouts:
         """Samples n completions of every prompt.
 
@@ -67,9 +71,16 @@ class RolloutEngine(ABC):
             sampling: how to draw.
             seeds: one for each prompt, all its randomness.
             policy_version: recorded in the result.
+            on_completed: is called with the position of a prompt and the token ids of its n completions, those that
+                the result's mask covers, once all n have ended; for each prompt once at most, on whatever threads,
+                several at a time. It should return at once: sampling waits for it. An engine that has everything at
+                once need not call it.
 
         Returns:
             R = P·n rows, row p·n + j being completion j of prompt p.
+
+        Raises:
+            Exception: whatever `on_completed` raises.
         """
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
-from bots_lightning.rollouts.engine import RolloutEngine, Sampling, rollout_mode
+from bots_lightning.rollouts.completed import CompletedPrompts
+from bots_lightning.rollouts.engine import OnCompleted, RolloutEngine, Sampling, rollout_mode
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask
 from bots_lightning.rollouts.sampler import draw_tokens, uniform_noise
 
@@ -48,17 +49,21 @@ class GenerateEngine(RolloutEngine):
         sampling: Sampling,
         seeds: Sequence[int],
         policy_version: int = 0,
+        on_completed: OnCompleted | None = None,
     ) -> Rollouts:
         """Samples n completions of every prompt; see `RolloutEngine.generate`."""
         prompt_ids, prompt_mask = pad_left(prompts, sampling.pad_token_id, model.device)
         prompt_ids = prompt_ids.repeat_interleave(n, dim=0)
         prompt_mask = prompt_mask.repeat_interleave(n, dim=0)
         noise = uniform_noise(seeds, n, sampling.max_completion_length)
-        completions = []
+        completions, completed = [], CompletedPrompts(n, sampling, on_completed)
         with rollout_mode(model), _plain_generation_config(model):
             for start in range(0, len(prompt_ids), self.max_rows):
                 rows = slice(start, start + self.max_rows)
-                completions.append(self._sample(model, prompt_ids[rows], prompt_mask[rows], noise[rows], sampling))
+                tokens = self._sample(model, prompt_ids[rows], prompt_mask[rows], noise[rows], sampling)
+                completions.append(tokens)
+                if completed.wanted:
+                    completed.add(range(start, start + len(tokens)), tokens.tolist())
         completion_ids = _stack_right_padded(completions, sampling.pad_token_id)
         mask, finished = completion_mask(completion_ids, sampling.stop_token_ids)
         mask = mask & (torch.arange(mask.shape[1], device=mask.device) < sampling.max_completion_length)

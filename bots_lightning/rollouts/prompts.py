@@ -61,5 +61,8 @@ class PromptEncoder:
 
     def decode(self, completion_ids: Tensor, completion_mask: Tensor) -> list[str]:
         """(R, T) completions as R strings, without special tokens."""
-        rows = [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)]
+        return self.decode_rows([ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)])
+
+    def decode_rows(self, rows: list[list[int]]) -> list[str]:
+        """R lists of token ids as R strings, without special tokens."""
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)

@@ -26,44 +26,51 @@ class Reader:
         prompt_ids: (P, L) int64, padded on the left; the rows at first.
         prompt_mask: (P, L) bool.
         room: how many tokens are to be read after the prompts, at most.
+
+    Attributes:
+        cache: keys and values of the columns read so far.
+        columns: how many those are.
+        mask: (R, L + room) int64, 0 where prompts are padded; None where none is.
+        positions: (R, 1) int64 of the tokens read last.
+        capacity: how many they can become, L + room.
+        takes_positions: whether the model is told them; otherwise it goes by the mask.
+        options: what else it is called with.
     """
 
     def __init__(self, model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, room: int) -> None:
         self.model, self.prompt_ids = model, prompt_ids
         accepted = inspect.signature(model.forward).parameters
-        self._options: dict[str, object] = {"use_cache": True}
+        self.options: dict[str, object] = {"use_cache": True}
         if "logits_to_keep" in accepted:
-            self._options["logits_to_keep"] = 1
-        self._takes_positions = "position_ids" in accepted
+            self.options["logits_to_keep"] = 1
+        self.takes_positions = "position_ids" in accepted
         self.cache = DynamicCache(config=model.config)
-        self.columns = 0
-        self._mask: Tensor | None = torch.nn.functional.pad(prompt_mask.long(), (0, room), value=1)
-        self._positions = (prompt_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        self.columns, self.capacity = 0, prompt_ids.shape[1] + room
+        self.mask: Tensor | None = torch.nn.functional.pad(prompt_mask.long(), (0, room), value=1)
+        self.positions = (prompt_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         self._leave_out_mask()
 
     def read_prompts(self) -> Tensor:
         """(P, V) logits of the tokens after the prompts."""
         rows, length = self.prompt_ids.shape
         width = max(1, PREFILL_TOKENS // rows)
-        positions = self._positions
+        positions = self.positions
         for start in range(0, length, width):
-            self._positions = positions[:, start : start + width]
+            self.positions = positions[:, start : start + width]
             logits = self._read(self.prompt_ids[:, start : start + width])
-        self._positions = positions[:, -1:]
+        self.positions = positions[:, -1:]
         return logits
 
     def read(self, tokens: Tensor) -> Tensor:
         """(R, V) logits of the tokens after these (R,), which come next in their rows."""
-        self._positions = self._positions + 1
+        self.positions = self.positions + 1
         return self._read(tokens.unsqueeze(1))
 
     def _read(self, ids: Tensor) -> Tensor:
         self.columns += ids.shape[1]
-        mask = None if self._mask is None else self._mask[:, : self.columns]
-        positions = {"position_ids": self._positions} if self._takes_positions else {}
-        output = self.model(
-            input_ids=ids, attention_mask=mask, past_key_values=self.cache, **positions, **self._options
-        )
+        mask = None if self.mask is None else self.mask[:, : self.columns]
+        positions = {"position_ids": self.positions} if self.takes_positions else {}
+        output = self.model(input_ids=ids, attention_mask=mask, past_key_values=self.cache, **positions, **self.options)
         return output.logits[:, -1]
 
     def select(self, rows: Tensor) -> None:
@@ -75,15 +82,15 @@ class Reader:
             rows: (R',) int64, of the present rows.
         """
         self.cache.batch_select_indices(rows)
-        self._positions = self._positions[rows]
-        if self._mask is not None:
-            self._mask = self._mask[rows]
+        self.positions = self.positions[rows]
+        if self.mask is not None:
+            self.mask = self.mask[rows]
             self._leave_out_mask()
 
     def _leave_out_mask(self) -> None:
         """Attention is faster without a mask, where nothing is padded."""
-        if self._mask is not None and bool(self._mask.all()):
-            self._mask = None
+        if self.mask is not None and bool(self.mask.all()):
+            self.mask = None
 
 
 def can_read(model: PreTrainedModel) -> bool:

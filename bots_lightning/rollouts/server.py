@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bots_lightning.rollouts.engine import RolloutEngine, Sampling, derive_seed, rollout_mode
+from bots_lightning.rollouts.completed import own_tokens
+from bots_lightning.rollouts.engine import OnCompleted, RolloutEngine, Sampling, derive_seed, rollout_mode
 from bots_lightning.rollouts.generate import pad_left
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask
 from bots_lightning.rollouts.server_adapter import Adapter, named_adapter, policy_adapter, write_adapter
@@ -44,8 +44,8 @@ class ServerEngine(RolloutEngine):
         urls: of the servers, e.g. http://node-7:8000; all ranks share them.
         adapter_dir: folder for adapters, on a disk that ranks and servers see under the same path.
         dialect: which kind of server it is; `VLLMDialect` by default.
-        logprobs: keep the log-probabilities that the servers give, as those that tokens were drawn by. Algorithms then
-            take their ratios to these. By default they use their own, which differ by rounding.
+        logprobs: keep the log-probabilities that the servers give, as those that tokens were drawn by: algorithms make
+            up for how far they are from their own. False takes their own for them.
         requests_per_server: the most prompts that one rank has with one server at a time, on average.
         timeout_seconds: the longest that the completions of one prompt may take. A server that hangs costs it once.
         patience_seconds: how long a request that has failed is tried again, on any server; enough for a restart.
@@ -58,7 +58,7 @@ class ServerEngine(RolloutEngine):
         urls: list[str],
         adapter_dir: str,
         dialect: ServerDialect | None = None,
-        logprobs: bool = False,
+        logprobs: bool = True,
         requests_per_server: int = 64,
         timeout_seconds: float = 600.0,
         patience_seconds: float = 600.0,
@@ -108,6 +108,7 @@ class ServerEngine(RolloutEngine):
         sampling: Sampling,
         seeds: Sequence[int],
         policy_version: int = 0,
+        on_completed: OnCompleted | None = None,
     ) -> Rollouts:
         """Samples n completions of every prompt; see `RolloutEngine.generate`.
 
@@ -118,11 +119,17 @@ class ServerEngine(RolloutEngine):
             raise RolloutServerError(
                 f"asked for policy {policy_version}, but the servers have {self.policy_version}. Call sync first."
             )
+
+        def complete(position: int, prompt: Sequence[int], seed: int) -> list[Completion]:
+            completions = self._complete(model, n, sampling, prompt, seed)
+            if on_completed is not None:
+                on_completed(position, [own_tokens(completion.tokens, sampling) for completion in completions])
+            return completions
+
         num_threads = min(len(prompts), self.requests_per_server * len(self.pool.servers))
         with rollout_mode(model), ThreadPoolExecutor(num_threads, "rollouts") as threads:
-            ask = partial(self._complete, model, n, sampling)
             try:
-                completions = list(threads.map(ask, prompts, seeds))
+                completions = list(threads.map(complete, range(len(prompts)), prompts, seeds))
             except BaseException:  # raised again; Ctrl-C too must not wait for what is queued
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -1,6 +1,13 @@
 """How several ranks train one policy: data parallel, or with DeepSpeed's ZeRO."""
 
-from bots_lightning.strategies.base import OnlineStrategy, repeatable, take_step, trained_pass, whole_model
+from bots_lightning.strategies.base import (
+    OnlineStrategy,
+    divides_weights,
+    repeatable,
+    take_step,
+    trained_pass,
+    whole_model,
+)
 from bots_lightning.strategies.data_parallel import DataParallel
 from bots_lightning.strategies.deepspeed import DeepSpeed
 from bots_lightning.strategies.rank_watch import LostRankError, RankWatch
@@ -11,6 +18,7 @@ __all__ = [
     "LostRankError",
     "OnlineStrategy",
     "RankWatch",
+    "divides_weights",
     "repeatable",
     "take_step",
     "trained_pass",

@@ -19,6 +19,11 @@ class OnlineStrategy(ABC):
 
     repeatable: bool  # whether a rank's backward passes can be made again: no other rank takes part in them
 
+    @property
+    def divides_weights(self) -> bool:
+        """Whether ranks hold parts of the weights between steps."""
+        return False
+
     @abstractmethod
     def trained_pass(self, compute: Callable[[], Computed]) -> Computed:
         """Runs a forward pass that will be differentiated."""
@@ -45,6 +50,11 @@ def trained_pass(strategy: Any, compute: Callable[[], Computed]) -> Computed:
 def repeatable(strategy: Any) -> bool:
     """Whether backward passes can be made again after one of them has failed on some rank."""
     return strategy.repeatable if isinstance(strategy, OnlineStrategy) else True
+
+
+def divides_weights(strategy: Any) -> bool:
+    """Whether a rank holds a part of the weights only, but for `whole_model`."""
+    return isinstance(strategy, OnlineStrategy) and strategy.divides_weights
 
 
 def whole_model(strategy: Any) -> AbstractContextManager[None]:

@@ -107,6 +107,11 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         """Weights are loaded whole and divided afterwards, so that they are those of the checkpoint."""
         return nullcontext()
 
+    @property
+    def divides_weights(self) -> bool:
+        """ZeRO-3 does."""
+        return bool(self.zero_stage_3)
+
     # --- steps --------------------------------------------------------------------------------------------------
 
     @property

@@ -12,6 +12,7 @@ import torch
 
 from bots_lightning.algorithms import GRPO, PPO
 from bots_lightning.algorithms.step_metrics import PHASES
+from bots_lightning.rewards import RewardStream
 from bots_lightning.selection import UniformSelector
 
 
@@ -54,7 +55,7 @@ def test_every_second_goes_to_the_phase_that_took_it(
     work.takes(1, UniformSelector, "select")
     work.takes(10, UniformSelector, "observe")
     work.takes(100, type(policy.engine), "generate")
-    work.takes(1_000, policy.scorer, "scores")
+    work.takes(1_000, RewardStream, "finish")
     work.takes(10_000, policy, "_accumulate_gradients")
     work.takes(100_000, torch.optim.AdamW, "step")
     work.takes(1_000_000, policy, "prepare")

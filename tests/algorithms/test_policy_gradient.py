@@ -21,6 +21,7 @@ from bots_lightning.algorithms.losses import BatchSize
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.policy import language_model
 from bots_lightning.rollouts import CompactEngine, GenerateEngine, RolloutEngine, Rollouts
+from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import ProceduralTasks
 from callbacks import CompletionsLog, EffectiveTaskRatio, RunSummary, SelectionOverhead
 
@@ -315,7 +316,7 @@ def test_more_steps_than_rows_and_no_step_at_all_are_refused(
 
 
 def test_the_belief_sees_rewards_without_the_penalty_of_long_completions(
-    build: Any, fit: Any, make_rollouts: Any
+    build: Any, fit: Any, make_rollouts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Canned(make_rollouts, [1, 2, 3, 4, 5, 6])
     policy = build(GRPO, soft_punish_cache=4, scale_rewards="none", reward_funcs=[Scripted([])], engine=engine)
@@ -327,8 +328,8 @@ def test_the_belief_sees_rewards_without_the_penalty_of_long_completions(
         return experience, metrics
 
     policy.prepare = watched
-    observe = policy._evidence
-    policy._evidence = lambda indices, rewards: evidence.append(observe(indices, rewards)) or evidence[-1]
+    observe = UniformSelector.observe
+    monkeypatch.setattr(UniformSelector, "observe", lambda self, seen: evidence.append(seen) or observe(self, seen))
     run = fit(policy, 1)
     ((lengths, rewards, advantages),) = seen
     raw = torch.tensor([[0.0, 1.0, 0.0, 1.0]] * 4)

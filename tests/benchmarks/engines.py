@@ -1,19 +1,21 @@
 """Tokens per second of the engines that sample rollouts in this process, on the same completions.
 
     python tests/benchmarks/engines.py
+    python tests/benchmarks/engines.py --continuous-batching
     python tests/benchmarks/engines.py --device cuda --dtype bfloat16 --scale 16
 
 Models have random weights; the lengths of completions are given. Engines take turns, so that a machine's mood touches
-all alike; what counts is the ratio of tokens per second within each turn, of which median, least and most are shown.
+all alike; what counts is the ratio to `generate` within each turn, of which median, least and most are shown.
 Seconds are the processor's on a CPU, which other programs disturb least, and the clock's on CUDA.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -31,6 +33,7 @@ from bots_lightning.rollouts import GenerateEngine, RolloutEngine, Rollouts, Sam
 from bots_lightning.rollouts.compact import CompactEngine
 
 STOP, PAD = 0, 1  # the stop token is the first word, so that noise of 0 draws it
+LONGEST_PROMPT = 24
 Lengths = Callable[[np.random.Generator, int], np.ndarray]
 
 
@@ -46,7 +49,7 @@ class Workload:
         n: completions per prompt.
         limit: max_completion_length.
         lengths: (generator, rows) to the tokens of each completion.
-        max_tokens: of `CompactEngine`; `GenerateEngine` gets the rows that fit.
+        max_tokens: that KV caches hold; `GenerateEngine` gets the rows that fit.
     """
 
     name: str
@@ -104,12 +107,28 @@ def noise_for(lengths: np.ndarray, seeds: Sequence[int], n: int, length: int) ->
     return torch.from_numpy(noise)
 
 
+def engines_for(workload: Workload, options: argparse.Namespace) -> dict[str, RolloutEngine]:
+    """The engines by name, `generate` first, all within the workload's tokens."""
+    row = LONGEST_PROMPT + workload.limit
+    engines: dict[str, RolloutEngine] = {
+        "generate": GenerateEngine(max_rows=workload.max_tokens // row),
+        "compact": CompactEngine(max_tokens=workload.max_tokens),
+    }
+    if options.continuous_batching:
+        from continuous_batching import ContinuousBatchingEngine  # not in every transformers that the package takes
+
+        max_rows = min(options.rows, workload.max_tokens // row, workload.num_prompts * workload.n)
+        engines["continuous batching"] = ContinuousBatchingEngine(max_rows, longest_row=row)
+    return engines
+
+
 @contextmanager
-def completions_of(lengths: np.ndarray) -> Iterator[None]:
-    """Both engines draw completions of these lengths."""
-    noise = partial(noise_for, lengths)
-    modules = [f"bots_lightning.rollouts.{name}.uniform_noise" for name in ("generate", "compact")]
-    with patch(modules[0], noise), patch(modules[1], noise):
+def completions_of(lengths: np.ndarray, engines: Iterable[RolloutEngine]) -> Iterator[None]:
+    """The engines draw completions of these lengths."""
+    with ExitStack() as patches:
+        for engine in engines:
+            module = sys.modules[type(engine).__module__]
+            patches.enter_context(patch.object(module, "uniform_noise", partial(noise_for, lengths)))
         yield
 
 
@@ -124,15 +143,15 @@ def seconds(device: str) -> float:
 def measure(workload: Workload, options: argparse.Namespace) -> dict[str, list[float]]:
     """Tokens per second of each engine, turn by turn."""
     rng, model = np.random.default_rng(0), random_model(workload, options)
-    prompts = [rng.integers(2, options.words, size).tolist() for size in rng.integers(8, 25, workload.num_prompts)]
+    prompts = [
+        rng.integers(2, options.words, size).tolist()
+        for size in rng.integers(8, LONGEST_PROMPT + 1, workload.num_prompts)
+    ]
     lengths = workload.lengths(rng, workload.num_prompts * workload.n)
     sampling = Sampling(workload.limit, (STOP,), PAD)
-    engines: dict[str, RolloutEngine] = {
-        "generate": GenerateEngine(max_rows=workload.max_tokens // (24 + workload.limit)),
-        "compact": CompactEngine(max_tokens=workload.max_tokens),
-    }
+    engines = engines_for(workload, options)
     speeds: dict[str, list[float]] = {name: [] for name in engines}
-    with completions_of(lengths):
+    with completions_of(lengths, engines.values()):
         for turn in track(range(options.turns + 1), workload.name, transient=True):
             sampled: list[Rollouts] = []
             for name, engine in engines.items():
@@ -153,20 +172,38 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--words", type=int, default=64, help="Of the vocabulary.")
     parser.add_argument("--scale", type=int, default=1, help="Multiplies widths.")
+    parser.add_argument("--continuous-batching", action="store_true", help="transformers' own, as a third engine.")
+    parser.add_argument("--rows", type=int, default=64, help="In flight at once, of continuous batching.")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--only", type=int, choices=range(len(WORKLOADS)), help="One workload, by number.")
     options = parser.parse_args()
-    table = Table(title=f"tokens per second on {options.device}, {torch.get_num_threads()} threads")
-    for name in ("workload", "generate", "compact", "ratio", "least", "most"):
-        table.add_column(name, justify="left" if name == "workload" else "right")
+    table: Table | None = None
     for workload in WORKLOADS if options.only is None else [WORKLOADS[options.only]]:
         speeds = measure(workload, options)
-        ratios = [mine / theirs for theirs, mine in zip(speeds["generate"], speeds["compact"], strict=True)]
-        medians = (f"{median(speeds[name]):,.0f}" for name in ("generate", "compact"))
-        table.add_row(
-            workload.name, *medians, *(f"{value:.2f}" for value in (median(ratios), min(ratios), max(ratios)))
-        )
+        table = table or new_table(options.device, list(speeds))
+        table.add_row(workload.name, *cells(speeds))
     Console().print(table)
+
+
+def new_table(device: str, engines: Sequence[str]) -> Table:
+    """A column of tokens per second for each engine, and one of ratios for each but the first."""
+    table = Table(title=f"tokens per second on {device}, {torch.get_num_threads()} threads")
+    table.add_column("workload")
+    for name in engines:
+        table.add_column(name, justify="right")
+        if name != engines[0]:
+            table.add_column(f"/ {engines[0]}", justify="right")
+    return table
+
+
+def cells(speeds: dict[str, list[float]]) -> Iterator[str]:
+    """Median tokens per second of each engine; of all but the first, also the ratio to it: median, least and most."""
+    reference, *_ = speeds.values()
+    for speed in speeds.values():
+        yield f"{median(speed):,.0f}"
+        if speed is not reference:
+            ratios = [mine / theirs for mine, theirs in zip(speed, reference, strict=True)]
+            yield f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
 if __name__ == "__main__":

@@ -1,19 +1,27 @@
 """What every engine promises, whoever does the work."""
 
-# P prompts, n completions each, R = P·n rows.
+# P prompts, n completions each, R = P·n rows, T completion tokens.
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from bots_lightning.algorithms.logprobs import completion_logprobs
+from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
+from bots_lightning.quickstart import WarmStart
 from bots_lightning.rollouts import GenerateEngine, RolloutEngine, Rollouts, Sampling
 from bots_lightning.rollouts.compact import CompactEngine
+from bots_lightning.rollouts.server import ServerEngine
+from bots_lightning.rollouts.server_dialects import SGLangDialect
 
 PROMPTS = [[5, 6, 7], [8], [9, 10], [5, 6, 7]]
 SEEDS = [1, 2, 3, 4]
@@ -74,6 +82,80 @@ def test_frequencies_are_the_softmax_in_spite_of_the_config(model: PreTrainedMod
         probabilities = (model(torch.tensor([[5, 6, 7]])).logits[0, -1] / 0.5).softmax(-1).double()
     counts = torch.bincount(rollouts.completion_ids[:, 0], minlength=12)
     assert chisquare(counts.numpy(), (probabilities / probabilities.sum()).numpy() * 1000).pvalue > 1e-3
+
+
+@torch.no_grad()
+def probability_integrals(policy: nn.Module, rollouts: Rollouts, temperature: float) -> Tensor:
+    """(R, T) values that are uniform in [0, 1], whatever came before, if the completions of PROMPTS are the policy's.
+
+    Each is the probability of all likelier tokens and a random part of the token's own: many small ones come from too
+    low a temperature, many large ones from too high a one.
+    """
+    generator, integrals = torch.Generator().manual_seed(0), []
+    for prompt, completions in zip(PROMPTS, rollouts.completion_ids.chunk(len(PROMPTS)), strict=True):
+        ids = torch.cat([torch.tensor([prompt] * len(completions)), completions], dim=1)
+        logits = policy(input_ids=ids, use_cache=False).logits[:, len(prompt) - 1 : -1]
+        probabilities = (logits.double() / temperature).softmax(-1)
+        own = probabilities.gather(2, completions.unsqueeze(2))
+        likelier = probabilities.where(probabilities > own, 0.0).sum(2)
+        integrals.append(likelier + own.squeeze(2) * torch.rand(completions.shape, generator=generator))
+    return torch.cat(integrals).clamp(0, 1)
+
+
+def assert_drawn_at(temperature: float, policy: nn.Module, rollouts: Rollouts) -> None:
+    """First and later tokens are those of this temperature, and are told from those of one that is 10 % off."""
+    first = torch.arange(rollouts.completion_ids.shape[1]) == 0
+    for name, here in (("first", first), ("later", ~first)):
+        for factor in (0.9, 1.0, 1.1):
+            integrals = probability_integrals(policy, rollouts, factor * temperature)
+            counts = torch.histc(integrals[rollouts.completion_mask & here], bins=5, min=0, max=1)
+            pvalue = chisquare(counts.numpy()).pvalue
+            assert (pvalue > 1e-3) == (factor == 1.0), (name, factor, pvalue)
+
+
+def test_first_and_later_tokens_are_drawn_from_the_softmax(model: PreTrainedModel, engine: RolloutEngine) -> None:
+    sampling = replace(SAMPLING, max_completion_length=3, temperature=0.7)
+    assert_drawn_at(0.7, model, engine.generate(model, PROMPTS, 750, sampling, SEEDS))
+
+
+@pytest.mark.parametrize("dialect", [None, SGLangDialect()], ids=["vllm", "sglang"])
+def test_first_and_later_tokens_of_servers_are_drawn_from_the_softmax(
+    servers: Any, checkpoint: str, tmp_path: Path, dialect: Any
+) -> None:
+    policy = adapted_policy(checkpoint)
+    engine = ServerEngine([servers.start(checkpoint)], str(tmp_path), dialect=dialect)
+    engine.sync(policy, 0)
+    sampling = replace(SAMPLING, max_completion_length=3, temperature=0.7)
+    assert_drawn_at(0.7, policy, engine.generate(language_model(policy), PROMPTS, 750, sampling, SEEDS))
+
+
+def adapted_policy(folder: str) -> nn.Module:
+    """The checkpoint with the quickstart's LoRA, as if it had been trained for long."""
+    policy = load_policy(folder, LoRA(r=16, alpha=32)).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in policy.named_parameters():
+        if ".default." in name:
+            weight.data.normal_(0, 0.1, generator=generator)
+    return policy
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("max_tokens", [2**18, 100], ids=["whole", "in small chunks"])
+def test_recorded_logprobs_are_those_that_the_trainer_computes_for_the_quickstarts_policy(
+    cache: Path, temperature: float, max_tokens: int
+) -> None:
+    policy = adapted_policy(WarmStart(weak_steps=1, policy_steps=2, strong_steps=3).prepare())
+    model = language_model(policy)
+    model.get_submodule("model.norm").weight.data *= 15  # logits far apart, as training makes them
+    sampling = replace(SAMPLING, max_completion_length=12, temperature=temperature)
+    engine = CompactEngine(max_tokens, logprobs=True)
+    rollouts = engine.generate(model, PROMPTS, 16, sampling, SEEDS)
+    with torch.no_grad():
+        expected, entropy = completion_logprobs(policy, rollouts, temperature)
+    mask = rollouts.completion_mask
+    assert rollouts.logprobs is not None
+    torch.testing.assert_close(rollouts.logprobs[mask], expected[mask], atol=1e-4, rtol=0)
+    assert entropy[mask].mean() < 2.5  # of at most log 47 = 3.85
 
 
 def test_completions_of_a_prompt_depend_on_its_seed_alone(model: PreTrainedModel, engine: RolloutEngine) -> None:

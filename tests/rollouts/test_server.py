@@ -97,7 +97,8 @@ def test_rows_are_ordered_and_padded_as_those_of_other_engines(policy: nn.Module
     assert rollouts.prompt_ids.tolist() == [[5, 6, 7]] * 2 + [[0, 0, 8]] * 2 + [[0, 9, 10]] * 2 + [[5, 6, 7]] * 2
     assert rollouts.prompt_mask.int().tolist() == [[1, 1, 1]] * 2 + [[0, 0, 1]] * 2 + [[0, 1, 1]] * 2 + [[1, 1, 1]] * 2
     assert rollouts.policy_version == 3
-    assert rollouts.logprobs is None
+    assert rollouts.logprobs is not None
+    assert completed(make_engine(tmp_path, url, logprobs=False), policy, n=2).logprobs is None
     assert (rollouts.completion_ids[~rollouts.completion_mask] == 0).all()
 
 

@@ -1,0 +1,242 @@
+"""Decoding with a key-value cache that stays in place, by a step that is compiled once for all sizes."""
+
+# Shapes: R rows, S ≥ R slots, C ≥ columns read so far, H heads, D their width, V vocabulary.
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from bots_lightning.rollouts.reader import Reader
+
+LEAST_SLOTS, LEAST_COLUMNS = 4, 32  # powers of two
+# Sizes from one power of two up to the next. On an accelerator each size is one more graph to record: there it is 1.
+STEPS = {"cpu": 4}
+Step = Callable[..., Tensor]
+_memory: WeakKeyDictionary[PreTrainedModel, list[Tensor]] = WeakKeyDictionary()
+_faults: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
+
+
+class StaticReader:
+    """Goes on from where a `Reader` stands, one token at a time, with the rows' cache in slots.
+
+    A row keeps its slot when others go. Slots and columns come in few sizes (see `size_for`). The cache is copied when
+    its columns are full, or the next smaller number of slots is enough; otherwise each token is written in place.
+    Layers with a sliding window keep all columns, and leave the window to the mask.
+
+    The memory is kept with the model, so that the next reader finds the same addresses; see `release`.
+
+    Args:
+        reader: has read its prompts; it is left as it is.
+        rows: (R,) int64 of the reader's rows to go on with; one that is named several times is repeated.
+        step: `next_logits`, compiled or not.
+    """
+
+    _slots: Tensor  # (R,) int64
+    _states: list[Tensor]
+
+    def __init__(self, reader: Reader, rows: Tensor, step: Step) -> None:
+        self.model, self.columns, self._step = reader.model, reader.columns, step
+        self._takes_positions, self._options = reader.takes_positions, reader.options
+        self._sliding = [layer.is_sliding for layer in reader.cache.layers]
+        states = [state for layer in reader.cache.layers for state in (layer.keys, layer.values)]
+        self._steps = STEPS.get(rows.device.type, 1)
+        slots, columns = self._sizes(len(rows), reader.capacity)
+        self._memory = _reserve(self.model, states, slots, columns)
+        self._arrange(states, reader.mask, reader.positions, rows)
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """(R, V) logits of the tokens after these (R,), which come next in their rows."""
+        if self.columns == self._mask.shape[1]:
+            self._arrange(self._states, self._mask, self._positions, self._slots)
+        self._ids[self._slots, 0] = tokens
+        self._positions += 1
+        positions = {"position_ids": self._positions} if self._takes_positions else {}
+        logits = self._step(self.model, self._ids, self._mask, self._cache, **positions, **self._options)
+        self._column += 1
+        self.columns += 1
+        return logits[self._slots]  # a copy: the next replay of a CUDA graph overwrites what this one returned
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these rows, in this order.
+
+        Args:
+            rows: (R',) int64, of the present rows, none of them twice.
+        """
+        self._slots = self._slots[rows]
+        if self._sizes(len(rows), self.columns)[0] < len(self._ids):
+            self._arrange(self._states, self._mask, self._positions, self._slots)
+
+    def _sizes(self, rows: int, columns: int) -> tuple[int, int]:
+        return size_for(rows, LEAST_SLOTS, self._steps), size_for(columns, LEAST_COLUMNS, self._steps)
+
+    def _arrange(self, states: Sequence[Tensor], mask: Tensor | None, positions: Tensor, rows: Tensor) -> None:
+        """Moves rows into the first slots of a cache that has as many slots and columns as they need now.
+
+        Args:
+            states: keys and values by turns, of each layer, (R, H, C, D).
+            mask: (R, C) int64, or None where nothing is padded.
+            positions: (R, 1) int64.
+            rows: (R',) int64.
+        """
+        slots, columns = self._sizes(len(rows), self.columns + 1)
+        new_mask, new_positions = positions.new_ones(slots, columns), positions.new_zeros(slots, 1)
+        if mask is not None:
+            new_mask[: len(rows), : self.columns] = mask[rows, : self.columns]
+        new_positions[: len(rows)] = positions[rows]
+        self._mask, self._positions, self._ids = new_mask, new_positions, torch.zeros_like(new_positions)
+        self._slots = torch.arange(len(rows), device=rows.device)
+        self._column = torch.tensor([self.columns], device=rows.device)
+        self._states = [
+            _move(state[:, :, : self.columns][rows], memory, slots, columns, self.columns)
+            for state, memory in zip(states, self._memory, strict=True)
+        ]
+        layers = zip(self._states[::2], self._states[1::2], self._sliding, strict=True)
+        self._cache = Cache(layers=[_Layer(keys, values, self._column, sliding) for keys, values, sliding in layers])
+        _of_any_size(self._mask, 0, 1)
+        _of_any_size(self._positions, 0)
+        _of_any_size(self._ids, 0)
+
+
+class _Layer(CacheLayerMixin):
+    """Keys and values, each (S, H, C, D), that are written at a column (1,) which all layers share."""
+
+    is_compileable = True
+
+    def __init__(self, keys: Tensor, values: Tensor, column: Tensor, is_sliding: bool) -> None:
+        super().__init__()
+        self.keys, self.values, self.column, self.is_sliding = keys, values, column, is_sliding
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing is left to do."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys.index_copy_(2, self.column, key_states)
+        self.values.index_copy_(2, self.column, value_states)
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.keys.shape[2], 0
+
+    def get_seq_length(self) -> Tensor:
+        return self.column
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+    get_max_cache_shape = get_max_length  # what some versions of transformers call it
+
+
+def next_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache, **options: Any) -> Tensor:
+    """(S, V) logits of the tokens after ids (S, 1), whose keys and values go into the cache."""
+    return model(input_ids=ids, attention_mask=mask, past_key_values=cache, **options).logits[:, -1]
+
+
+@functools.cache
+def compiled_step(device_type: str) -> Step:
+    """`next_logits` compiled; on CUDA, a graph is recorded of each size once it comes for the second time."""
+    if device_type != "cuda":
+        return torch.compile(next_logits)
+    options = {"triton.cudagraphs": True, "triton.cudagraph_dynamic_shape_warn_limit": None}
+    compiled = torch.compile(next_logits, options=options)  # type: ignore[arg-type]
+
+    def step(*args: Any, **kwargs: Any) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(*args, **kwargs)
+
+    return step
+
+
+def size_for(number: int, least: int, steps: int) -> int:
+    """The first size that is not below the number.
+
+    With 4 steps from 4 on, the sizes are 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, …
+
+    Args:
+        number: to be held.
+        least: the smallest size, a power of two.
+        steps: sizes from one power of two up to the next, a divisor of the least.
+    """
+    size = power = least
+    while size < number:
+        size += power // steps
+        power = size if size == 2 * power else power
+    return size
+
+
+def release(model: PreTrainedModel) -> None:
+    """Gives back the memory that is kept with the model."""
+    _memory.pop(model, None)
+
+
+def _reserve(model: PreTrainedModel, states: Sequence[Tensor], slots: int, columns: int) -> list[Tensor]:
+    """Memory for (slots, H, columns, D) of each of the states; what the model has, where that is large enough."""
+    needed = [slots * columns * state.shape[1] * state.shape[3] for state in states]
+    kept = _memory.get(model, [])
+    if [memory.dtype for memory in kept] != [state.dtype for state in states] or any(
+        memory.numel() < size for memory, size in zip(kept, needed, strict=True)
+    ):
+        release(model)
+        del kept  # lest there be both for a while
+        _memory[model] = [state.new_empty(size) for state, size in zip(states, needed, strict=True)]
+    return _memory[model]
+
+
+def _move(held: Tensor, memory: Tensor, slots: int, columns: int, read: int) -> Tensor:
+    """(slots, H, columns, D) in the memory, with what is held (R, H, ≤ read, D) up to the column that was read."""
+    rows, heads, width, size = held.shape
+    state = memory[: slots * heads * columns * size].view(slots, heads, columns, size).zero_()
+    state[:rows, :, read - width : read] = held
+    _of_any_size(state, 0, 2)
+    torch._dynamo.mark_static_address(state)
+    return state
+
+
+def _of_any_size(tensor: Tensor, *dims: int) -> None:
+    """Spares the compiler a first version for one size alone."""
+    torch._dynamo.maybe_mark_dynamic(tensor, list(dims))
+
+
+def can_be_static(model: PreTrainedModel) -> bool:
+    """Whether a `StaticReader` is right for the model; a warning says once for each model why not.
+
+    Found by trial: it must come to the same logits as a `Reader`.
+
+    Args:
+        model: one that a `Reader` can read, in eval mode.
+    """
+    if model not in _faults:
+        _faults[model] = fault = _find_fault(model)
+        if fault is not None:
+            warnings.warn(
+                f"{type(model).__name__} {fault}; static=true is left aside for it. Set static=false.", stacklevel=2
+            )
+    return _faults[model] is None
+
+
+@torch.no_grad()
+def _find_fault(model: PreTrainedModel) -> str | None:
+    if any(module._forward_pre_hooks for module in model.modules()):
+        return "has hooks that run before its layers"
+    if any("ds_id" in vars(parameter) for parameter in model.parameters()):
+        return "has weights that ZeRO-3 brings to new addresses"
+    ids = torch.arange(6, device=model.device).view(2, 3)
+    mask = torch.tensor([[False, True, True], [True, True, True]], device=model.device)
+    reader = Reader(model, ids, mask, room=2)
+    tokens = reader.read_prompts().argmax(dim=1)
+    static = StaticReader(reader, torch.arange(2, device=model.device), next_logits)
+    release(model)  # it takes what it needs
+    for _ in range(2):
+        expected, seen = reader.read(tokens), static.read(tokens)
+        if not (seen - expected).norm() <= torch.finfo(expected.dtype).eps ** 0.5 * expected.norm():
+            return "comes to other logits with a cache of fixed size"
+    return None
