@@ -22,6 +22,7 @@ pytest.importorskip("deepspeed", reason='needs the extra: pip install -e ".[deep
 
 SCRIPT = Path(__file__).parent / "assets" / "resumed.py"
 ALONE = ("train:single:lora", "train:single:full")
+AHEAD = ("train:ddp:ahead", "train:zero2:ahead")  # rollouts of the next batch are in the checkpoint, of all ranks
 TOGETHER = tuple(f"train:{s}:{kind}" for s in ("zero1", "zero2", "zero3") for kind in ("lora", "full"))
 # Files to ranks, one stage to another, ranks to one device.
 ACROSS = (
@@ -48,7 +49,7 @@ def folder(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With what each leg has found, and all checkpoints."""
     folder = tmp_path_factory.mktemp("resumed")
     launch(checkpoint, folder, 1, *ALONE)
-    launch(checkpoint, folder, 2, "train:ddp:lora", *TOGETHER, *ACROSS)
+    launch(checkpoint, folder, 2, "train:ddp:lora", *TOGETHER, *AHEAD, *ACROSS)
     launch(checkpoint, folder, 1, *BACK)
     return folder
 
@@ -57,7 +58,7 @@ def found(folder: Path, leg: str) -> dict[str, Any]:
     return json.loads((folder / f"{leg}.json").read_text())
 
 
-@pytest.mark.parametrize("leg", ["train:ddp:lora", *ALONE, *TOGETHER])
+@pytest.mark.parametrize("leg", ["train:ddp:lora", *ALONE, *TOGETHER, *AHEAD])
 def test_the_same_ranks_go_on_as_if_undisturbed(leg: str, folder: Path) -> None:
     """Bit for bit: weights, belief, the selector's generator, counters; draws and losses of the second half."""
     result = found(folder, leg)

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from bots_lightning.rollouts.reader import Reader
 
 LEAST_SLOTS, LEAST_COLUMNS = 4, 32  # powers of two
-# Sizes from one power of two up to the next. On an accelerator each size is one more graph to record: there it is 1.
+# Sizes from one power of two up to the next. On an accelerator each size is one more graph to record: there it is 2.
 STEPS = {"cpu": 4}
 Step = Callable[..., Tensor]
 _memory: WeakKeyDictionary[PreTrainedModel, list[Tensor]] = WeakKeyDictionary()
@@ -48,7 +48,7 @@ class StaticReader:
         self._takes_positions, self._options = reader.takes_positions, reader.options
         self._sliding = [layer.is_sliding for layer in reader.cache.layers]
         states = [state for layer in reader.cache.layers for state in (layer.keys, layer.values)]
-        self._steps = STEPS.get(rows.device.type, 1)
+        self._steps = STEPS.get(rows.device.type, 2)
         slots, columns = self._sizes(len(rows), reader.capacity)
         self._memory = _reserve(self.model, states, slots, columns)
         self._arrange(states, reader.mask, reader.positions, rows)

@@ -25,7 +25,12 @@ from bots_lightning.algorithms import GRPO, LoRA
 from bots_lightning.strategies import whole_model
 
 HALF = 2
-KINDS = {"lora": LoRA(r=4, alpha=8), "full": None}
+LORA = LoRA(r=4, alpha=8)
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {"lora": LORA},
+    "full": {"lora": None},
+    "ahead": {"lora": LORA, "max_staleness": 1},
+}
 
 
 def snapshot(trainer: Trainer) -> dict[str, Any]:
@@ -78,7 +83,7 @@ def fit(checkpoint: str, strategy: str, kind: str, folder: Path, callbacks: list
         max_completion_length=8,
         learning_rate=3e-3,
         num_generations=4,
-        lora=KINDS[kind],
+        **KINDS[kind],
     )
     return ranks.fit(module, strategy, 2 * HALF, folder, callbacks, path)
 

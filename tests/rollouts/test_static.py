@@ -32,7 +32,7 @@ from transformers import (
 from bots_lightning.rollouts import CompactEngine, GenerateEngine, Rollouts, Sampling, static
 from bots_lightning.rollouts import compact as compact_module
 from bots_lightning.rollouts.generate import pad_left
-from bots_lightning.rollouts.reader import Reader
+from bots_lightning.rollouts.reader import Reader, can_read
 from bots_lightning.rollouts.static import StaticReader, next_logits, size_for
 
 # Of the compiler's own imports.
@@ -143,7 +143,7 @@ def test_tokens_are_those_of_the_cache_that_grows(
     assert_same(seen, expected)
     assert len(set(map(tuple, rows_of(expected)))) > 20
     slots = {rows for kind, rows, columns in passes if columns == 1 and kind == "Cache"}
-    assert len(slots) > 2
+    assert len(slots) > 2 or not can_read(model)
     assert slots <= {4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48}
 
 
@@ -284,8 +284,8 @@ def test_sizes_are_few_and_no_smaller_than_what_they_hold() -> None:
         28,
         32,
     ]
-    assert sorted({size_for(number, 4, 1) for number in range(1, 33)}) == [4, 8, 16, 32]
-    for steps in (1, 4):
+    assert sorted({size_for(number, 4, 2) for number in range(1, 33)}) == [4, 6, 8, 12, 16, 24, 32]
+    for steps in (1, 2, 4):
         for number in range(4, 300):
             assert number <= size_for(number, 4, steps) < number * (1 + 1 / steps)
 

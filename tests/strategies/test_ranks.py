@@ -42,7 +42,10 @@ def together(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return launch(checkpoint, tmp_path_factory.mktemp("together") / "runs.json", 2, *STRATEGIES)
 
 
-@pytest.mark.parametrize(("strategy", "run"), [*product(STRATEGIES, RUNS), ("ddp", "grpo-short")])
+@pytest.mark.parametrize(
+    ("strategy", "run"),
+    [*product(STRATEGIES, RUNS), ("ddp", "grpo-short"), *((s, "grpo-ahead") for s in ("ddp", "zero1", "zero2"))],
+)
 def test_two_ranks_learn_what_one_process_learns(
     strategy: str, run: str, alone: dict[str, Any], together: dict[str, Any]
 ) -> None:
