@@ -38,6 +38,7 @@ class RunSummary(Callback):
         self.wall_seconds = 0.0
         self.steps = 0
         self.phase_seconds: Counter[str] = Counter()  # over all those steps
+        self.ahead_seconds = 0.0  # of rollouts beside them
         self._started: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -56,6 +57,7 @@ class RunSummary(Callback):
         """Adds the timings of one step."""
         self.steps += 1
         self.phase_seconds.update({phase: outputs["timings"][phase] for phase in PHASES})
+        self.ahead_seconds += outputs["timings"]["ahead"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
@@ -86,6 +88,7 @@ class RunSummary(Callback):
             "wall_seconds": self._elapsed(),
             "tokens_per_second": progress.generated_tokens / step_seconds if step_seconds else None,
             "timing_s": {phase: seconds / self.steps for phase, seconds in self.phase_seconds.items()},
+            "rollout_ahead_s": self.ahead_seconds / self.steps if self.steps else 0.0,
             "effective_task_ratio": self._etr.mean,
             "effective_task_ratio_by_group": self._etr.group_means,
             "selection_overhead_fraction": self._overhead.fraction,
@@ -103,12 +106,14 @@ class RunSummary(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The seconds so far."""
-        return {"wall_seconds": self._elapsed(), "steps": self.steps, "phase_seconds": dict(self.phase_seconds)}
+        seconds = {"wall_seconds": self._elapsed(), "ahead_seconds": self.ahead_seconds}
+        return seconds | {"steps": self.steps, "phase_seconds": dict(self.phase_seconds)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the clock and the means."""
         self.wall_seconds, self.steps = state_dict["wall_seconds"], state_dict.get("steps", 0)
         self.phase_seconds = Counter(state_dict.get("phase_seconds", {}))
+        self.ahead_seconds = state_dict.get("ahead_seconds", 0.0)
 
 
 def _find(trainer: Trainer, kind: type[C]) -> C | None:
@@ -158,7 +163,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         "rollouts / tokens": f"{summary['rollouts']:,} / {summary['generated_tokens']:,}",
         "selection overhead": "–" if overhead is None else f"{100 * overhead:.3f} %",
         "belief": _belief_facts(summary.get("belief")),
-        **_step_facts(summary["timing_s"], summary["tokens_per_second"]),
+        **_step_facts(summary["timing_s"], summary["tokens_per_second"], summary["rollout_ahead_s"]),
         "files": str(folder),
     }
     console = Console()
@@ -169,14 +174,15 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
             console.print(f"{label:<28}{fact}", highlight=False)
 
 
-def _step_facts(seconds: dict[str, float], speed: float | None) -> dict[str, str]:
+def _step_facts(seconds: dict[str, float], speed: float | None, ahead: float) -> dict[str, str]:
     """Seconds of a mean step, and of its phases with their shares; those below a thousandth are left out."""
     if speed is None:
         return {}
     whole = sum(seconds.values())
     shown = {phase: value for phase, value in seconds.items() if value >= whole / 1000}
     facts = {"step": f"{whole:8.3f} s          {speed:,.0f} tokens/s"}
-    return facts | {f"  {phase}": f"{value:8.3f} s {100 * value / whole:5.1f} %" for phase, value in shown.items()}
+    facts |= {f"  {phase}": f"{value:8.3f} s {100 * value / whole:5.1f} %" for phase, value in shown.items()}
+    return facts | ({"  rollout, beside": f"{ahead:8.3f} s"} if ahead else {})
 
 
 def _by_group(summary: dict[str, Any], most: int = 6) -> str:

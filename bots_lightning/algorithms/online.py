@@ -81,18 +81,18 @@ class OnlineModule(SamplingModule):
         Returns:
             what callbacks read, on all B' groups rolled out, B' = B without dynamic sampling: `loss`; `tasks`;
             `rewards` (B', G); `completions` (B'·G strings); `num_tokens`; `timings` in seconds: of each of `PHASES`,
-            and `step` for all of them but `select`.
+            `step` for all of them but `select`, and `ahead` for rolling out beside the last step.
         """
         self.clock = StepClock()
         self.clock.seconds["select"] = self._datamodule.select_seconds  # by the loader, just before
-        waited = self.await_ahead()
+        ahead = self.await_ahead()
         with self.whole_model():
             with self.clock.phase("sync"):
                 self.sync_engine()
             sampled = self.sample(batch)
             groups, metrics = self.choose(sampled, len(batch))
         self.begin_ahead()
-        metrics |= waited | self.staleness(sampled) | self.update(groups.rollouts, groups.rewards)
+        metrics |= self.staleness(sampled, ahead) | self.update(groups.rollouts, groups.rewards)
         everything = Groups.concatenate(sampled.rounds, self.sampling.pad_token_id)
         num_tokens = int(everything.rollouts.lengths.sum())
         of_all_ranks = self._count(len(everything.rollouts), num_tokens)
@@ -107,7 +107,7 @@ class OnlineModule(SamplingModule):
             "rewards": everything.rewards,
             "completions": sampled.completions,
             "num_tokens": num_tokens,
-            "timings": timings | {"step": sum(timings.values()) - timings["select"]},
+            "timings": timings | {"step": sum(timings.values()) - timings["select"], "ahead": ahead},
         }
 
     def _figures(self, groups: Groups, scores: npt.NDArray[np.float64], outcomes: Outcomes) -> dict[str, Any]:

@@ -216,19 +216,20 @@ class SamplingModule(PolicyModule):
 
             self._ahead = RolloutsAhead(batch, draw)
 
-    def await_ahead(self) -> dict[str, float]:
-        """Waits for what is under way: the engine serves one policy at a time. Metrics, if anything was."""
+    def await_ahead(self) -> float:
+        """Waits for what is under way, since an engine serves one policy at a time; the seconds that it took in all."""
         if self._ahead is None:
-            return {}
+            return 0.0
         with self.clock.phase("rollout"):
             self._ahead.wait()
-        return {"rollout_ahead_time": self._ahead.seconds}
+        return self._ahead.seconds
 
-    def staleness(self, sampled: Sampled) -> dict[str, float]:
-        """How many updates the policy has seen since it sampled the first round, as a metric of runs ahead."""
+    def staleness(self, sampled: Sampled, seconds: float) -> dict[str, float]:
+        """Metrics of runs ahead: updates since the first round was sampled, and the seconds that took in all."""
         if not self.max_staleness:
             return {}
-        return {"sampling/staleness": float(self.progress.iterations - sampled.rounds[0].rollouts.policy_version)}
+        updates = self.progress.iterations - sampled.rounds[0].rollouts.policy_version
+        return {"sampling/staleness": float(updates), "rollout_ahead_time": seconds}
 
     def on_fit_start(self) -> None:
         """Refuses to roll out ahead where there is no whole policy to copy."""

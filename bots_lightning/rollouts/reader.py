@@ -30,9 +30,9 @@ class Reader:
     Attributes:
         cache: keys and values of the columns read so far.
         columns: how many those are.
+        capacity: how many they can become, L + room.
         mask: (R, L + room) int64, 0 where prompts are padded; None where none is.
         positions: (R, 1) int64 of the tokens read last.
-        capacity: how many they can become, L + room.
         takes_positions: whether the model is told them; otherwise it goes by the mask.
         options: what else it is called with.
     """

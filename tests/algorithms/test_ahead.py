@@ -15,7 +15,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from bots_lightning.algorithms import GRPO, PPO, DynamicSampling, LoRA, StepFailedError
+from bots_lightning.algorithms import GRPO, PPO, DynamicSampling, LoRA, StepFailedError, sampling
 from bots_lightning.algorithms.ahead import Drawn, PolicyCopy, RolloutsAhead, ahead_state, rows_of_batch
 from bots_lightning.algorithms.policy import load_policy
 from bots_lightning.algorithms.recording import policy_logprobs
@@ -60,6 +60,10 @@ def test_each_batch_is_sampled_by_the_policy_before_its_last_update(build: Any, 
         for name, weight in call["weights"].items():
             assert torch.equal(weight, expected[name])
     assert history["sampling/staleness"] == [0, 1, 1, 1]
+    seconds = history["rollout_ahead_time"]
+    assert seconds[0] == 0
+    assert min(seconds[1:]) > 0
+    assert [step["timings"]["ahead"] for step in history.steps] == pytest.approx(seconds, rel=1e-5)
 
 
 def test_sampling_and_learning_go_on_at_the_same_time(build: Any, fit: Any) -> None:
@@ -190,6 +194,15 @@ def test_a_failure_stops_the_step_that_needs_the_batch(build: Any, fit: Any) -> 
         fit(policy, 3)
     assert policy.progress.iterations == 1
     assert policy._ahead is None
+
+
+def test_a_policy_in_parts_is_refused_before_the_first_step(
+    build: Any, fit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "divides_weights", lambda strategy: True)
+    fit(build(GRPO))
+    with pytest.raises(ValueError, match=r"under ZeRO-3 no rank holds it in whole. Use configs/strategies/zero2.yaml"):
+        fit(build(GRPO, max_staleness=1))
 
 
 def test_another_batch_than_was_drawn_ahead_is_refused(build: Any, fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,10 +70,10 @@ def finish(folder: Path, module: Any, summary: RunSummary | None = None, **optio
     return json.loads(path.read_text(), parse_constant=refuse) if path.exists() else {}
 
 
-def step(summary: RunSummary, **seconds: float) -> None:
+def step(summary: RunSummary, ahead: float = 0.0, **seconds: float) -> None:
     """One training step whose phases took so long; the others nothing."""
     timings = dict.fromkeys(PHASES, 0.0) | seconds
-    outputs = {"timings": timings | {"step": 99.0}}
+    outputs = {"timings": timings | {"step": 99.0, "ahead": ahead}}
     summary.on_train_batch_end(None, None, outputs, None, 0)  # type: ignore[arg-type]
 
 
@@ -91,6 +91,7 @@ def test_the_summary_of_a_run(tmp_path: Path, clock: Callable[[float], None]) ->
         "wall_seconds": 0.0,
         "tokens_per_second": None,
         "timing_s": {},
+        "rollout_ahead_s": 0.0,
         "effective_task_ratio": 0.75,
         "effective_task_ratio_by_group": {"a": 0.5, "b": 1.0},
         "selection_overhead_fraction": 0.125,
@@ -139,7 +140,7 @@ def test_the_clock_runs_while_training_does_and_continues_after_a_resume(
     first.on_train_start(run, module())
     clock(130.0)
     saved = first.state_dict()
-    assert saved == {"wall_seconds": 30.0, "steps": 0, "phase_seconds": {}}
+    assert saved == {"wall_seconds": 30.0, "ahead_seconds": 0.0, "steps": 0, "phase_seconds": {}}
     clock(140.0)
     first.on_train_end(run, module())
     clock(5000.0)
@@ -168,11 +169,11 @@ def test_the_profile_is_a_mean_over_steps_and_continues_after_a_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed, summary = RunSummary(), RunSummary()
-    step(killed, rollout=1.0, backward=2.0)
+    step(killed, ahead=3.0, rollout=1.0, backward=2.0)
     torch.save(killed.state_dict(), tmp_path / "callback.ckpt")
     step(summary, rollout=100.0)  # to be overwritten
     summary.load_state_dict(torch.load(tmp_path / "callback.ckpt", weights_only=True))
-    step(summary, rollout=4.0, sync=0.998, select=0.002)
+    step(summary, ahead=4.0, rollout=4.0, sync=0.998, select=0.002)
     written = finish(tmp_path, module(), summary)
     means = {"rollout": 2.5, "backward": 1.0, "sync": 0.499, "select": 0.001}
     assert written["timing_s"] == pytest.approx(dict.fromkeys(PHASES, 0.0) | means)
@@ -182,6 +183,8 @@ def test_the_profile_is_a_mean_over_steps_and_continues_after_a_resume(
     assert "  rollout                      2.500 s  62.5 %\n" in printed
     assert "  backward                     1.000 s  25.0 %\n" in printed
     assert "  sync                         0.499 s  12.5 %\n" in printed
+    assert "  rollout, beside              3.500 s\n" in printed
+    assert written["rollout_ahead_s"] == 3.5
     assert "  select" not in printed  # less than a thousandth
     assert "  reward" not in printed
 

@@ -128,3 +128,20 @@ def test_a_run_that_loses_all_servers_is_saved_and_goes_on(
     servers.start(checkpoint, url)
     resumed = fit("stopped", url, options=("--ckpt_path", "last"))
     assert_the_same(whole, resumed)
+
+
+def test_a_run_one_step_ahead_survives_its_server_too(fit: Fit, servers: Any, checkpoint: str) -> None:
+    ahead = ("--model.init_args.max_staleness", "1")
+    url, other = servers.start(checkpoint), servers.start(checkpoint)
+    whole = fit("ahead", url, options=ahead)
+    rows = [row for row in read_metrics(whole / "metrics.csv") if "reward" in row]
+    assert [row["sampling/staleness"] for row in rows] == [0, 1, 1, 1, 1]
+    gaps = [row["sampling/sampling_logp_difference/mean"] for row in rows]
+    assert gaps[0] < 1e-4  # the server's own
+    assert min(gaps[1:]) > 1e-3  # an update's
+    die_after(other, completions_of(url) // 2)
+    watch = threading.Thread(target=restart_when_dead, args=[servers, other, checkpoint])
+    watch.start()
+    disturbed = fit("ahead-killed", other, options=ahead)
+    watch.join()
+    assert_the_same(whole, disturbed)
