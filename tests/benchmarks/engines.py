@@ -1,11 +1,12 @@
 """Tokens per second of the engines that sample rollouts in this process, on the same completions.
 
     python tests/benchmarks/engines.py
-    python tests/benchmarks/engines.py --continuous-batching
+    python tests/benchmarks/engines.py --static --continuous-batching
     python tests/benchmarks/engines.py --device cuda --dtype bfloat16 --scale 16
 
 Models have random weights; the lengths of completions are given. Engines take turns, so that a machine's mood touches
-all alike; what counts is the ratio to `generate` within each turn, of which median, least and most are shown.
+all alike; what counts is the ratio to `generate` within each turn, of which median, least and most are shown. The
+turn before the first starts threads and compiles what is to be compiled; it does not count.
 Seconds are the processor's on a CPU, which other programs disturb least, and the clock's on CUDA.
 """
 
@@ -114,6 +115,8 @@ def engines_for(workload: Workload, options: argparse.Namespace) -> dict[str, Ro
         "generate": GenerateEngine(max_rows=workload.max_tokens // row),
         "compact": CompactEngine(max_tokens=workload.max_tokens),
     }
+    if options.static:
+        engines["compact, static"] = CompactEngine(max_tokens=workload.max_tokens, static=True)
     if options.continuous_batching:
         from continuous_batching import ContinuousBatchingEngine  # not in every transformers that the package takes
 
@@ -172,7 +175,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--words", type=int, default=64, help="Of the vocabulary.")
     parser.add_argument("--scale", type=int, default=1, help="Multiplies widths.")
-    parser.add_argument("--continuous-batching", action="store_true", help="transformers' own, as a third engine.")
+    parser.add_argument("--static", action="store_true", help="Also `CompactEngine(static=True)`.")
+    parser.add_argument("--continuous-batching", action="store_true", help="transformers' own, as one more engine.")
     parser.add_argument("--rows", type=int, default=64, help="In flight at once, of continuous batching.")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--only", type=int, choices=range(len(WORKLOADS)), help="One workload, by number.")
