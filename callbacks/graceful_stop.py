@@ -25,8 +25,9 @@ class GracefulStop(Callback):
     which would have the policy evaluated first: an evaluation that the undisturbed run does not make. An evaluation
     that is due is made, and a run that is at its end anyway ends as always.
 
-    A step that fails, since a reward function or an engine does, or for want of memory, is saved as it began: a resumed
-    run makes it again, with the same tasks.
+    A step that fails since a reward function or an engine does is saved as it began: a resumed run makes it again, with
+    the same tasks. One whose update fails, for want of memory, is saved with its evidence, and a resumed run goes on
+    with the next tasks. Rollouts that are under way for the next step (`max_staleness`) are waited for and saved too.
 
     Lightning's own handlers wait inside the handler for ranks that may never come, and save nothing; these replace
     them while training goes on. List it behind the callbacks whose state it saves.

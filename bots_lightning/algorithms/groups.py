@@ -25,7 +25,8 @@ class Groups:
     Attributes:
         rollouts: R = B·G rows.
         rewards: (B, G) float, NaN where there is none.
-        iterations: (B,) int64, the iteration that sampled each group.
+        iterations: (B,) int64, the iteration that scored each group; one that was rolled out ahead has been sampled by
+            the policy before.
     """
 
     rollouts: Rollouts

@@ -95,7 +95,8 @@ def grpo_loss(
         kl_coef: β, weight of the KL penalty.
         kl_estimator: see `kl_divergence`.
         use_bias_correction_kl: weight the penalty by the ratio, which makes its gradient that of the reverse KL
-            divergence (arXiv:2512.02556). For "k2", whose gradient is that already, the weight is a constant.
+            divergence (arXiv:2512.02556) where π_old has sampled; w does not enter it, as in TRL. For "k2", whose
+            gradient is that already, the weight is a constant.
 
     Returns:
         the loss; `ratio`; `clipped_low`, `clipped_high` (where the clip took the gradient away); `approxkl`, ½ of

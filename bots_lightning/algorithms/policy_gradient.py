@@ -22,7 +22,7 @@ from bots_lightning.algorithms.module import MINIBATCHES
 from bots_lightning.algorithms.off_policy import ImportanceSampling, Mode
 from bots_lightning.algorithms.options import check_numbers
 from bots_lightning.algorithms.policy import checkpoint_folder, load_policy
-from bots_lightning.algorithms.recording import policy_logprobs, sampling_logprobs
+from bots_lightning.algorithms.recording import policy_logprobs, recorded_or_present
 from bots_lightning.algorithms.reference import reference_logprobs
 from bots_lightning.algorithms.step_metrics import policy_metrics
 from bots_lightning.rollouts import Rollouts, derive_seed
@@ -186,7 +186,7 @@ class PolicyGradientModule(GradientModule):
         if not (record or uncorrected or self.optimizer_steps_per_iteration > 1):
             return None, sampling
         old = policy_logprobs(self.policy, rollouts, self.temperature, self.max_tokens_per_microbatch)
-        return (sampling_logprobs(rollouts, old), None) if uncorrected else (old, sampling)
+        return (recorded_or_present(rollouts, old), None) if uncorrected else (old, sampling)
 
     def reference_logprobs(self, rollouts: Rollouts) -> Tensor | None:
         """(R, T) float under the reference, if the penalty needs them."""

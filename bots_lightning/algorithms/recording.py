@@ -44,10 +44,10 @@ def record_logprobs(
         max_tokens: as in `microbatches`.
     """
     present = policy_logprobs(model, rollouts, temperature, max_tokens)
-    return replace(rollouts, logprobs=sampling_logprobs(rollouts, present))
+    return replace(rollouts, logprobs=recorded_or_present(rollouts, present))
 
 
-def sampling_logprobs(rollouts: Rollouts, present: Tensor) -> Tensor:
+def recorded_or_present(rollouts: Rollouts, present: Tensor) -> Tensor:
     """(R, T) log-probabilities under the policy that sampled: the recorded ones; where there are none, the present.
 
     Args:

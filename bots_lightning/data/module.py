@@ -47,8 +47,8 @@ class Forecast:
 class TaskDataModule(LightningDataModule):
     """Serves the tasks that the selector chooses, and tells it what came of them.
 
-    The train loader draws lazily, one batch when Lightning asks for it; `observe` closes the step. The two alternate
-    strictly, so that no draw is ever stale.
+    The train loader draws lazily, one batch when Lightning asks for it, or takes the one that was drawn ahead;
+    `observe` closes the step. Draws and evidence alternate strictly, so that no draw is ever stale.
 
     Args:
         source: the training tasks.
@@ -287,7 +287,7 @@ class TaskDataModule(LightningDataModule):
             self.add_tasks(TaskPool(pa.ipc.open_stream(stream.tobytes()).read_all()))
         self.selector.load_state_dict(state["selector"])
         self.selection_counts = state["selection_counts"].copy()
-        self.drawn = list(state["drawn"])
+        self.drawn, self._ahead = list(state["drawn"]), False
         if len(state["workload"]["tokens"]) == len(self.workload.tokens):  # else of another number of ranks
             self.workload.load_state_dict(state["workload"])
 

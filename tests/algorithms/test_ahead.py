@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from bots_lightning.algorithms import GRPO, PPO, DynamicSampling, LoRA, StepFailedError, sampling
+from bots_lightning.algorithms import GRPO, PPO, DynamicSampling, LoRA, StepFailedError, drawing
 from bots_lightning.algorithms.ahead import Drawn, PolicyCopy, RolloutsAhead, ahead_state, rows_of_batch
 from bots_lightning.algorithms.policy import load_policy
 from bots_lightning.algorithms.recording import policy_logprobs
 from bots_lightning.data import TaskBatch, TaskDataModule
-from bots_lightning.rewards import JudgedReward, Outcomes
+from bots_lightning.rewards import JudgedReward, Outcomes, RewardStream, Scorer
 from bots_lightning.rollouts import CompactEngine, Rollouts
 from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import ProceduralTasks
+from callbacks import GracefulStop
 
 
 class Watched(CompactEngine):
@@ -52,7 +53,7 @@ def test_each_batch_is_sampled_by_the_policy_before_its_last_update(build: Any, 
     fit(build(GRPO, engine=turns), 4)
     assert [call["version"] for call in ahead.calls] == [0, 0, 1, 2]
     assert [call["version"] for call in turns.calls] == [0, 1, 2, 3]
-    assert [call["thread"] for call in ahead.calls] == ["MainThread", *["rollouts ahead"] * 3]
+    assert [call["thread"] for call in ahead.calls] == ["MainThread", *["rollouts ahead_0"] * 3]
     assert [call["seeds"] for call in ahead.calls] == [call["seeds"] for call in turns.calls]
     for call in ahead.calls[2:]:  # by the weights as they were, though the update went on meanwhile
         expected = weights_of(history, call["version"])
@@ -72,14 +73,14 @@ def test_sampling_and_learning_go_on_at_the_same_time(build: Any, fit: Any) -> N
 
     class Waiting(CompactEngine):
         def generate(self, *args: Any) -> Rollouts:
-            if threading.current_thread().name == "rollouts ahead":
+            if threading.current_thread().name == "rollouts ahead_0":
                 sampling.release()
                 assert learning.acquire(timeout=60)
             return super().generate(*args)
 
     class Learning(GRPO):
         def update(self, *args: Any) -> dict[str, float]:
-            if self._ahead is not None:
+            if self._ahead is not None and self._ahead.batch is not None:
                 learning.release()
                 assert sampling.acquire(timeout=60)
             return super().update(*args)
@@ -142,7 +143,7 @@ def test_dynamic_sampling_takes_further_rounds_by_the_present_policy(build: Any,
     engine = Watched()
     policy = build(GRPO, engine=engine, max_staleness=1, dynamic_sampling=DynamicSampling(max_batches=2))
     run = fit(policy, 3)
-    assert [call["version"] for call in engine.calls if call["thread"] == "rollouts ahead"] == [0, 1]
+    assert [call["version"] for call in engine.calls if call["thread"] == "rollouts ahead_0"] == [0, 1]
     others = [call["version"] for call in engine.calls if call["thread"] == "MainThread"]
     assert others == sorted(others)
     assert len(others) > 1
@@ -161,31 +162,70 @@ class Letters(JudgedReward):
         return [float("a" in completion) for completion in completions]
 
 
-def test_evaluations_wait_and_outcomes_stay_with_their_batch(build: Any, fit: Any) -> None:
-    at_work: list[str] = []
-    overlaps: list[bool] = []
+class Exclusive:
+    """Notices when two are in the same place at once."""
 
-    class Exclusive(CompactEngine):
+    def __init__(self) -> None:
+        self.inside, self.entered, self.overlaps = 0, 0, 0
+
+    def __enter__(self) -> None:
+        self.inside, self.entered = self.inside + 1, self.entered + 1
+        self.overlaps += self.inside > 1
+
+    def __exit__(self, *_: object) -> None:
+        self.inside -= 1
+
+
+def test_evaluations_wait_for_engine_and_judges_and_outcomes_stay_with_their_batch(build: Any, fit: Any) -> None:
+    engine_room, court = Exclusive(), Exclusive()
+
+    class Alone(CompactEngine):
         def generate(self, *args: Any) -> Rollouts:
-            overlaps.append(bool(at_work))
-            at_work.append("generate")
-            rollouts = super().generate(*args)
-            at_work.pop()
-            return rollouts
+            with engine_room:
+                return super().generate(*args)
+
+    class Slow(Letters):
+        def __call__(self, *args: Any, **kwargs: Any) -> list[float | None]:
+            with court:
+                threading.Event().wait(0.1)  # longer than sampling
+                return super().__call__(*args, **kwargs)
 
     held_out = {"heldout": ProceduralTasks(8, seed=1)}
-    policy = build(GRPO, engine=Exclusive(), max_staleness=1, reward_funcs=[Letters()])
+    policy = build(GRPO, engine=Alone(), max_staleness=1, reward_funcs=[Slow()])
     run = fit(policy, 4, evaluation=held_out, val_check_interval=1)
-    assert len(overlaps) == 4 + 5  # a batch per iteration; evaluations after each, and before the first
-    assert not any(overlaps)
+    assert engine_room.entered == 4 + 5  # a batch per iteration; evaluations after each, and before the first
+    assert court.entered >= 4 + 5
+    assert engine_room.overlaps == court.overlaps == 0
     for logged in run.history.logged:
         assert 0 < logged["rewards/error_frac"] <= 4 / 16
+
+
+class Unsaid(CompactEngine):
+    """Says nothing of the first token of each completion."""
+
+    def __init__(self) -> None:
+        super().__init__(logprobs=True)
+
+    def generate(self, *args: Any) -> Rollouts:
+        rollouts = super().generate(*args)
+        assert rollouts.logprobs is not None
+        rollouts.logprobs[:, 0] = torch.nan
+        return rollouts
+
+
+def test_what_the_engine_leaves_unsaid_is_recorded_before_the_policy_moves(build: Any, fit: Any) -> None:
+    policy, seen = build(GRPO, engine=Unsaid(), max_staleness=1), []
+    prepare = policy.prepare
+    policy.prepare = lambda rollouts, rewards: seen.append(rollouts) or prepare(rollouts, rewards)
+    fit(policy, 3)
+    unsaid = [int((rollouts.logprobs.isnan() & rollouts.completion_mask).sum()) for rollouts in seen]
+    assert unsaid == [16, 0, 0]  # of the first batch, nothing is stale
 
 
 def test_a_failure_stops_the_step_that_needs_the_batch(build: Any, fit: Any) -> None:
     class Failing(CompactEngine):
         def generate(self, *args: Any) -> Rollouts:
-            if threading.current_thread().name == "rollouts ahead":
+            if threading.current_thread().name == "rollouts ahead_0":
                 raise ConnectionError("no server is left")
             return super().generate(*args)
 
@@ -193,13 +233,12 @@ def test_a_failure_stops_the_step_that_needs_the_batch(build: Any, fit: Any) -> 
     with pytest.raises(StepFailedError, match="ConnectionError: no server is left"):
         fit(policy, 3)
     assert policy.progress.iterations == 1
-    assert policy._ahead is None
 
 
 def test_a_policy_in_parts_is_refused_before_the_first_step(
     build: Any, fit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "divides_weights", lambda strategy: True)
+    monkeypatch.setattr(drawing, "divides_weights", lambda strategy: True)
     fit(build(GRPO))
     with pytest.raises(ValueError, match=r"under ZeRO-3 no rank holds it in whole. Use configs/strategies/zero2.yaml"):
         fit(build(GRPO, max_staleness=1))
@@ -212,12 +251,46 @@ def test_another_batch_than_was_drawn_ahead_is_refused(build: Any, fit: Any, mon
         fit(build(GRPO, max_staleness=1), 2)
 
 
-def test_tasks_cannot_be_added_while_a_batch_is_drawn_ahead(build: Any, fit: Any) -> None:
+def test_tasks_cannot_be_added_while_a_batch_is_drawn_ahead() -> None:
     tasks = TaskDataModule(ProceduralTasks(24), UniformSelector(), batch_size=4)
     tasks.setup()
     tasks.select_ahead()
     with pytest.raises(RuntimeError, match=r"Add them between two training steps, and with max_staleness=0"):
         tasks.add_tasks(ProceduralTasks(4, seed=9).load())
+
+
+def test_a_run_that_fails_ends_what_is_under_way(build: Any, fit: Any) -> None:
+    started, cancelled = threading.Event(), threading.Event()
+
+    class Endless(CompactEngine):
+        def generate(self, *args: Any) -> Rollouts:
+            if threading.current_thread() is threading.main_thread():
+                return super().generate(*args)
+            started.set()
+            assert cancelled.wait(60)
+            raise RuntimeError("cancelled")
+
+        def cancel(self) -> None:
+            cancelled.set()
+
+    class Failing(GRPO):
+        def update(self, *args: Any) -> dict[str, float]:
+            assert started.wait(60)
+            raise ArithmeticError("the update")
+
+    policy = build(Failing, engine=Endless(), max_staleness=1)
+    with pytest.raises(ArithmeticError, match="the update"):
+        fit(policy, 3)
+    assert cancelled.is_set()
+    assert policy._ahead is None
+
+
+def test_a_second_run_of_the_same_module_starts_anew(build: Any, fit: Any) -> None:
+    policy = build(GRPO, max_staleness=1)
+    fit(policy, max_epochs=-1, limit_train_batches=100, max_steps=2)
+    assert policy._ahead is None  # nor is the policy held twice
+    policy.progress.iterations = 0
+    assert len(fit(policy, 3).history.steps) == 3
 
 
 @pytest.mark.parametrize("value", [-1, 2])
@@ -255,6 +328,40 @@ def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(
     assert np.array_equal(rest.tasks.selection_counts, undisturbed.tasks.selection_counts)
 
 
+def test_a_step_whose_reward_fails_is_saved_as_it_began(build: Any, fit: Any, tmp_path: Path) -> None:
+    faults = iter([False, False, True])
+
+    def moody(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        if next(faults, False):
+            raise ConnectionError("no judge is left")
+        return [float("a" in completion) for completion in completions]
+
+    whole = fit(build(GRPO, max_staleness=1), 5).history
+    save = ModelCheckpoint(tmp_path)
+    limits = {"limit_train_batches": 5, "enable_checkpointing": True}
+    with pytest.raises(StepFailedError, match="no judge is left"):
+        fit(build(GRPO, max_staleness=1, reward_funcs=[moody]), callbacks=[GracefulStop(), save], **limits)
+    rest = fit(build(GRPO, max_staleness=1), ckpt_path=str(tmp_path / "last.ckpt"), limit_train_batches=5).history
+    assert [step["completions"] for step in rest.steps] == [step["completions"] for step in whole.steps[2:]]
+    for name, weight in whole.weights[-1].items():
+        assert torch.equal(rest.weights[-1][name], weight)
+
+
+def test_what_was_resumed_is_saved_again_before_its_turn(build: Any, fit: Any, tmp_path: Path) -> None:
+    class Saves(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "again.ckpt")
+
+    save = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1)
+    limits = {"limit_train_batches": 100, "max_epochs": -1, "max_steps": 3, "enable_checkpointing": True}
+    fit(build(GRPO, max_staleness=1), callbacks=[save], **limits)
+    path = next(tmp_path.glob("*step=2.ckpt"))
+    fit(build(GRPO, max_staleness=1), callbacks=[Saves()], ckpt_path=str(path), **limits)
+    first, second = (torch.load(p, weights_only=True)["ahead"] for p in (path, tmp_path / "again.ckpt"))
+    assert first["indices"] == second["indices"]
+    assert torch.equal(first["rollouts"]["completion_ids"], second["rollouts"]["completion_ids"])
+
+
 def test_a_run_that_takes_turns_goes_on_from_one_that_did_not(build: Any, fit: Any, tmp_path: Path) -> None:
     save = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1)
     limits = {"limit_train_batches": 100, "max_epochs": -1, "enable_checkpointing": True}
@@ -266,31 +373,66 @@ def test_a_run_that_takes_turns_goes_on_from_one_that_did_not(build: Any, fit: A
     assert len(run.history.steps) == 2
 
 
-def rollouts_ahead(make_rollouts: Callable[..., Rollouts], positions: list[int]) -> RolloutsAhead:
-    """Two completions for each; the first tells which."""
-    lengths = [1 + position for position in positions for _ in range(2)]
-    rollouts = replace(make_rollouts(lengths, [2] * len(lengths)), policy_version=7)
-    rewards: Any = None
-    return RolloutsAhead(TaskBatch([], [], positions), lambda: Drawn(rollouts, rewards))
+@pytest.fixture
+def ahead(checkpoint: str) -> Iterator[RolloutsAhead]:
+    ahead = RolloutsAhead(load_policy(checkpoint, LoRA(r=4, alpha=8)), torch.device("cpu"))
+    yield ahead
+    ahead.close()
 
 
-def test_rows_are_found_by_their_place_in_the_draw(make_rollouts: Callable[..., Rollouts]) -> None:
-    state = ahead_state(rollouts_ahead(make_rollouts, [3, 0, 2]), pad_token_id=0)
-    found = rows_of_batch(state, TaskBatch([], [], [0, 3]), generations=2)
+def drawn(rollouts: Rollouts) -> Drawn:
+    return Drawn(rollouts, RewardStream(Scorer([Letters()]), [], 2, lambda rows: []))
+
+
+def test_rows_are_found_by_their_place_in_the_draw(
+    ahead: RolloutsAhead, make_rollouts: Callable[..., Rollouts]
+) -> None:
+    rollouts = replace(make_rollouts([4, 4, 1, 1, 3, 3], [2] * 6), policy_version=7)  # the length tells the place
+    ahead.begin(TaskBatch([30, 10, 20], [], [3, 0, 2]), lambda _: drawn(rollouts))
+    state = ahead_state(ahead, pad_token_id=0)
+    found = rows_of_batch(state, TaskBatch([10, 30], [], [0, 3]), generations=2)
     assert found is not None
     assert found.lengths.tolist() == [1, 1, 4, 4]
     assert found.policy_version == 7
-    assert rows_of_batch(state, TaskBatch([], [], [0, 1]), generations=2) is None  # another draw
-    assert rows_of_batch(state, TaskBatch([], [], [0, 3]), generations=4) is None
-    assert rows_of_batch(None, TaskBatch([], [], [0, 3]), generations=2) is None
+    for other in (TaskBatch([10, 30], [], [0, 1]), TaskBatch([10, 31], [], [0, 3])):  # of another draw
+        assert rows_of_batch(state, other, generations=2) is None
+    assert rows_of_batch(state, TaskBatch([10, 30], [], [0, 3]), generations=4) is None
+    assert rows_of_batch(None, TaskBatch([10, 30], [], [0, 3]), generations=2) is None
+    ahead.taken()
+    assert ahead_state(ahead, 0) is None
 
 
-def test_what_failed_is_not_saved() -> None:
-    def fail() -> Any:
-        raise ConnectionError
+def test_what_failed_is_not_saved(ahead: RolloutsAhead) -> None:
+    def fail(_: Any) -> Any:
+        raise ConnectionError("no server is left")
 
-    assert ahead_state(RolloutsAhead(TaskBatch([], [], [0]), fail), 0) is None
+    ahead.begin(TaskBatch([], [], [0]), fail)
+    assert ahead_state(ahead, 0) is None
     assert ahead_state(None, 0) is None
+    with pytest.raises(ConnectionError, match="no server is left"):
+        ahead.result()
+
+
+def test_caller_and_thread_share_the_cores(
+    ahead: RolloutsAhead, make_rollouts: Callable[..., Rollouts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen, gate = torch.get_num_threads(), [], threading.Event()
+    try:
+        torch.set_num_threads(4)
+
+        def draw(_: Any) -> Drawn:
+            gate.wait(60)
+            seen.append(torch.get_num_threads())
+            return drawn(make_rollouts([1], [1]))
+
+        ahead.begin(TaskBatch([], [], [0]), draw)
+        seen.append(torch.get_num_threads())
+        gate.set()
+        ahead.wait()
+        assert seen == [2, 2]
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
 
 
 # --- the copy -------------------------------------------------------------------------------------------------------

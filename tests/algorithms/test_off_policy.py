@@ -63,11 +63,11 @@ def test_expectations_under_the_policy_come_out_of_samples_of_another() -> None:
     policy, other = (torch.randn(5, generator=generator).log_softmax(0) for _ in range(2))
     values = torch.tensor([1.0, -2.0, 3.0, 0.5, 0.0])
     tokens = torch.multinomial(other.exp(), 200_000, replacement=True, generator=generator).unsqueeze(1)
-    options = tokens.bool() | True
+    mask = torch.ones_like(tokens, dtype=torch.bool)
     exact = float((policy.exp() * values).sum())
     assert abs(float(values[tokens].mean()) - exact) > 0.2
     for mode in ("token_mask", "sequence_mask"):
-        weights = ImportanceSampling(mode, None).weights(policy[tokens], other[tokens], options)
+        weights = ImportanceSampling(mode, None).weights(policy[tokens], other[tokens], mask)
         assert float((weights * values[tokens]).mean()) == pytest.approx(exact, abs=0.02)
 
 

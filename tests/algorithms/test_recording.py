@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from bots_lightning.algorithms.logprobs import completion_logprobs
-from bots_lightning.algorithms.recording import microbatches, record_logprobs, sampling_logprobs
+from bots_lightning.algorithms.recording import microbatches, record_logprobs, recorded_or_present
 from bots_lightning.rollouts import Rollouts
 
 PROMPTS = [[5, 6, 7, 8], [9], [4, 3]]
@@ -71,7 +71,7 @@ def test_what_is_recorded_already_stays(model: PreTrainedModel) -> None:
 def test_the_sampling_policy_is_the_recorded_one_row_by_row() -> None:
     rollouts = padded_rollouts()
     present = torch.full((3, 5), -1.0)
-    assert sampling_logprobs(rollouts, present) is present
+    assert recorded_or_present(rollouts, present) is present
     earlier = torch.tensor([[-3.0] * 5, [torch.nan] * 5, [-4.0] * 5])
-    mixed = sampling_logprobs(replace(rollouts, logprobs=earlier), present)
+    mixed = recorded_or_present(replace(rollouts, logprobs=earlier), present)
     assert mixed[:, 0].tolist() == [-3.0, -1.0, -4.0]
