@@ -15,6 +15,7 @@ from bots_lightning.beliefs.evidence import Evidence
 from bots_lightning.beliefs.logit_beta import logit_cells, logit_grid, logit_moments, match_beta_from_grid
 from bots_lightning.beliefs.reward_shape import RewardShape
 
+IntArray = npt.NDArray[np.int64]
 Moments = tuple[FloatArray, FloatArray]  # mean and variance of a logit
 
 # Variance to which a visited task's uncertainty may grow. A wider logit is nearly 0 or 1, which nobody has shown.
@@ -51,6 +52,7 @@ class AbilityBelief(Belief):
                   never:   m = x_k·w + A_g,                         v = exp(z_k·u)
         match     Beta(a, b) whose logit has mean m and variance v
         observe   m′ = ψ(a+s) − ψ(b+f),   v′ = ψ₁(a+s) + ψ₁(b+f)
+        late      match v − δ, keep v′ + δ,   δ = min(Q·age, v − v_k) if visited, else 0; A_g likewise by q_A·age
         ability   one Kalman step of A_g on Σ score/Σ information of the group's tasks, its variance growing by q_A
         weights   of first visits, on what A_g has not explained: w by online Bayesian regression, and u likewise
 
@@ -125,7 +127,7 @@ class AbilityBelief(Belief):
         """What `cells` keeps between calls: the cell of every profile, (P,)."""
         self._cell_of_profile: npt.NDArray[np.int32] | None = None
 
-    def _group(self, where: Where) -> npt.NDArray[np.int64]:
+    def _group(self, where: Where) -> IntArray:
         return self._group_of_profile[self._profile[where]]
 
     def _untried(self, profiles: Where = ALL) -> Moments:
@@ -191,52 +193,57 @@ class AbilityBelief(Belief):
         """Updates the step's tasks, their groups' abilities and, by tasks tried for the first time, the weights.
 
         Evidence without any rollouts is no step: nothing changes, no variance grows. Evidence of an earlier policy is
-        about a logit that has drifted by Q + q_A a step since: of its information I, I / (1 + I·age·(Q + q_A)) is left.
+        about the logits of then: they are updated with the variance they had, and what they drifted since is added.
         """
         evidence = evidence.merged()
         if len(evidence) == 0:
             return
         at = evidence.indices
         group, new = self._group(at), self.last[at] < 0
-        alpha, beta = self.concentrations(at)
         self._shape.observe(evidence, group)
         evidence = self._shape.as_coin_flips(evidence, group)
-        if evidence.ages.any():
-            information = evidence.counts * alpha * beta / (alpha + beta) ** 2
-            drifted = evidence.ages * (self.task_drift + self.ability_drift)
-            evidence = evidence.weighted(1 / (1 + information * drifted))
+        mean, variance = self.predict(at)
+        drifted = self._drifted(evidence, variance)
+        alpha, beta = match_beta_from_grid(mean, variance - drifted)
         prior = logit_moments(alpha, beta)
         posterior = logit_moments(alpha + evidence.successes, beta + evidence.counts - evidence.successes)
         score, information = score_and_information(prior, posterior)
-        moved = self._observe_ability(group, score, information)
+        moved = self._observe_ability(group, score, information, evidence.ages)
         if new.any():
             left = score[new] - information[new] * moved[new]
             self._observe_weights(self._profile[at[new]], prior[1][new], score[new], left, information[new])
         # Had A been known to move, m′ would have moved by v′/v of it; the task keeps only what A did not explain.
         self.logit[at] = posterior[0] + moved * posterior[1] / prior[1] - self.ability[group]
-        self.variance[at] = posterior[1]
+        self.variance[at] = posterior[1] + drifted
         self.last[at] = self.step
         self.step += 1
         self._forget_profiles()
 
-    def _observe_ability(self, group: npt.NDArray[np.int64], score: FloatArray, information: FloatArray) -> FloatArray:
-        """One Kalman step of each A_g; returns by how much each task's A_g moved, (B,)."""
+    def _drifted(self, evidence: Evidence, variance: FloatArray) -> FloatArray:
+        """(B,) how much of each variance now is drift since the evidence was sampled; none is of an untried task's."""
+        at = evidence.indices
+        since_visit = np.where(self.last[at] < 0, 0.0, variance - self.variance[at])
+        return np.minimum(evidence.ages * self.task_drift, since_visit)
+
+    def _observe_ability(
+        self, group: IntArray, score: FloatArray, information: FloatArray, ages: FloatArray
+    ) -> FloatArray:
+        """One Kalman step of each A_g of the oldest evidence's time; returns how far each task's A_g moved, (B,)."""
         self.ability_variance += self.ability_drift
+        oldest = np.zeros(len(self.ability))
+        np.maximum.at(oldest, group, ages)
+        drifted = np.minimum(oldest * self.ability_drift, self.ability_variance)
+        self.ability_variance -= drifted
         total = np.bincount(group, information, len(self.ability))
         pull = np.bincount(group, score, len(self.ability))
-        shrinkage = 1 / (1 + self.ability_variance * total)
-        self.ability_variance *= shrinkage
+        self.ability_variance *= 1 / (1 + self.ability_variance * total)
         moved: FloatArray = self.ability_variance * pull
         self.ability += moved
+        self.ability_variance += drifted
         return moved[group]
 
     def _observe_weights(
-        self,
-        profile: npt.NDArray[np.int64],
-        variance: FloatArray,
-        score: FloatArray,
-        left: FloatArray,
-        information: FloatArray,
+        self, profile: IntArray, variance: FloatArray, score: FloatArray, left: FloatArray, information: FloatArray
     ) -> None:
         """One step of w and u by first visits, each gradient over the precision gathered so far.
 

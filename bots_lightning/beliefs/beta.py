@@ -116,7 +116,7 @@ class BetaBelief(BetaPosterior):
 
         The G of the pseudo-counts is the mean count of the step's tasks, rows of the same task added up. Evidence
         without any rollouts is no step: nothing changes, nothing is forgotten. Evidence of an earlier policy counts
-        (1−λ)^age, what would be left of it had it come in time.
+        (1−λ)^age, what would be left of it had it come in time; where the policy stands is read off it in full.
         """
         evidence = evidence.merged()
         if len(evidence) == 0:
@@ -124,12 +124,12 @@ class BetaBelief(BetaPosterior):
         at = evidence.indices
         before = self._beyond_prior(at)
         evidence = self._in_coin_flips(evidence)
-        if evidence.ages.any():
-            evidence = evidence.weighted((1 - self.forgetting) ** evidence.ages)
         ability = None
         if self.implicit is not None:
             self.implicit.observe(evidence)
             ability = self.implicit.ability
+        if evidence.ages.any():
+            evidence = evidence.weighted((1 - self.forgetting) ** evidence.ages)
         self._pseudo.add(ability, self.implicit_weight * evidence.counts.mean(), self.forgetting)
         self._receive()
         self.step += 1

@@ -28,7 +28,7 @@ class Evidence:
         squares: (B,) float, sum of the squares of those rewards; `successes` if they are 0 or 1.
         interior: (B,) float, how many of them lie strictly between 0 and 1.
         ages: (B,) float, how many updates the policy has seen since it sampled them; 0 if left out. Beliefs that
-            forget weigh old evidence as if it had come in time.
+            forget take old evidence as if it had come in time.
 
     Raises:
         ValueError: lengths differ, an index or age is negative, or a sum is none of rewards in [0, 1].

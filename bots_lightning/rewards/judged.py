@@ -39,6 +39,12 @@ class Outcomes:
 class JudgedReward(ABC):
     """A reward function, in TRL's signature, that counts what it could not judge.
 
+    In training it is called on another thread than the main one, several times a step, each time with all completions
+    of some tasks of the batch: as many as have ended by then (see `RewardStream`). So each completion must be judged by
+    itself, without regard to those beside it, and without what only the main thread may do, such as setting signal
+    handlers. A call whose batch was given up may still be at work when the next begins: calls that share anything, such
+    as processes, must take turns.
+
     Attributes:
         outcomes: of the last call; a run logs the shares as `rewards/timeout_frac` and `rewards/error_frac`.
     """

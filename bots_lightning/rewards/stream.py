@@ -92,12 +92,24 @@ class RewardStream:
             )
         try:
             self._call_others(completions)
-            self._await_judges()
+            self.wait()
+            if self._failure is not None:
+                raise self._failure
             rest = sorted(self._unjudged)
             self._judge(rest, [text for b in rest for text in completions[b * generations : (b + 1) * generations]])
         finally:
             self.close()
         return self._scores
+
+    def wait(self) -> None:
+        """Returns once all tasks that have been completed are judged, or given up.
+
+        Raises nothing: whether judging has failed, `finish` says.
+        """
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def close(self) -> None:
         """Gives the batch up: what waits is dropped, and the thread ends with its present call. Returns at once."""
@@ -109,14 +121,6 @@ class RewardStream:
         columns = row_columns(self._tasks, self._generations, self._names) if self._others else {}
         for i, function in self._others:
             self._scores[i] = checked_scores(function, completions, columns).reshape(-1, self._generations)
-
-    def _await_judges(self) -> None:
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.join()
-        if self._failure is not None:
-            raise self._failure
 
     def _judge_waiting(self) -> None:
         """All that the thread does."""

@@ -1,7 +1,14 @@
 """Rollouts: completions of prompts, and the engines that sample them."""
 
 from bots_lightning.rollouts.compact import CompactEngine
-from bots_lightning.rollouts.engine import OnCompleted, RolloutEngine, Sampling, derive_seed, rollout_mode
+from bots_lightning.rollouts.engine import (
+    OnCompleted,
+    RolloutEngine,
+    RolloutsCancelledError,
+    Sampling,
+    derive_seed,
+    rollout_mode,
+)
 from bots_lightning.rollouts.generate import GenerateEngine
 from bots_lightning.rollouts.prompts import PromptEncoder, load_tokenizer
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask, concatenate
@@ -17,6 +24,7 @@ __all__ = [
     "RolloutEngine",
     "RolloutServerError",
     "Rollouts",
+    "RolloutsCancelledError",
     "SGLangDialect",
     "Sampling",
     "ServerDialect",

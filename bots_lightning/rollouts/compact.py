@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from bots_lightning.rollouts.completed import CompletedPrompts
-from bots_lightning.rollouts.engine import OnCompleted, RolloutEngine, Sampling, rollout_mode
+from bots_lightning.rollouts.engine import OnCompleted, RolloutEngine, RolloutsCancelledError, Sampling, rollout_mode
 from bots_lightning.rollouts.generate import GenerateEngine, pad_left
 from bots_lightning.rollouts.memory import unless_out_of_memory
 from bots_lightning.rollouts.reader import Reader, can_read
@@ -53,6 +53,7 @@ class CompactEngine(RolloutEngine):
         if max_tokens < 1:
             raise ValueError(f"max_tokens={max_tokens}; expected at least 1.")
         self.max_tokens, self.logprobs, self.static = max_tokens, logprobs, static
+        self._cancelled = False
 
     @torch.no_grad()
     def generate(
@@ -66,6 +67,7 @@ class CompactEngine(RolloutEngine):
         on_completed: OnCompleted | None = None,
     ) -> Rollouts:
         """Samples n completions of every prompt; see `RolloutEngine.generate`."""
+        self._cancelled = False
         with rollout_mode(model):
             if not can_read(model):
                 rows = max(1, self.max_tokens // (max(map(len, prompts)) + sampling.max_completion_length))
@@ -81,6 +83,10 @@ class CompactEngine(RolloutEngine):
         tokens, mask = tokens.masked_fill(~mask, sampling.pad_token_id)[:, :length], mask[:, :length]
         logprobs = texts.logprobs[:, :length].masked_fill(~mask, torch.nan) if self.logprobs else None
         return Rollouts(prompt_ids, prompt_mask, tokens, mask, finished, policy_version, logprobs)
+
+    def cancel(self) -> None:
+        """Ends `generate` at its next token; where it is left to `GenerateEngine`, not at all."""
+        self._cancelled = True
 
     def _complete_all(self, model: PreTrainedModel, texts: _Texts, sampling: Sampling) -> None:
         waiting: list[int] = texts.longest_first(texts.drawn)
@@ -127,6 +133,8 @@ class CompactEngine(RolloutEngine):
         stops = torch.tensor(sampling.stop_token_ids, device=device)
         check_every = CHECK_EVERY.get(device.type, 8)
         for step in range(1, room + 1):
+            if self._cancelled:
+                raise RolloutsCancelledError
             tokens = draw_tokens(logits, texts.noise[rows, columns], sampling.temperature)
             texts.tokens[rows, columns] = tokens
             if self.logprobs:

@@ -34,6 +34,13 @@ class Sampling:
     temperature: float = 1.0
 
 
+class RolloutsCancelledError(RuntimeError):
+    """`RolloutEngine.cancel` was called while completions were being sampled."""
+
+    def __init__(self, message: str = "the rollouts were cancelled before all completions had ended.") -> None:
+        super().__init__(message)
+
+
 class RolloutEngine(ABC):
     """Samples completions of token-id prompts. Failures raise; nothing is dropped."""
 
@@ -81,6 +88,13 @@ class RolloutEngine(ABC):
 
         Raises:
             Exception: whatever `on_completed` raises.
+            RolloutsCancelledError: `cancel` was called meanwhile.
+        """
+
+    def cancel(self) -> None:  # noqa: B027 - an engine that cannot ends as it would have
+        """Has a `generate` that runs on another thread end soon, by an error; returns at once.
+
+        The next `generate` starts as ever, even if none was running.
         """
 
 

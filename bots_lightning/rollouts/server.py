@@ -115,6 +115,7 @@ class ServerEngine(RolloutEngine):
         Raises:
             RolloutServerError: no server answers, or the policy is not the one that was last synced.
         """
+        self.pool.cancelled.clear()
         if policy_version != self.policy_version:
             raise RolloutServerError(
                 f"asked for policy {policy_version}, but the servers have {self.policy_version}. Call sync first."
@@ -136,6 +137,10 @@ class ServerEngine(RolloutEngine):
         rows = [completion for of_prompt in completions for completion in of_prompt]
         return self._rollouts(prompts, n, rows, sampling, model.device)
 
+    def cancel(self) -> None:
+        """Drops the prompts that are queued or being tried again; requests under way end by an answer or time out."""
+        self.pool.cancelled.set()
+
     def _complete(
         self, model: PreTrainedModel, n: int, sampling: Sampling, prompt: Sequence[int], seed: int
     ) -> list[Completion]:
@@ -145,6 +150,7 @@ class ServerEngine(RolloutEngine):
 
         def ask(server: Server) -> list[Completion]:
             self._give_adapter(server)
+            self.pool.raise_if_cancelled()
             rejected = server.rejected
             drawn = 1 if greedy else n
             completions = self.dialect.complete(server, self.adapters[-1], prompt, drawn, sampling, own_seed)
@@ -156,6 +162,7 @@ class ServerEngine(RolloutEngine):
     def _give_adapter(self, server: Server) -> None:
         *older, present = self.adapters
         with server.lock:
+            self.pool.raise_if_cancelled()
             if server.holds == present.name:
                 return
             self.dialect.load(server, present)

@@ -9,10 +9,12 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
+
+from bots_lightning.rollouts.engine import RolloutsCancelledError
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -106,6 +108,9 @@ class ServerPool:
         patience_seconds: how long after its first fault a request is tried again, on whichever server.
         rest_seconds: the first rest.
         longest_rest_seconds: the longest.
+
+    Attributes:
+        cancelled: while it is set, no request is begun or tried again, and nobody waits for a server's rest to end.
     """
 
     def __init__(
@@ -119,6 +124,7 @@ class ServerPool:
         self.servers = [Server(url, timeout_seconds) for url in urls]
         self.patience_seconds = patience_seconds
         self.rest_seconds, self.longest_rest_seconds = rest_seconds, longest_rest_seconds
+        self.cancelled = Event()
         self._lock = Lock()
 
     def call(self, ask: Callable[[Server], Result]) -> Result:
@@ -129,12 +135,14 @@ class ServerPool:
 
         Raises:
             RolloutServerError: a server refuses the request, or none has answered in time.
+            RolloutsCancelledError: `cancelled` is set; an answer that comes all the same does not count.
         """
         deadline = math.inf
         while True:
             server, rest = self._borrow()
             try:
-                time.sleep(max(0.0, min(rest, deadline - time.monotonic())))
+                self.cancelled.wait(max(0.0, min(rest, deadline - time.monotonic())))
+                self.raise_if_cancelled()
                 if server.faults:
                     server.check_health()
                 result = ask(server)
@@ -147,10 +155,16 @@ class ServerPool:
                     raise RolloutServerError(self._account()) from fault
             else:
                 server.faults = 0
+                self.raise_if_cancelled()
                 return result
             finally:
                 with self._lock:
                     server.outstanding -= 1
+
+    def raise_if_cancelled(self) -> None:
+        """Raises `RolloutsCancelledError` if `cancelled` is set."""
+        if self.cancelled.is_set():
+            raise RolloutsCancelledError
 
     def _borrow(self) -> tuple[Server, float]:
         """The server to ask, and the seconds that it still rests."""

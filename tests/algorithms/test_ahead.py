@@ -381,7 +381,7 @@ def ahead(checkpoint: str) -> Iterator[RolloutsAhead]:
 
 
 def drawn(rollouts: Rollouts) -> Drawn:
-    return Drawn(rollouts, RewardStream(Scorer([Letters()]), [], 2, lambda rows: []))
+    return Drawn(rollouts, RewardStream(Scorer([Letters()]), [ProceduralTasks(1).load()[0]], 2, lambda rows: []))
 
 
 def test_rows_are_found_by_their_place_in_the_draw(

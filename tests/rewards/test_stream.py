@@ -243,6 +243,49 @@ def test_a_batch_that_is_given_up_ends_with_the_present_call() -> None:
     assert judge.calls == [["00", "01"]]
 
 
+def test_waiting_returns_once_all_that_was_completed_is_judged() -> None:
+    judge, waited = Judge(waits=True), threading.Event()
+    stream = stream_of(judge)
+    stream.wait()  # for nothing
+    stream.completed(1, TOKENS[1])
+    assert judge.called.wait(SECONDS)
+    stream.completed(3, TOKENS[3])
+    waiter = threading.Thread(target=lambda: (stream.wait(), waited.set()))
+    waiter.start()
+    assert not waited.wait(0.05)
+    judge.leave.set()
+    assert waited.wait(SECONDS)
+    assert judge.calls == [["10", "11"], ["30", "31"]]
+    assert stream.outcomes == Outcomes(items=4, errors=1)  # the last call's as well
+    stream.finish(TEXTS)
+    assert judge.calls[2:] == [["00", "01", "20", "21"]]
+
+
+def test_waiting_for_a_batch_that_is_given_up_is_for_the_present_call_alone() -> None:
+    judge = Judge(waits=True)
+    stream = stream_of(judge)
+    stream.completed(0, TOKENS[0])
+    assert judge.called.wait(SECONDS)
+    stream.completed(1, TOKENS[1])
+    stream.close()
+    judge.leave.set()
+    stream.wait()
+    assert not judge.threads[0].is_alive()
+    assert judge.calls == [["00", "01"]]
+
+
+def test_waiting_leaves_the_failure_of_a_judge_to_the_end() -> None:
+    failure = OSError("no processes left")
+    judge = Judge(failure=failure)
+    stream = stream_of(judge)
+    stream.completed(0, TOKENS[0])
+    stream.wait()
+    stream.wait()
+    with pytest.raises(OSError, match="no processes left") as caught:
+        stream.finish(TEXTS)
+    assert caught.value is failure
+
+
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 

@@ -395,12 +395,16 @@ def test_requests_go_to_the_server_that_has_the_fewest() -> None:
 def test_rests_double_up_to_the_longest_and_end_with_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     now, rests = [0.0], []
     monkeypatch.setattr(server_client.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(
-        server_client.time, "sleep", lambda seconds: (rests.append(seconds), now.__setitem__(0, now[0] + seconds))
-    )
     monkeypatch.setattr(server_client.random, "uniform", lambda low, high: high)
     monkeypatch.setattr(server_client.Server, "check_health", lambda self: None)
     pool = ServerPool(["http://a"], 1.0, patience_seconds=1e9, rest_seconds=1.0, longest_rest_seconds=5.0)
+
+    def rest(seconds: float) -> bool:
+        rests.append(seconds)
+        now[0] += seconds
+        return False
+
+    monkeypatch.setattr(pool.cancelled, "wait", rest)
     answers = iter([False] * 5 + [True])
 
     def ask(server: Any) -> str:

@@ -92,12 +92,15 @@ class CodeReward(JudgedReward):
         self.float_tolerance, self.max_tests = float_tolerance, max_tests
         self.sandbox = Sandbox(limits, python, allow_unisolated)
         self._failed_starts = 0
-        self._lock = threading.Lock()
+        self._turn = threading.Lock()  # held for a call: its end stops all programs of the sandbox
+        self._lock = threading.Lock()  # of what the threads of a call count
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[str], answer: Sequence[str], **columns: Any
     ) -> list[float | None]:
         """1 for each completion whose program passes, 0 for others, or shares of tests; and their `outcomes`.
+
+        Calls on several threads take turns.
 
         Args:
             prompts: R of them; one that is Python code and has an `entry_point` is a stub that completions may go on
@@ -112,17 +115,20 @@ class CodeReward(JudgedReward):
             RewardPoolError: sandboxes do not start any more.
         """
         tests = self._parse(prompts, answer, columns)
+        with self._turn:
+            verdicts = self._judge_all(completions, tests)
+            timeouts = sum(verdict.timed_out for verdict in verdicts)
+            self.outcomes = Outcomes(len(verdicts), timeouts, errors=sum(verdict.failed for verdict in verdicts))
+        return [self._reward(verdict.passed, _count(test)) for verdict, test in zip(verdicts, tests, strict=True)]
+
+    def _judge_all(self, completions: Sequence[str], tests: Sequence[StdinTests | UnitTests]) -> list[_Verdict]:
         self.sandbox.stopped.clear()
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="code-reward")
         try:
-            verdicts = list(pool.map(self._judge, completions, tests))
+            return list(pool.map(self._judge, completions, tests))
         finally:
             self.sandbox.stopped.set()
             pool.shutdown(cancel_futures=True)
-        self.outcomes = Outcomes(
-            len(verdicts), sum(verdict.timed_out for verdict in verdicts), sum(verdict.failed for verdict in verdicts)
-        )
-        return [self._reward(verdict.passed, _count(test)) for verdict, test in zip(verdicts, tests, strict=True)]
 
     def _reward(self, passed: int, count: int) -> float:
         return passed / count if self.partial_credit else float(passed == count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -260,6 +261,30 @@ def test_time_limits_are_counted_and_do_not_touch_others(make_reward: Any) -> No
     programs = ["import time; time.sleep(9)", "print(1)", "import time\ndef f(x): time.sleep(9)", "def f(x): return 1"]
     assert reward(["?"] * 4, programs, tests) == [0, 1, 0, 1]
     assert reward.outcomes == Outcomes(items=4, timeouts=2)
+
+
+def test_calls_on_two_threads_take_turns_and_both_score_right(
+    make_reward: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = make_reward()
+    tests, started, scores = [json.dumps({"inputs": ["1"], "outputs": ["1"]})], threading.Event(), {}
+    start = reward.sandbox.start
+
+    def watched_start(*args: Any, **kwargs: Any) -> Any:
+        started.set()
+        return start(*args, **kwargs)
+
+    def call(name: str, program: str) -> None:
+        scores[name] = reward(["?"], [program], tests)
+
+    monkeypatch.setattr(reward.sandbox, "start", watched_start)
+    slow = threading.Thread(target=call, args=("slow", "import time\ntime.sleep(1)\nprint(input())"))
+    slow.start()
+    assert started.wait(10)
+    call("quick", "print(input())")
+    slow.join()
+    assert scores == {"slow": [1], "quick": [1]}
+    assert reward.outcomes == Outcomes(items=1)
 
 
 def test_many_cases_each_below_the_limit_have_a_limit_together(make_reward: Any) -> None:

@@ -1,0 +1,264 @@
+"""Engines that are cancelled end soon, by an error of its own kind, and sample the next time as if nothing had been."""
+
+# P prompts, n completions each.
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
+from bots_lightning.rollouts import CompactEngine, Rollouts, Sampling, ServerDialect, ServerEngine, VLLMDialect
+from bots_lightning.rollouts.engine import RolloutsCancelledError
+from bots_lightning.rollouts.server_client import Server, ServerFaultError
+from bots_lightning.rollouts.server_dialects import Completion
+
+PROMPTS = [[5, 6, 7], [8], [9, 10], [5, 6, 7]]
+SEEDS = [1, 2, 3, 4]
+SAMPLING = Sampling(max_completion_length=6, stop_token_ids=(1, 4), pad_token_id=4)
+ENDLESS = Sampling(max_completion_length=40, stop_token_ids=(99,), pad_token_id=0)  # no model here draws a 99
+SECONDS = 20.0  # longer than anything here takes; only a test that fails waits so long
+HOURS = 7200.0
+
+
+class Gate:
+    """Something that waits for leave to go on, once it is closed; notes that it has come so far."""
+
+    def __init__(self) -> None:
+        self.reached, self.leave = threading.Event(), threading.Event()
+        self.leave.set()
+
+    def close(self) -> None:
+        self.reached.clear()
+        self.leave.clear()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        assert self.leave.wait(SECONDS)
+
+    def cancel_there(self, engine: CompactEngine | ServerEngine) -> None:
+        """Cancels once the gate is reached, and opens it."""
+        assert self.reached.wait(SECONDS)
+        engine.cancel()
+        self.leave.set()
+
+
+def begin(generate: Callable[[], Rollouts]) -> Future[Rollouts]:
+    """What a thread of its own generates."""
+    future: Future[Rollouts] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(generate())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def assert_cancelled(generated: Future[Rollouts]) -> None:
+    with pytest.raises(RolloutsCancelledError, match="cancelled before all completions had ended"):
+        generated.result(SECONDS)
+
+
+def assert_equal(rollouts: Rollouts, expected: Rollouts) -> None:
+    assert torch.equal(rollouts.completion_ids, expected.completion_ids)
+    assert torch.equal(rollouts.completion_mask, expected.completion_mask)
+
+
+# --- a model in this process ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"max_tokens": 2 * 43}, {"logprobs": True}], ids=str)
+@pytest.mark.parametrize("last_pass", [1, 7])
+def test_the_compact_engine_ends_before_the_next_pass_through_the_model(
+    model: PreTrainedModel, options: dict[str, Any], last_pass: int
+) -> None:
+    engine, gate, passes = CompactEngine(**options), Gate(), 0
+
+    def generate() -> Rollouts:
+        return engine.generate(model, PROMPTS, 2, ENDLESS, SEEDS)
+
+    def count(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == last_pass:
+            gate.pass_through()
+
+    expected = generate()
+    model.train()
+    gate.close()
+    hook = model.register_forward_pre_hook(count)
+    generated = begin(generate)
+    gate.cancel_there(engine)
+    assert_cancelled(generated)
+    hook.remove()
+    assert passes == last_pass
+    assert all(module.training for module in model.modules())
+    assert_equal(generate(), expected)
+
+
+def test_a_compact_engine_that_is_cancelled_at_rest_samples_as_ever(model: PreTrainedModel) -> None:
+    engine = CompactEngine()
+    expected = engine.generate(model, PROMPTS, 2, SAMPLING, SEEDS)
+    engine.cancel()
+    assert_equal(engine.generate(model, PROMPTS, 2, SAMPLING, SEEDS), expected)
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def policy(checkpoint: str) -> nn.Module:
+    return load_policy(checkpoint, LoRA(r=4, alpha=8)).eval()
+
+
+@pytest.fixture
+def url(servers: Any, checkpoint: str) -> str:
+    return servers.start(checkpoint)
+
+
+class GatedDialect(ServerDialect):
+    """A vLLM that is asked through gates."""
+
+    def __init__(self) -> None:
+        self.plain = VLLMDialect()
+        self.gates = {"load": Gate(), "complete": Gate()}
+        self.calls: list[str] = []
+
+    def _go_through(self, name: str) -> None:
+        self.calls.append(name)
+        self.gates[name].pass_through()
+
+    def load(self, server: Server, adapter: Any) -> None:
+        self._go_through("load")
+        self.plain.load(server, adapter)
+
+    def unload(self, server: Server, adapter: Any) -> None:
+        self.plain.unload(server, adapter)
+
+    def complete(self, server: Server, *args: Any) -> list[Completion]:
+        self._go_through("complete")
+        return self.plain.complete(server, *args)
+
+
+class Generation:
+    """Rollouts of four prompts by a server engine, whose requests can be held up."""
+
+    def __init__(self, policy: nn.Module, url: str, folder: Path, **options: Any) -> None:
+        self.dialect, self.told = GatedDialect(), []
+        self.engine = ServerEngine([url], str(folder), self.dialect, **options)
+        self.policy = policy
+
+    def __call__(self) -> Rollouts:
+        self.dialect.calls.clear()
+        self.told.clear()
+        self.engine.sync(self.policy, 0)
+        model = language_model(self.policy)
+        return self.engine.generate(
+            model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=lambda position, _: self.told.append(position)
+        )
+
+
+@pytest.mark.parametrize(("where", "calls"), [("load", ["load"]), ("complete", ["load", "complete"])])
+def test_prompts_that_are_queued_for_servers_are_dropped_and_the_answer_under_way_does_not_count(
+    policy: nn.Module, url: str, tmp_path: Path, where: str, calls: list[str]
+) -> None:
+    generate = Generation(policy, url, tmp_path, requests_per_server=1)
+    generate.dialect.gates[where].close()
+    generated = begin(generate)
+    generate.dialect.gates[where].cancel_there(generate.engine)
+    assert_cancelled(generated)
+    assert generate.dialect.calls == calls
+    assert generate.told == []
+    assert generate.engine.pool.servers[0].outstanding == 0
+    assert_equal(generate(), Generation(policy, url, tmp_path)())
+    assert generate.told == [0, 1, 2, 3]
+    assert "load" not in generate.dialect.calls  # the adapter that was being loaded has been
+
+
+def test_requests_that_wait_for_an_adapter_to_be_loaded_do_not_load_it_themselves(
+    policy: nn.Module, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All four are at it: one loads, in vain, and three wait for it to come to an end."""
+    generate, asking = Generation(policy, url, tmp_path), threading.Barrier(4)
+    gate, call = generate.dialect.gates["load"], generate.engine.pool.call
+
+    def call_together(ask: Callable[[Server], Any]) -> Any:
+        def ask_together(server: Server) -> Any:
+            asking.wait(SECONDS)
+            return ask(server)
+
+        return call(ask_together)
+
+    def fail(*_: Any) -> None:
+        raise ServerFaultError("no adapter")
+
+    monkeypatch.setattr(generate.engine.pool, "call", call_together)
+    monkeypatch.setattr(generate.dialect.plain, "load", fail)
+    gate.close()
+    generated = begin(generate)
+    gate.cancel_there(generate.engine)
+    assert_cancelled(generated)
+    assert generate.dialect.calls == ["load"]
+
+
+def test_a_request_that_times_out_after_that_is_not_tried_again(
+    policy: nn.Module, servers: Any, url: str, tmp_path: Path
+) -> None:
+    generate = Generation(policy, url, tmp_path, requests_per_server=1, timeout_seconds=0.3, patience_seconds=HOURS)
+    expected = generate()
+    servers.signal(url, signal.SIGSTOP)
+    gate = generate.dialect.gates["complete"]
+    gate.close()
+    generated = begin(generate)
+    gate.cancel_there(generate.engine)
+    assert_cancelled(generated)
+    servers.signal(url, signal.SIGCONT)
+    assert generate.dialect.calls == ["complete"]
+    assert "timed out" in generate.engine.pool.servers[0].last_error
+    assert_equal(generate(), expected)
+
+
+def test_nobody_waits_for_servers_that_rest(
+    policy: nn.Module, servers: Any, checkpoint: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = Generation(policy, url, tmp_path, patience_seconds=HOURS)
+    expected = generate()
+    pool, resting = generate.engine.pool, threading.Semaphore(0)
+    pool.rest_seconds = pool.longest_rest_seconds = HOURS
+    wait = pool.cancelled.wait
+
+    def rest(seconds: float) -> bool:
+        if seconds > HOURS / 3:
+            resting.release()
+        return wait(seconds)
+
+    monkeypatch.setattr(pool.cancelled, "wait", rest)
+    servers.signal(url, signal.SIGKILL)
+    generated = begin(generate)
+    for _ in PROMPTS:
+        assert resting.acquire(timeout=SECONDS)
+    generate.engine.cancel()
+    assert_cancelled(generated)
+    assert generate.told == []
+    servers.start(checkpoint, url)
+    pool.servers[0].rests_until = 0.0
+    assert_equal(generate(), expected)
+
+
+def test_a_server_engine_that_is_cancelled_at_rest_samples_as_ever(policy: nn.Module, url: str, tmp_path: Path) -> None:
+    generate = Generation(policy, url, tmp_path)
+    expected = generate()
+    generate.engine.cancel()
+    assert_equal(generate(), expected)
