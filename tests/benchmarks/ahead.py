@@ -65,7 +65,7 @@ def main() -> None:
             steps = [f"{of['step']:.3f}" for of in (turns, ahead)]
             cells = [learnt[0], rates[0], learnt[1], rates[1], f"{ahead['gap']:.4f}", *steps, f"{ratios[-1]:.2f}"]
             table.add_row(str(seed), *cells)
-    console = Console()
+    console = Console(width=max(120, Console().width))
     console.print(table)
     console.print(f"ratio: median {median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
 

@@ -186,7 +186,7 @@ def main() -> None:
         speeds = measure(workload, options)
         table = table or new_table(options.device, list(speeds))
         table.add_row(workload.name, *cells(speeds))
-    Console().print(table)
+    Console(width=max(160, Console().width)).print(table)
 
 
 def new_table(device: str, engines: Sequence[str]) -> Table:
