@@ -131,7 +131,8 @@ class ServerEngine(RolloutEngine):
         with rollout_mode(model), ThreadPoolExecutor(num_threads, "rollouts") as threads:
             try:
                 completions = list(threads.map(complete, range(len(prompts)), prompts, seeds))
-            except BaseException:  # raised again; Ctrl-C too must not wait for what is queued
+            except BaseException:  # raised again; Ctrl-C too must not wait for what is queued or tried again
+                self.cancel()
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
         rows = [completion for of_prompt in completions for completion in of_prompt]
