@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,23 +15,10 @@ from bots_lightning.algorithms.logprobs import completion_logprobs
 from bots_lightning.algorithms.recording import microbatches, record_logprobs, recorded_or_present
 from bots_lightning.rollouts import Rollouts
 
-PROMPTS = [[5, 6, 7, 8], [9], [4, 3]]
-COMPLETIONS = [[6, 1], [7, 8, 9, 10, 1], [3]]
 
-
-def padded_rollouts() -> Rollouts:
-    prompt_ids, completion_ids = torch.zeros(3, 4, dtype=torch.long), torch.zeros(3, 5, dtype=torch.long)
-    for i, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
-        prompt_ids[i, 4 - len(prompt) :] = torch.tensor(prompt)
-        completion_ids[i, : len(completion)] = torch.tensor(completion)
-    return Rollouts(
-        prompt_ids,
-        prompt_ids != 0,
-        completion_ids,
-        completion_ids != 0,
-        finished=torch.tensor([True, True, False]),
-        policy_version=0,
-    )
+@pytest.fixture
+def rollouts(make_rollouts: Callable[..., Rollouts]) -> Rollouts:
+    return make_rollouts([2, 5, 1], [4, 1, 2])
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
@@ -47,9 +35,8 @@ def test_no_budget_is_one_group() -> None:
 
 @pytest.mark.parametrize("max_tokens", [None, 1, 8])
 def test_recorded_are_those_of_the_present_policy_at_the_temperature(
-    model: PreTrainedModel, max_tokens: int | None
+    model: PreTrainedModel, rollouts: Rollouts, max_tokens: int | None
 ) -> None:
-    rollouts = padded_rollouts()
     recorded = record_logprobs(model, rollouts, 0.7, max_tokens).logprobs
     assert recorded is not None
     assert not recorded.requires_grad
@@ -58,18 +45,17 @@ def test_recorded_are_those_of_the_present_policy_at_the_temperature(
     torch.testing.assert_close(recorded[mask], expected, rtol=0, atol=1e-5)
 
 
-def test_what_is_recorded_already_stays(model: PreTrainedModel) -> None:
+def test_what_is_recorded_already_stays(model: PreTrainedModel, rollouts: Rollouts) -> None:
     earlier = torch.full((3, 5), torch.nan)
     earlier[1] = -2.0
-    rollouts = replace(padded_rollouts(), logprobs=earlier)
+    unrecorded, rollouts = rollouts, replace(rollouts, logprobs=earlier)
     recorded = record_logprobs(model, rollouts).logprobs
     assert recorded is not None
     assert recorded[1].tolist() == [-2.0] * 5
-    assert (recorded[0, :2] == record_logprobs(model, padded_rollouts()).logprobs[0, :2]).all()  # type: ignore[index]
+    assert (recorded[0, :2] == record_logprobs(model, unrecorded).logprobs[0, :2]).all()  # type: ignore[index]
 
 
-def test_the_sampling_policy_is_the_recorded_one_row_by_row() -> None:
-    rollouts = padded_rollouts()
+def test_the_sampling_policy_is_the_recorded_one_row_by_row(rollouts: Rollouts) -> None:
     present = torch.full((3, 5), -1.0)
     assert recorded_or_present(rollouts, present) is present
     earlier = torch.tensor([[-3.0] * 5, [torch.nan] * 5, [-4.0] * 5])
