@@ -215,6 +215,6 @@ class _EndsAhead(Callback):
 def _closed_on_failure(rewards: RewardStream) -> Iterator[None]:
     try:
         yield
-    except BaseException:
+    except BaseException:  # raised again; Ctrl-C too must not leave judges at work
         rewards.close()
         raise

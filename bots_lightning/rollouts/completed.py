@@ -56,6 +56,6 @@ class CompletedPrompts:
         assert self._on_completed is not None
         try:
             self._on_completed(prompt, completions)
-        except BaseException as error:
+        except BaseException as error:  # raised again, here and by `raise_failure`
             self._failure = error
             raise
