@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bots_lightning.tasks import Task
+
 
 class RewardPoolError(RuntimeError):
     """No process is left that could judge, and new ones end at once: the machine's doing, not the completions'."""
@@ -61,6 +63,16 @@ class JudgedReward(ABC):
         Raises:
             RewardPoolError: nothing can be judged any more.
         """
+
+    def fault(self, task: Task) -> str | None:
+        """What is wrong with a task's answer, so that no completion could be right; None if nothing is.
+
+        Every task is asked about before a run starts: a millisecond at most, without processes.
+
+        Args:
+            task: of the pool to be rolled out.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027 - most have none
         """Ends processes that wait for work; the next call starts new ones."""
