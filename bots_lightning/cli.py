@@ -22,6 +22,7 @@ from bots_lightning.checkpoints import AtomicCheckpointIO, CheckpointError, find
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV
 from bots_lightning.evaluation.command_line import HelpFormatter
+from bots_lightning.rewards import RewardFunctionError
 from bots_lightning.strategies import LostRankError, RankWatch
 
 DESCRIPTION = """\
@@ -201,11 +202,15 @@ def run() -> None:
 
 
 def _own_message(error: BaseException | None) -> str | None:
-    """That of the innermost error in the chain which this package has raised, if there is one."""
+    """That of the innermost error in the chain which this package has raised, if there is one.
+
+    What a reward function of the user's has raised is no such message: its traceback tells where.
+    """
     found = None
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
-        if frames and Path(__file__).parent in Path(frames[-1].filename).parents:
+        of_users = isinstance(error, RewardFunctionError) and error.__cause__ is not None
+        if frames and Path(__file__).parent in Path(frames[-1].filename).parents and not of_users:
             found = str(error)
         error = error.__cause__ or error.__context__
     return found

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import yaml
 from bots_lightning.algorithms import StepFailedError
 from bots_lightning.cli import main, run
 from bots_lightning.evaluation import read_metrics
-from bots_lightning.rewards import Scorer
+from bots_lightning.rewards import RewardFunctionError, Scorer
 from bots_lightning.tasks import Task
 
 ROOT = Path(__file__).parents[1]
@@ -157,6 +158,21 @@ def test_a_failed_step_is_a_line_if_the_fault_is_told_and_a_traceback_if_it_is_t
         run()
     monkeypatch.setattr("bots_lightning.cli.main", lambda: fail_of(KeyError("column")))
     with pytest.raises(StepFailedError, match="KeyError: 'column'"):
+        run()
+
+
+def test_a_reward_function_that_fails_is_named_above_its_own_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**columns: object) -> object:
+        return columns["difficulty"]
+
+    score = partial(Scorer([broken]), [Task("t", "p", "a")], ["c"])
+    monkeypatch.setattr("bots_lightning.cli.main", score)
+    with pytest.raises(RewardFunctionError, match=r"reward function broken raised KeyError: 'difficulty' for task 't'"):
+        run()
+    with pytest.raises(RewardFunctionError) as caught:
+        score()
+    monkeypatch.setattr("bots_lightning.cli.main", lambda: fail_of(caught.value))
+    with pytest.raises(StepFailedError, match="reward function broken raised KeyError"):
         run()
 
 

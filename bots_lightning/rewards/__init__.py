@@ -8,12 +8,13 @@ from bots_lightning.rewards.judged import JudgedReward, Outcomes, RewardPoolErro
 from bots_lightning.rewards.maths import MathReward
 from bots_lightning.rewards.reasoning_gym import ReasoningGymReward
 from bots_lightning.rewards.scorer import Scorer
-from bots_lightning.rewards.signatures import RewardFunction, adapted
+from bots_lightning.rewards.signatures import ChatReward, RewardFunction, RewardFunctionError, adapted
 from bots_lightning.rewards.stream import RewardStream
 from bots_lightning.rewards.style import CosineLength, FormatMatch, LengthPenalty, RepetitionPenalty
 
 __all__ = [
     "AnswerMatch",
+    "ChatReward",
     "CodeReward",
     "CosineLength",
     "FormatMatch",
@@ -24,6 +25,7 @@ __all__ = [
     "ReasoningGymReward",
     "RepetitionPenalty",
     "RewardFunction",
+    "RewardFunctionError",
     "RewardPoolError",
     "RewardStream",
     "Scorer",

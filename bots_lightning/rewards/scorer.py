@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from bots_lightning.rewards.calls import checked_scores, row_columns, shared_columns
 from bots_lightning.rewards.judged import JudgedReward, Outcomes
-from bots_lightning.rewards.signatures import RewardFunction, adapted
+from bots_lightning.rewards.signatures import RewardFunction, adapted, name_of
+from bots_lightning.rewards.style import CosineLength
 from bots_lightning.tasks import Task
 
 
@@ -27,8 +28,11 @@ class Scorer:
             of the tasks.
         weights: one per function; all 1 by default.
         reward_range: the smallest and the largest sum. Rewards map to [0, 1] by it; the belief counts those.
+        evidence: the function whose own scores the belief counts instead, by its name or its place in `functions`.
+        evidence_range: the smallest and the largest score of that function.
 
     Attributes:
+        names: of the functions, each once.
         outcomes: how completions were judged, where a function counts that; summed up until it is set anew.
     """
 
@@ -37,18 +41,19 @@ class Scorer:
         functions: Sequence[RewardFunction],
         weights: Sequence[float] | None = None,
         reward_range: tuple[float, float] = (0.0, 1.0),
+        evidence: int | str | None = None,
+        evidence_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         if not functions:
             raise ValueError("reward_funcs is empty; expected at least one reward function.")
         if weights is not None and len(weights) != len(functions):
             raise ValueError(f"{len(weights)} reward_weights for {len(functions)} reward_funcs; expected one for each.")
-        low, high = reward_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"reward_range={tuple(reward_range)}; expected two finite numbers, low < high.")
         self.functions = [adapted(function) for function in functions]
-        self.names = _distinct([getattr(f, "__name__", type(f).__name__) for f in functions])
+        self.names = _distinct([name_of(function) for function in functions])
         self.weights = np.ones(len(functions)) if weights is None else np.asarray(weights, dtype=np.float64)
-        self.low, self.high = float(low), float(high)
+        self.low, self.high = _checked_range("reward_range", reward_range)
+        self.counted = None if evidence is None else self._position(evidence)
+        self.evidence_range = _checked_range("evidence_range", evidence_range)
         self.outcomes = Outcomes()
 
     def __call__(self, tasks: Sequence[Task], completions: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -62,8 +67,18 @@ class Scorer:
         """
         return self.combine(self.scores(tasks, completions), tasks)
 
-    def scores(self, tasks: Sequence[Task], completions: Sequence[str]) -> npt.NDArray[np.float64]:
+    def scores(
+        self,
+        tasks: Sequence[Task],
+        completions: Sequence[str],
+        completion_ids: Sequence[list[int]] | None = None,
+    ) -> npt.NDArray[np.float64]:
         """What each of the F functions says, unweighted.
+
+        Args:
+            tasks: B of them.
+            completions: B·G texts.
+            completion_ids: their tokens, for functions that count those.
 
         Returns:
             (F, B, G) float, NaN where a function does not apply.
@@ -75,19 +90,24 @@ class Scorer:
         if rest:
             raise ValueError(f"{len(completions)} completions of {len(tasks)} tasks; expected as many of each.")
         columns = row_columns(tasks, generations, shared_columns(tasks))
-        scores = np.stack([checked_scores(function, completions, columns) for function in self.functions])
-        for judged in self._judged:
-            self.outcomes += judged.outcomes
-        return scores.reshape(len(scores), len(tasks), generations)
+        tokens = {} if completion_ids is None else {"completion_ids": list(completion_ids)}
+        scores = [
+            checked_scores(function, completions, columns if isinstance(function, JudgedReward) else columns | tokens)
+            for function in self.functions
+        ]
+        for judge in self.judges:
+            self.outcomes += judge.outcomes
+        return np.stack(scores).reshape(len(scores), len(tasks), generations)
 
     def close(self) -> None:
         """Ends the processes of reward functions that have some."""
-        for judged in self._judged:
-            judged.close()
+        for judge in self.judges:
+            judge.close()
 
     @property
-    def _judged(self) -> list[JudgedReward]:
-        return [function for function in self.functions if isinstance(function, JudgedReward)]
+    def judges(self) -> list[JudgedReward]:
+        """The judged rewards that the functions are, or ask."""
+        return [judge for function in self.functions if (judge := judge_in(function)) is not None]
 
     def combine(self, scores: npt.NDArray[np.float64], tasks: Sequence[Task]) -> npt.NDArray[np.float64]:
         """The weighted sum of the functions that apply.
@@ -102,23 +122,80 @@ class Scorer:
         applies = np.isfinite(scores)
         rewards = np.where(applies, scores * self.weights[:, None, None], 0.0).sum(axis=0)
         rewards[~applies.any(axis=0)] = np.nan
-        self._check_range(rewards, tasks)
+        self._check_range(rewards, tasks, (self.low, self.high), "reward_range", "the reward", EVERY_SUM)
         return rewards
+
+    def evidence(
+        self, scores: npt.NDArray[np.float64], rewards: npt.NDArray[np.float64], tasks: Sequence[Task]
+    ) -> npt.NDArray[np.float64]:
+        """How far each rollout solves its task: what beliefs count, and what held-out scores and pass rates are of.
+
+        Args:
+            scores: (F, B, G) as of `scores`.
+            rewards: (B, G), their weighted sum.
+            tasks: B of them, named in errors.
+
+        Returns:
+            (B, G) float in [0, 1], NaN where there is none: of `evidence` if one is named, else the rewards' fraction.
+
+        Raises:
+            ValueError: a score is outside the range.
+        """
+        if self.counted is None:
+            return self.fraction(rewards)
+        own, (low, high) = scores[self.counted], self.evidence_range
+        what = f"{self.names[self.counted]}'s score"
+        self._check_range(own, tasks, (low, high), "evidence_range", what, "Declare the range of its scores.")
+        return np.clip((own - low) / (high - low), 0.0, 1.0)
 
     def fraction(self, rewards: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Rewards mapped from the declared range to [0, 1]."""
         return np.clip((rewards - self.low) / (self.high - self.low), 0.0, 1.0)
 
-    def _check_range(self, rewards: npt.NDArray[np.float64], tasks: Sequence[Task]) -> None:
-        slack = 1e-6 * (self.high - self.low)
-        outside = np.argwhere((rewards < self.low - slack) | (rewards > self.high + slack))
+    def _position(self, evidence: int | str) -> int:
+        """The place of a function among all, by that place or its name."""
+        places = {name: place for place, name in enumerate(self.names)}
+        if evidence in places:
+            return places[str(evidence)]
+        if isinstance(evidence, int) and 0 <= evidence < len(self.names):
+            return evidence
+        named = ", ".join(f"{place}: {name}" for name, place in places.items())
+        raise ValueError(f"evidence={evidence!r} names none of reward_funcs; expected a place or a name of {named}.")
+
+    @staticmethod
+    def _check_range(
+        values: npt.NDArray[np.float64],
+        tasks: Sequence[Task],
+        bounds: tuple[float, float],
+        option: str,
+        what: str,
+        remedy: str,
+    ) -> None:
+        low, high = bounds
+        slack = 1e-6 * (high - low)
+        outside = np.argwhere((values < low - slack) | (values > high + slack))
         if len(outside):
             task, generation = outside[0]
             raise ValueError(
-                f"task {tasks[task].id!r} got the reward {rewards[task, generation]:g}, outside "
-                f"reward_range=({self.low:g}, {self.high:g}). Declare the range that the weighted sum of "
-                "all reward functions can take."
+                f"task {tasks[task].id!r} got {what} {values[task, generation]:g}, outside "
+                f"{option}=({low:g}, {high:g}). {remedy}"
             )
+
+
+EVERY_SUM = "Declare the range that the weighted sum of all reward functions can take."
+
+
+def judge_in(function: RewardFunction) -> JudgedReward | None:
+    """The judged reward that a function is, or asks; None if there is none."""
+    asked = function.judge if isinstance(function, CosineLength) else function
+    return asked if isinstance(asked, JudgedReward) else None
+
+
+def _checked_range(option: str, bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = bounds
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"{option}={tuple(bounds)}; expected two finite numbers, low < high.")
+    return float(low), float(high)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

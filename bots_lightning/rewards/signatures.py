@@ -1,10 +1,33 @@
-"""Reward functions in verl's signature, called in TRL's."""
+"""Reward functions in TRL's signature or verl's, and what each is given.
+
+A function in TRL's signature is called once for many completions. It is given, by name, what its parameters name, or
+all of this if it takes `**columns`:
+
+| name             | one value for each completion                                                             |
+|------------------|-------------------------------------------------------------------------------------------|
+| `prompts`        | the task's prompt: a string, or a list of {role, content} messages                        |
+| `completions`    | the text without special tokens; `[{"role": "assistant", "content": text}]` for functions |
+|                  | whose annotation is a list of lists, as in `trl.rewards`, and inside of `ChatReward`      |
+| `completion_ids` | the tokens of the completion, its stop token included; not for judged rewards             |
+| `answer`         | the task's answer                                                                         |
+| `task_id`        | the task's id                                                                             |
+| `group`          | the task's group, "" without one                                                          |
+| any other name   | the column of that name, if all tasks of the batch have it                                |
+
+TRL passes `trainer_state`, `log_extra`, `log_metric` and `environments` too; here nobody has them, and a function that
+cannot go without is refused. It gives messages to every function where prompts are chats; here texts are the rule.
+
+A function in verl's signature is called once for each completion, see `VerlReward`.
+"""
 
 from __future__ import annotations
 
 import inspect
+import numbers
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from reprlib import repr as short
+from typing import Any, Protocol, runtime_checkable
 
 RewardFunction = Callable[..., Sequence[float | None]]
 
@@ -12,24 +35,105 @@ TRL = "f(prompts, completions, **columns) -> list[float | None]"
 VERL = "compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float | dict"
 VERL_NEEDS = {"solution_str", "ground_truth"}
 VERL_TAKES = VERL_NEEDS | {"data_source", "extra_info"}
+LISTS_OF_LISTS = re.compile(r"\b(list|sequence)\[[\w.]*\b(list|sequence)\[", re.IGNORECASE)
+
+
+class RewardFunctionError(ValueError):
+    """A reward function has raised something, or returned what is no reward; it is named."""
+
+
+@runtime_checkable
+class Array(Protocol):
+    """Numbers of numpy, torch, jax or pandas, or one of them."""
+
+    def tolist(self) -> Any:
+        """The same in Python's own types."""
 
 
 def adapted(function: Callable[..., Any]) -> RewardFunction:
-    """A function in TRL's signature as it is, one in verl's (told by its parameters' names) wrapped into TRL's.
+    """A function that the scorer can call: one in TRL's signature as it is, others wrapped into it.
+
+    Those in verl's signature are told by their parameters' names, those for chats by their annotation.
 
     Raises:
-        ValueError: it has neither signature.
+        ValueError: it has neither signature, or is a coroutine function.
     """
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        raise ValueError(f"reward function {name_of(function)} is a coroutine function. {NOT_AWAITED}")
     parameters = inspect.signature(function).parameters
     if set(parameters) >= VERL_NEEDS:
         return VerlReward(function)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if "completions" in parameters or open_ended:
+    if "completions" in parameters and LISTS_OF_LISTS.search(str(parameters["completions"].annotation)):
+        return ChatReward(function)
+    if "completions" in parameters or _open_ended(parameters):
         return function
     raise ValueError(
-        f"{_name(function)} takes {list(parameters)}; a reward function has the signature {TRL} (of TRL) or {VERL} "
-        "(of verl). Rename its parameters."
+        f"{name_of(function)} takes {list(parameters)}; a reward function has the signature {TRL} (of TRL) or {VERL} "
+        "(of verl). Rename its parameters; of a function that makes reward functions, name what it returns."
     )
+
+
+NOT_AWAITED = "Nobody awaits it: define it with `def`, and call asyncio.run(…) inside."
+
+
+def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that a function takes.
+
+    Raises:
+        RewardFunctionError: it needs others too.
+    """
+    parameters = inspect.signature(function).parameters
+    named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in arguments]
+    if missing:
+        raise RewardFunctionError(
+            f"reward function {name_of(function)} needs {', '.join(missing)}; it can be given "
+            f"{', '.join(sorted(arguments))}. Add a column of that name to all tasks, or give the parameter a default."
+        )
+    if _open_ended(parameters):
+        return arguments
+    return {p.name: arguments[p.name] for p in named if p.name in arguments}
+
+
+def plain(value: Any) -> Any:
+    """What a reward function returned, in Python's own types.
+
+    Raises:
+        TypeError: it is to be awaited.
+    """
+    if inspect.iscoroutine(value):
+        value.close()
+        raise TypeError(f"a coroutine. {NOT_AWAITED}")
+    return value.tolist() if isinstance(value, Array) else value
+
+
+def number(value: Any) -> float:
+    """One reward of a list.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    value = plain(value)
+    if not isinstance(value, numbers.Real):
+        raise TypeError(short(value))
+    return float(value)
+
+
+class ChatReward:
+    """Calls a function with completions as chats of one message, as TRL does where prompts are chats.
+
+    Args:
+        function: in TRL's signature; its completions are `[{"role": "assistant", "content": text}]`.
+    """
+
+    def __init__(self, function: RewardFunction) -> None:
+        self.function = function
+        self.__name__ = name_of(function)
+
+    def __call__(self, completions: Sequence[str], **columns: Any) -> Sequence[float | None]:
+        """Rewards of R completions."""
+        chats = [[{"role": "assistant", "content": text}] for text in completions]
+        return self.function(**accepted(self.function, {"completions": chats} | columns))
 
 
 class VerlReward:
@@ -44,10 +148,9 @@ class VerlReward:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         parameters = inspect.signature(function).parameters
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        self.takes = VERL_TAKES if open_ended else VERL_TAKES & set(parameters)
+        self.takes = VERL_TAKES if _open_ended(parameters) else VERL_TAKES & set(parameters)
         self.function = function
-        self.__name__ = _name(function)
+        self.__name__ = name_of(function)
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[str], answer: Sequence[str], **columns: Any
@@ -55,7 +158,7 @@ class VerlReward:
         """Rewards of R completions.
 
         Raises:
-            ValueError: the function returned something without a score.
+            RewardFunctionError: the function raised something, or returned something without a score; names the task.
         """
         rows = range(len(completions))
         absent = [None] * len(completions)
@@ -66,24 +169,38 @@ class VerlReward:
             "ground_truth": [_ground_truth(model, right) for model, right in zip(models, answer, strict=True)],
             "extra_info": columns.get("extra_info", absent),
         }
-        return [self._score({name: values[name][row] for name in self.takes}) for row in rows]
+        ids = columns.get("task_id", rows)
+        return [self._score({name: values[name][row] for name in self.takes}, ids[row]) for row in rows]
 
-    def _score(self, arguments: dict[str, Any]) -> float | None:
-        result = self.function(**arguments)
-        score = result.get("score") if isinstance(result, Mapping) else result
-        if score is None and result is not None:
-            raise ValueError(f'{self.__name__} returned {result!r}; expected a number, or a dictionary with "score".')
+    def _score(self, arguments: dict[str, Any], task_id: Any) -> float | None:
         try:
-            return None if score is None else float(score)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f'{self.__name__} returned {result!r}; expected a number, or a dictionary with "score".'
-            ) from error
+            result = self.function(**arguments)
+        except Exception as error:
+            raise raised(self, error, f"for task {task_id!r}") from error
+        score = result.get("score") if isinstance(result, Mapping) else result
+        try:
+            return None if result is None else number(score)
+        except TypeError as fault:
+            seen = fault if inspect.iscoroutine(result) else short(result)
+            raise RewardFunctionError(
+                f'reward function {self.__name__} returned {seen}; expected a number, or a dictionary with "score" '
+                f"(for task {task_id!r})."
+            ) from None
+
+
+def raised(function: Callable[..., Any], error: Exception, where: str) -> RewardFunctionError:
+    """That a function has failed, and for which tasks; to be raised from the error itself."""
+    return RewardFunctionError(f"reward function {name_of(function)} raised {type(error).__name__}: {error} {where}")
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Its own name; that of its class where it has none."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _open_ended(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _ground_truth(reward_model: Any, answer: str) -> Any:
     return reward_model.get("ground_truth", answer) if isinstance(reward_model, Mapping) else answer
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", type(function).__name__)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bots_lightning.rewards.calls import checked_scores, row_columns, shared_columns
 from bots_lightning.rewards.judged import JudgedReward, Outcomes
-from bots_lightning.rewards.scorer import Scorer
+from bots_lightning.rewards.scorer import Scorer, judge_in
 from bots_lightning.tasks import Task
 
 
@@ -73,11 +73,14 @@ class RewardStream:
                 self._thread = threading.Thread(target=self._judge_waiting, name="rewards", daemon=True)
                 self._thread.start()
 
-    def finish(self, completions: Sequence[str]) -> npt.NDArray[np.float64]:
+    def finish(
+        self, completions: Sequence[str], completion_ids: Sequence[list[int]] | None = None
+    ) -> npt.NDArray[np.float64]:
         """What each of the F functions says, unweighted; tasks that were not said to be completed are judged now.
 
         Args:
             completions: B·G texts, row b·G + j being completion j of task b.
+            completion_ids: their tokens, for functions that count those.
 
         Returns:
             (F, B, G) float, NaN where a function does not apply.
@@ -91,12 +94,13 @@ class RewardStream:
                 f"{len(completions)} completions of {len(self._tasks)} tasks; expected {generations} of each."
             )
         try:
-            self._call_others(completions)
+            self._call_others(completions, completion_ids)
             self.wait()
             if self._failure is not None:
                 raise self._failure
             rest = sorted(self._unjudged)
             self._judge(rest, [text for b in rest for text in completions[b * generations : (b + 1) * generations]])
+            self._count_others()
         finally:
             self.close()
         return self._scores
@@ -117,10 +121,17 @@ class RewardStream:
             self._closed = True
             self._waiting.clear()
 
-    def _call_others(self, completions: Sequence[str]) -> None:
+    def _call_others(self, completions: Sequence[str], completion_ids: Sequence[list[int]] | None) -> None:
         columns = row_columns(self._tasks, self._generations, self._names) if self._others else {}
+        columns |= {} if completion_ids is None else {"completion_ids": list(completion_ids)}
         for i, function in self._others:
             self._scores[i] = checked_scores(function, completions, columns).reshape(-1, self._generations)
+
+    def _count_others(self) -> None:
+        """Outcomes of judges that another function has asked."""
+        for _, function in self._others:
+            if (judge := judge_in(function)) is not None:
+                self.outcomes += judge.outcomes
 
     def _judge_waiting(self) -> None:
         """All that the thread does."""

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bots_lightning.rewards import JudgedReward, Outcomes, RewardFunction, Scorer, exact_match
+from bots_lightning.rewards import (
+    CosineLength,
+    JudgedReward,
+    Outcomes,
+    RewardFunction,
+    RewardStream,
+    Scorer,
+    exact_match,
+)
 from bots_lightning.tasks import Task
 
 NAN = float("nan")
@@ -208,3 +216,72 @@ def test_functions_in_verls_signature_are_called_as_they_expect() -> None:
     scorer = Scorer([compute_score])
     assert scorer.names == ["compute_score"]
     assert scorer(tasks, ["yes", "no"]).tolist() == [[1.0, 0.0]]
+
+
+# --- evidence -------------------------------------------------------------------------------------------------------
+
+
+def correctness(**_: Any) -> list[float | None]:
+    return [1.0, 0.0, None, 0.5]
+
+
+def style(**_: Any) -> list[float]:
+    return [0.2, 0.2, 0.2, 0.0]
+
+
+def evidence(**options: Any) -> Any:
+    scorer = Scorer([correctness, style], reward_range=(0.0, 1.2), **options)
+    scores = scorer.scores(TASKS, ["a", "b", "c", "d"])
+    return scorer.evidence(scores, scorer.combine(scores, TASKS), TASKS)
+
+
+@pytest.mark.parametrize("name", ["correctness", 0])
+def test_the_evidence_is_the_score_of_the_function_that_is_named(name: Any) -> None:
+    np.testing.assert_array_equal(evidence(evidence=name), [[1, 0], [NAN, 0.5]])
+
+
+def test_without_a_name_the_evidence_is_the_fraction_of_the_sum() -> None:
+    np.testing.assert_allclose(evidence(), [[1.2 / 1.2, 0.2 / 1.2], [0.2 / 1.2, 0.5 / 1.2]])
+
+
+def test_evidence_is_mapped_from_its_range() -> None:
+    found = evidence(evidence="correctness", evidence_range=(-1.0, 3.0))
+    np.testing.assert_allclose(found, [[2 / 4, 1 / 4], [NAN, 1.5 / 4]])
+
+
+def test_a_function_of_a_repeated_name_has_its_number() -> None:
+    scorer = Scorer([returning(0), returning(1)], reward_range=(0, 2), evidence="fixed-2")
+    scores = scorer.scores(TASKS[:1], ["a"])
+    assert scorer.evidence(scores, scores.sum(axis=0), TASKS[:1]) == [[1.0]]
+
+
+def test_evidence_out_of_its_range_names_function_and_task() -> None:
+    with pytest.raises(ValueError, match=r"task 'second' got style's score 0, outside evidence_range=\(0.1, 1\)"):
+        evidence(evidence=1, evidence_range=(0.1, 1.0))
+
+
+@pytest.mark.parametrize("name", ["correct", 2, -1, ""])
+def test_an_evidence_that_is_not_there_lists_what_there_is(name: Any) -> None:
+    message = rf"evidence={name!r} names none of reward_funcs; expected .* of 0: correctness, 1: style\."
+    with pytest.raises(ValueError, match=message):
+        evidence(evidence=name)
+
+
+def test_an_evidence_range_is_checked() -> None:
+    with pytest.raises(ValueError, match=r"evidence_range=\(1.0, 0.0\); expected two finite numbers, low < high"):
+        evidence(evidence=0, evidence_range=(1.0, 0.0))
+
+
+# --- judges inside of other functions -------------------------------------------------------------------------------
+
+
+def test_a_judge_that_another_function_asks_is_counted_and_closed() -> None:
+    judge = Judge()
+    scorer = Scorer([CosineLength(judge, max_characters=10)], reward_range=(-1.0, 1.0))
+    scorer(TASKS[:1], ["slow", "odd"])
+    assert scorer.outcomes == Outcomes(items=2, timeouts=1, errors=1)
+    stream = RewardStream(scorer, TASKS[:1], 2, lambda rows: [])
+    stream.finish(["slow", "slow"])
+    assert stream.outcomes == Outcomes(items=2, timeouts=2)
+    scorer.close()
+    assert judge.closed

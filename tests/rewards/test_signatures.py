@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bots_lightning.rewards import Scorer, exact_match
+from bots_lightning.rewards import ChatReward, RewardFunctionError, Scorer, exact_match
 from bots_lightning.rewards.answers import AnswerMatch
 from bots_lightning.rewards.signatures import adapted
 from bots_lightning.tasks import Task
@@ -112,3 +112,37 @@ def test_other_signatures_are_errors_that_name_both() -> None:
 def test_a_result_without_a_score_is_an_error(completion: str, seen: str) -> None:
     with pytest.raises(ValueError, match=rf'broken returned {seen}; expected a number, or a dictionary with "score"'):
         adapted(broken)(["?"], [completion], ["2"])
+
+
+# --- completions as messages ----------------------------------------------------------------------------------------
+
+
+def annotated(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
+    return [float((message["role"], message["content"]) == ("assistant", "yes")) for (message,) in completions]
+
+
+def bare(completions, **_: Any):
+    return [float(completion[0]["content"] == "yes") for completion in completions]
+
+
+class Annotated:
+    def __call__(self, prompts: list[Any], completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
+        return annotated(completions)
+
+
+def of_texts(completions: list[str], **_: Any) -> list[float]:
+    return [float(completion == "yes") for completion in completions]
+
+
+@pytest.mark.parametrize("function", [annotated, Annotated(), ChatReward(bare), of_texts])
+def test_functions_get_messages_if_they_say_so_and_texts_if_not(function: Any) -> None:
+    assert scores(function, "yes", "no", "no", "yes") == [1.0, 0.0, 0.0, 1.0]
+
+
+def test_a_function_for_messages_that_does_not_say_so_is_named_when_it_fails() -> None:
+    with pytest.raises(RewardFunctionError, match="reward function bare raised TypeError"):
+        scores(bare, "yes", "no", "no", "yes")
+
+
+def test_the_name_of_a_function_for_messages_is_kept() -> None:
+    assert Scorer([annotated, ChatReward(bare), Annotated()]).names == ["annotated", "bare", "Annotated"]
