@@ -22,6 +22,9 @@ class EffectiveTaskRatio(Callback):
     Logs `selection/effective_task_ratio`, its complement `frac_reward_zero_std`, split into `selection/solved_all` and
     `selection/solved_none`; and `selection/distinct_tasks`, `selection/effective_tasks`. If the pool has groups, also
     `selection/effective_task_ratio/<group>` for those that the step took tasks of.
+
+    The ratio is of the rewards: it tells which groups have a gradient. Where the module names its `evidence`,
+    `solved_all` and `solved_none` are of that function's scores: they tell what the belief sees.
     """
 
     def __init__(self) -> None:
@@ -54,14 +57,15 @@ class EffectiveTaskRatio(Callback):
         sums.index_add_(0, mine, torch.stack([mixed, torch.ones_like(mixed)], dim=1).float())
         totals: Any = pl_module.all_gather(sums)
         by_group = self._add(totals.reshape(-1, *sums.shape).sum(dim=0).tolist())
-        scorer: Any = pl_module.scorer
-        full = rewards.nan_to_num(nan=-torch.inf).amax(dim=1) >= scorer.high
+        evidence: torch.Tensor = outputs["evidence"]
+        equal = ~mixed_groups(evidence) & ~evidence.isnan().all(dim=1)
+        full = evidence.nan_to_num(nan=-torch.inf).amax(dim=1) >= 1
         ratio = mixed.float().mean()
         shares = {
             "selection/effective_task_ratio": ratio,
             "frac_reward_zero_std": 1 - ratio,
-            "selection/solved_all": (~mixed & full).float().mean(),
-            "selection/solved_none": (~mixed & ~full & ~rewards.isnan().all(dim=1)).float().mean(),
+            "selection/solved_all": (equal & full).float().mean(),
+            "selection/solved_none": (equal & ~full).float().mean(),
         }
         pl_module.log_dict(shares, batch_size=len(rewards), sync_dist=trainer.world_size > 1)
         counts = datamodule.selection_counts

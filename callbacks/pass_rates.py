@@ -27,8 +27,8 @@ class PassRateWriter(Callback):
     """Writes a table of pass rates, to be read by `bots_lightning.tasks.WithPassRates` as a reference column.
 
     Columns: `id`; `n`, the rollouts that were judged; `successes`, the sum of their rewards as fractions of the reward
-    range; `pass_rate`, their mean; `seed`; `model`. A task that was not tried, or of which no rollout was judged, has
-    the pass rate null.
+    range, or of the scores of the module's `evidence`; `pass_rate`, their mean; `seed`; `model`. A task that was not
+    tried, or of which no rollout was judged, has the pass rate null.
 
     Every batch is kept in a journal, so that a run that was killed goes on by the same command, on any number of ranks
     that share the folder, and ends with the table of an undisturbed run. A finished table is left as it is.
@@ -97,9 +97,8 @@ class PassRateWriter(Callback):
         """Adds a batch."""
         assert self._files is not None
         assert self._journal is not None
-        scorer: Any = pl_module.scorer
         rewards = outputs["rewards"].cpu().numpy()
-        counts = [_count(row) for row in scorer.fraction(rewards)]
+        counts = [_count(row) for row in outputs["evidence"].cpu().numpy()]
         kept = {} if self.completions is None else _kept(outputs["completions"], rewards)
         self._journal.append(batch.positions[0], outputs["task_ids"], counts, **kept)
         if self._bar is not None:
@@ -153,14 +152,16 @@ def _describe(trainer: Trainer, pl_module: LightningModule) -> Run:
     model, checkpoint = checkpoint_folder(module.pretrained), trainer.ckpt_path
     after = f" + {checkpoint} after {module.progress.iterations} iterations" if checkpoint else ""
     options = ("seed", "num_generations", "temperature", "max_prompt_length", "max_completion_length")
-    return {
+    scorer = module.scorer
+    evidence = {} if scorer.counted is None else {"evidence": [scorer.names[scorer.counted], *scorer.evidence_range]}
+    return evidence | {
         "model": f"{model}{after}",
         **{name: getattr(module, name) for name in (*options, "truncate_prompts")},
         "dtype": module.dtype_name,
         "precision": trainer.precision,
-        "reward_funcs": module.scorer.names,
-        "reward_weights": module.scorer.weights.tolist(),
-        "reward_range": [module.scorer.low, module.scorer.high],
+        "reward_funcs": scorer.names,
+        "reward_weights": scorer.weights.tolist(),
+        "reward_range": [scorer.low, scorer.high],
         "tasks": len(pool),
         "pool": _digest(pool),
     }

@@ -76,6 +76,7 @@ class Attempt:
         completions: R texts.
         scores: (F, B, G) float, what each reward function said.
         rewards: (B, G) float.
+        evidence: (B, G) float in [0, 1], how far each completion solves its task, see `Scorer.evidence`.
         outcomes: how the completions were judged.
     """
 
@@ -83,6 +84,7 @@ class Attempt:
     completions: list[str]
     scores: npt.NDArray[np.float64]
     rewards: npt.NDArray[np.float64]
+    evidence: npt.NDArray[np.float64]
     outcomes: Outcomes
 
 
@@ -94,6 +96,7 @@ class Sampled:
         tasks: of all rounds, one per group.
         completions: of all rounds, G per group.
         scores: (F, B, G) of each round, what each reward function said.
+        evidence: (B, G) of each round.
         rounds: the groups of each round.
         outcomes: how all completions were judged, where a reward function counts that.
     """
@@ -101,6 +104,7 @@ class Sampled:
     tasks: list[Task] = field(default_factory=list)
     completions: list[str] = field(default_factory=list)
     scores: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    evidence: list[npt.NDArray[np.float64]] = field(default_factory=list)
     rounds: list[Groups] = field(default_factory=list)
     outcomes: Outcomes = field(default_factory=Outcomes)
 
@@ -109,5 +113,6 @@ class Sampled:
         self.tasks += tasks
         self.completions += attempt.completions
         self.scores.append(attempt.scores)
+        self.evidence.append(attempt.evidence)
         self.rounds.append(groups)
         self.outcomes += attempt.outcomes

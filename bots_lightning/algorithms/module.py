@@ -76,6 +76,11 @@ class PolicyModule(LightningModule):
         reward_funcs: reward functions in TRL's signature, by dotted path in YAML.
         reward_weights: one per function; all 1 by default.
         reward_range: the smallest and largest weighted sum of rewards.
+        evidence: the reward function that says whether a task is solved, by its name or its place in `reward_funcs`:
+            its own scores, unweighted, are what beliefs count, and held-out scores, pass rates and the shares of
+            solved tasks are of them. What the policy learns from, and with it which groups have a gradient, is the
+            weighted sum all the same. None: that sum, mapped to [0, 1] by `reward_range`.
+        evidence_range: the smallest and largest score of that function.
         lora: trains low-rank adapters; None trains all weights.
         dtype: of the loaded weights.
         gradient_checkpointing: trade a second forward pass for the memory of the first one's activations.
@@ -96,6 +101,8 @@ class PolicyModule(LightningModule):
         reward_funcs: list[RewardFunction],
         reward_weights: list[float] | None = None,
         reward_range: tuple[float, float] = (0.0, 1.0),
+        evidence: int | str | None = None,
+        evidence_range: tuple[float, float] = (0.0, 1.0),
         lora: LoRA | None = None,
         dtype: Literal["float32", "bfloat16"] = "float32",
         gradient_checkpointing: bool = False,
@@ -118,7 +125,7 @@ class PolicyModule(LightningModule):
         self.strict_loading = False  # checkpoints leave frozen weights out; on_load_checkpoint checks the rest
         self.pretrained, self.lora, self.dtype_name = pretrained, lora, dtype
         self.gradient_checkpointing = gradient_checkpointing
-        self.scorer = Scorer(reward_funcs, reward_weights, reward_range)
+        self.scorer = Scorer(reward_funcs, reward_weights, reward_range, evidence, evidence_range)
         self.engine = engine or CompactEngine()
         self.num_generations = num_generations
         self.max_prompt_length, self.max_completion_length = max_prompt_length, max_completion_length
@@ -201,11 +208,11 @@ class PolicyModule(LightningModule):
         """Rolls out and scores held-out tasks; the same draws at every evaluation."""
         score = list(self._held_out.values())[dataloader_idx]
         seeds = [derive_seed(self.seed, EVALUATE, dataloader_idx, position) for position in batch.positions]
-        _, rewards = self._rollout_and_score(batch.tasks, self.eval_num_generations, seeds)
-        valid = np.isfinite(rewards)
+        _, _, evidence = self._rollout_and_score(batch.tasks, self.eval_num_generations, seeds)
+        valid = np.isfinite(evidence)
         with np.errstate(invalid="ignore"):
-            quality = np.where(valid, self.scorer.fraction(rewards), 0.0).sum(axis=1) / valid.sum(axis=1)
-        solved = (self.scorer.fraction(rewards) >= 1 - 1e-6).sum(axis=1)
+            quality = np.where(valid, evidence, 0.0).sum(axis=1) / valid.sum(axis=1)
+        solved = (evidence >= 1 - 1e-6).sum(axis=1)
         groups = [score.positions.get(task.group, -1) for task in batch.tasks]
         score.update(
             torch.as_tensor(quality, dtype=torch.float32, device=self.device),
@@ -271,18 +278,21 @@ class PolicyModule(LightningModule):
         self._whole.close()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Rolls out training tasks; `task_ids`, `rewards` (B, G) and `completions` for prediction writers."""
+        """Rolls out training tasks; for writers `task_ids`, `rewards` and `evidence` (B, G), and `completions`."""
         seeds = [derive_seed(self.seed, PREDICT, position) for position in batch.positions]
-        completions, rewards = self._rollout_and_score(batch.tasks, self.num_generations, seeds)
-        task_ids = [task.id for task in batch.tasks]
-        return {"task_ids": task_ids, "rewards": torch.as_tensor(rewards), "completions": completions}
+        completions, rewards, evidence = self._rollout_and_score(batch.tasks, self.num_generations, seeds)
+        numbers = {"rewards": torch.as_tensor(rewards), "evidence": torch.as_tensor(evidence)}
+        return {"task_ids": [task.id for task in batch.tasks], "completions": completions} | numbers
 
     def _rollout_and_score(
         self, tasks: list[Task], n: int, seeds: list[int]
-    ) -> tuple[list[str], npt.NDArray[np.float64]]:
-        rollouts = self.rollout(tasks, n, seeds)
-        completions = self.encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
-        return completions, self.scorer(tasks, completions)
+    ) -> tuple[list[str], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """B·n completions, their rewards (B, n) and the evidence of them (B, n)."""
+        tokens = self.rollout(tasks, n, seeds).completion_lists()
+        completions = self.encoder.decode_rows(tokens)
+        scores = self.scorer.scores(tasks, completions, tokens)
+        rewards = self.scorer.combine(scores, tasks)
+        return completions, rewards, self.scorer.evidence(scores, rewards, tasks)
 
     def teardown(self, stage: str) -> None:
         """Ends the processes of reward functions."""

@@ -80,7 +80,8 @@ class OnlineModule(SamplingModule):
 
         Returns:
             what callbacks read, on all B' groups rolled out, B' = B without dynamic sampling: `loss`; `tasks`;
-            `rewards` (B', G); `completions` (B'·G strings); `num_tokens`; `timings` in seconds: of each of `PHASES`,
+            `rewards` (B', G); `evidence` (B', G) in [0, 1], what the belief counts; `completions` (B'·G strings);
+            `finished` (B'·G) bool, False where one was cut; `num_tokens`; `timings` in seconds: of each of `PHASES`,
             `step` for all of them but `select`, and `ahead` for rolling out beside the last step.
         """
         self.clock = StepClock()
@@ -105,7 +106,9 @@ class OnlineModule(SamplingModule):
             "loss": torch.tensor(metrics["loss"]),
             "tasks": sampled.tasks,
             "rewards": everything.rewards,
+            "evidence": torch.as_tensor(np.concatenate(sampled.evidence), dtype=torch.float32, device=self.device),
             "completions": sampled.completions,
+            "finished": everything.rollouts.finished,
             "num_tokens": num_tokens,
             "timings": timings | {"step": sum(timings.values()) - timings["select"], "ahead": ahead},
         }

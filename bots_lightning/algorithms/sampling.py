@@ -61,8 +61,7 @@ class SamplingModule(DrawingModule):
         # Before the update: its thread pools stay busy for a while and would slow the belief down.
         tokens = attempt.rollouts.lengths.reshape(len(batch), -1).sum(dim=1).tolist()
         age = iteration - attempt.rollouts.policy_version
-        fractions = self.scorer.fraction(attempt.rewards)
-        evidence = Evidence.from_rewards(np.array(batch.indices), fractions, age)
+        evidence = Evidence.from_rewards(np.array(batch.indices), attempt.evidence, age)
         with self.clock.phase("sync"):
             self._datamodule.observe(evidence, dict(zip(batch.indices, tokens, strict=True)))
         self.clock.move(self._datamodule.observe_seconds, "sync", "observe")
@@ -76,10 +75,12 @@ class SamplingModule(DrawingModule):
             drawn = draw()
         with self.clock.phase("reward"):
             rollouts = drawn.rollouts.to(self.device)
-            completions = self.encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
-            scores = drawn.rewards.finish(completions)
+            tokens = rollouts.completion_lists()
+            completions = self.encoder.decode_rows(tokens)
+            scores = drawn.rewards.finish(completions, tokens)
             rewards = self.scorer.combine(scores, batch.tasks)
-        return Attempt(rollouts, completions, scores, rewards, drawn.rewards.outcomes)
+            evidence = self.scorer.evidence(scores, rewards, batch.tasks)
+        return Attempt(rollouts, completions, scores, rewards, evidence, drawn.rewards.outcomes)
 
     def staleness(self, sampled: Sampled, seconds: float) -> dict[str, float]:
         """Metrics of runs ahead: updates since the first round was sampled, and the seconds that took in all."""

@@ -67,6 +67,11 @@ class Rollouts:
         """(R,) tokens of each row, prompt included."""
         return self.prompt_mask.sum(dim=1) + self.lengths
 
+    def completion_lists(self) -> list[list[int]]:
+        """The completion tokens of each of the R rows, stop token included."""
+        ids, mask = self.completion_ids.cpu(), self.completion_mask.cpu()
+        return [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+
     def rows(self, rows: Tensor) -> Rollouts:
         """The given rows, trimmed to their longest prompt and completion."""
         prompt = int(self.prompt_mask[rows].sum(dim=1).max())

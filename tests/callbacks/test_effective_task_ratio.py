@@ -22,13 +22,13 @@ SOLVED, FAILED, MIXED, HALF = [1.0, 1.0], [0.0, 0.0], [0.0, 1.0], [0.5, 0.5]
 
 
 class Module:
-    """What the callback needs of a module: a device, a reward range, and somewhere to log."""
+    """What the callback needs of a module: a device, and somewhere to log; and the highest reward of its range."""
 
     device = torch.device("cpu")
 
     def __init__(self, high: float = 1.0, ranks: int = 1) -> None:
         self.ranks = ranks
-        self.scorer = SimpleNamespace(high=high)
+        self.high = high
         self.logged: dict[str, float] = {}
         self.synced: dict[str, bool] = {}
 
@@ -62,10 +62,12 @@ def step(
     module: Any = None,
     run: Any = None,
     groups: list[str] | None = None,
+    evidence: list[list[float]] | None = None,
 ) -> Any:
     module = module or Module()
     tasks = [SimpleNamespace(group=group) for group in groups or [""] * len(rewards)]
-    outputs = {"rewards": torch.tensor(rewards), "tasks": tasks}
+    counted = torch.tensor(rewards) / module.high if evidence is None else torch.tensor(evidence)
+    outputs = {"rewards": torch.tensor(rewards), "evidence": counted, "tasks": tasks}
     callback.on_train_batch_end(run or trainer([1]), module, outputs, None, 0)
     return module
 
@@ -88,6 +90,14 @@ def test_solved_means_the_highest_reward_of_the_declared_range() -> None:
     module = step(EffectiveTaskRatio(), [[2.0, 2.0], SOLVED, HALF], Module(high=2.0))
     assert module.logged["selection/solved_all"] == pytest.approx(1 / 3)
     assert module.logged["selection/solved_none"] == pytest.approx(2 / 3)
+
+
+def test_solved_is_told_by_the_evidence_and_a_gradient_by_the_rewards() -> None:
+    formatted, nan = [0.0, 0.2], math.nan
+    rewards, evidence = [formatted, formatted, [1.2, 1.2], [0.2, 0.2]], [FAILED, SOLVED, [1.0, nan], [nan, nan]]
+    module = step(EffectiveTaskRatio(), rewards, evidence=evidence)
+    shares = [module.logged[f"selection/{name}"] for name in ("effective_task_ratio", "solved_all", "solved_none")]
+    assert shares == pytest.approx([2 / 4, 2 / 4, 1 / 4])
 
 
 @given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=3, max_size=3), min_size=1, max_size=8))

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from bots_lightning.algorithms import GRPO
 from bots_lightning.beliefs import BetaBelief, ReferenceInterpolation
 from bots_lightning.data import TaskDataModule
+from bots_lightning.rewards import RewardFunctionError
 from bots_lightning.selection import ThompsonSelector, UniformSelector
 from bots_lightning.tasks import TaskPool, TaskSource
 from bots_lightning.tasks.pass_rates import WithPassRates
@@ -117,7 +118,7 @@ def test_a_run_that_failed_goes_on_with_the_batch_that_failed(tmp_path: Path, ch
 
     failing.__name__ = varied.__name__
     predict(tmp_path / "whole", checkpoint, reward=varied)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(RewardFunctionError, match=r"reward function varied raised ConnectionError: no judge is left"):
         predict(tmp_path / "failed", checkpoint, reward=failing)
     assert not (tmp_path / "failed" / "pass_rates.parquet").exists()
     assert predict(tmp_path / "failed", checkpoint, reward=failing) == [["c", "d"], ["e"]]
