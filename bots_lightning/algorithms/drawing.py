@@ -170,12 +170,13 @@ class DrawingModule(PolicyModule):
         return [_EndsAhead()] if self.max_staleness else []
 
     def on_fit_start(self) -> None:
-        """Refuses to roll out ahead where there is no whole policy to copy."""
+        """Refuses to roll out ahead where there is no whole policy to copy, and prompts that do not fit."""
         if self.max_staleness and divides_weights(self.trainer.strategy):
             raise ValueError(
                 "max_staleness=1 needs a copy of the policy, and under ZeRO-3 no rank holds it in whole. Use "
                 "configs/strategies/zero2.yaml, or set max_staleness=0."
             )
+        super().on_fit_start()
 
     def on_validation_epoch_start(self) -> None:
         """First waits for rollouts that are under way."""

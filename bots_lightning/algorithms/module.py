@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 
 from bots_lightning.algorithms.failures import together
 from bots_lightning.algorithms.policy import (
@@ -25,6 +26,7 @@ from bots_lightning.algorithms.policy import (
     load_policy,
     stop_token_ids,
 )
+from bots_lightning.algorithms.pools import check_answers, check_prompts
 from bots_lightning.data import TaskBatch, TaskDataModule
 from bots_lightning.evaluation import HeldOutScore
 from bots_lightning.rewards import RewardFunction, Scorer
@@ -39,7 +41,7 @@ from bots_lightning.rollouts import (
     load_tokenizer,
 )
 from bots_lightning.strategies import whole_model
-from bots_lightning.tasks import Task
+from bots_lightning.tasks import Task, TaskPool
 
 # Streams of randomness below one seed.
 TRAIN, EVALUATE, PREDICT, ADAPTERS, MINIBATCHES, CRITIC = range(6)
@@ -156,6 +158,40 @@ class PolicyModule(LightningModule):
             self.tokenizer.pad_token_id,
             self.temperature,
         )
+
+    def setup(self, stage: str) -> None:
+        """Refuses tasks whose answers no completion could match, before a model is loaded."""
+        check_answers(self._pools(), self.scorer, quiet=not self.trainer.is_global_zero)
+
+    def _pools(self) -> dict[str, TaskPool]:
+        """All that this run may roll out, by what errors call it."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(datamodule, TaskDataModule):
+            return {}  # `check_trainer` refuses it
+        function, training = self.trainer.state.fn, {"training": datamodule.require_pool()}
+        if function == TrainerFn.PREDICTING:
+            return training
+        return datamodule.eval_pools if function != TrainerFn.FITTING else training | datamodule.eval_pools
+
+    def _check_prompts(self) -> None:
+        check_prompts(self._pools(), self.encoder, quiet=not self.trainer.is_global_zero)
+
+    def on_fit_start(self) -> None:
+        """Refuses prompts that do not fit."""
+        self._check_prompts()
+
+    def on_validation_start(self) -> None:
+        """Refuses prompts that do not fit, where that is all of the run."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._check_prompts()
+
+    def on_test_start(self) -> None:
+        """Refuses prompts that do not fit."""
+        self._check_prompts()
+
+    def on_predict_start(self) -> None:
+        """Refuses prompts that do not fit."""
+        self._check_prompts()
 
     @property
     def _datamodule(self) -> TaskDataModule:

@@ -21,7 +21,6 @@ from bots_lightning.algorithms.step_metrics import StepClock, reward_metrics, ro
 from bots_lightning.data import TaskBatch
 from bots_lightning.rewards import Outcomes
 from bots_lightning.rollouts import Rollouts
-from bots_lightning.tasks import TaskPool
 
 
 class OnlineModule(SamplingModule):
@@ -68,12 +67,6 @@ class OnlineModule(SamplingModule):
         self._datamodule.selector.planned_selections = (
             None if optimizer_steps is None else optimizer_steps // self.optimizer_steps_per_iteration
         )
-        for pool in (self._datamodule.require_pool(), *self._datamodule.eval_pools.values()):
-            self._check_prompts(pool)
-
-    def _check_prompts(self, pool: TaskPool) -> None:
-        for task in (pool[i] for i in range(len(pool))):
-            self.encoder.encode([task.prompt], [task.id])
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
         """Rolls out, scores, updates the belief and the policy.

@@ -4,6 +4,7 @@ from bots_lightning.rewards.answers import AnswerMatch, after_thinking, last_tag
 from bots_lightning.rewards.code import CodeReward
 from bots_lightning.rewards.comparisons import same_data, same_normalised, same_text, share_of_cells
 from bots_lightning.rewards.functions import exact_match
+from bots_lightning.rewards.gradable import Gradable
 from bots_lightning.rewards.judged import JudgedReward, Outcomes, RewardPoolError
 from bots_lightning.rewards.maths import MathReward
 from bots_lightning.rewards.reasoning_gym import ReasoningGymReward
@@ -18,6 +19,7 @@ __all__ = [
     "CodeReward",
     "CosineLength",
     "FormatMatch",
+    "Gradable",
     "JudgedReward",
     "LengthPenalty",
     "MathReward",

@@ -99,6 +99,10 @@ class Scorer:
             self.outcomes += judge.outcomes
         return np.stack(scores).reshape(len(scores), len(tasks), generations)
 
+    def fault(self, task: Task) -> str | None:
+        """What is wrong with a task's answer, by the first judged reward that finds something; None if none does."""
+        return next((fault for judge in self.judges if (fault := judge.fault(task)) is not None), None)
+
     def close(self) -> None:
         """Ends the processes of reward functions that have some."""
         for judge in self.judges:

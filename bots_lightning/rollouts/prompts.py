@@ -11,6 +11,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bots_lightning.tasks.pool import Prompt
 from bots_lightning.tasks.prompts import prompt_tokens
 
+HELP = (
+    "Raise max_prompt_length, drop the task (of a source: FilteredTasks with PromptTokens), or set "
+    "truncate_prompts=true to keep the last tokens of long prompts."
+)
+
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint; one without a pad token gets its stop token as pad.
@@ -49,15 +54,21 @@ class PromptEncoder:
         """
         encoded = [prompt_tokens(self.tokenizer, prompt) for prompt in prompts]
         for task_id, tokens in zip(ids, encoded, strict=True):
-            if not tokens:
-                raise ValueError(f"the prompt of task {task_id!r} has no tokens; expected at least one.")
-            if len(tokens) > self.max_prompt_length and not self.truncate:
-                raise ValueError(
-                    f"the prompt of task {task_id!r} has {len(tokens)} tokens, max_prompt_length is "
-                    f"{self.max_prompt_length}. Raise max_prompt_length, drop the task, or set truncate_prompts=true "
-                    "to keep the last tokens of long prompts."
-                )
+            if fault := self._fault(tokens):
+                raise ValueError(f"the prompt of task {task_id!r} {fault}. {HELP}")
         return [tokens[-self.max_prompt_length :] for tokens in encoded]
+
+    def fault(self, prompt: Prompt) -> str | None:
+        """Why a prompt cannot be encoded; None if it can."""
+        fault = self._fault(prompt_tokens(self.tokenizer, prompt))
+        return f"the prompt {fault}" if fault else None
+
+    def _fault(self, tokens: list[int]) -> str | None:
+        if not tokens:
+            return "has no tokens, expected at least one"
+        if len(tokens) > self.max_prompt_length and not self.truncate:
+            return f"has {len(tokens)} tokens, max_prompt_length is {self.max_prompt_length}"
+        return None
 
     def decode(self, completion_ids: Tensor, completion_mask: Tensor) -> list[str]:
         """(R, T) completions as R strings, without special tokens."""

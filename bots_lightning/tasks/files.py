@@ -12,6 +12,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -41,7 +43,8 @@ class JsonlTasks(TableTasks):
             counts.append(len(rows) - before)
         names = dict.fromkeys(name for row in rows for name in row)
         columns: dict[str, Column] = {name: [row.get(name) for row in rows] for name in names}
-        return Rows(columns, len(rows), _place(files, counts, "line", numbers), Path(self.path).stem, "line")
+        place = _place(files, counts, "line", np.array(numbers))
+        return Rows(columns, len(rows), place, Path(self.path).stem, "line")
 
     def _read_file(self, file: Path, rows: list[dict[str, Any]], numbers: list[int]) -> None:
         """Appends a file's objects, up to `limit` in all, and the numbers of their lines."""
@@ -94,7 +97,9 @@ def find_files(path: str | Path, pattern: str) -> list[Path]:
     return files
 
 
-def _place(files: Sequence[Path], counts: Sequence[int], word: str, numbers: Sequence[int] | None = None) -> Place:
+def _place(
+    files: Sequence[Path], counts: Sequence[int], word: str, numbers: npt.NDArray[np.int64] | None = None
+) -> Place:
     """Names the file of a row and its number there; without numbers, rows count from 0 in each file."""
     ends = list(accumulate(counts))
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bots_lightning.tasks.arrays import stacked
-from bots_lightning.tasks.pool import TaskPool
+from bots_lightning.tasks.pool import TaskPool, places_of
 from bots_lightning.tasks.prompts import is_text
 from bots_lightning.tasks.source import TaskSource
 
@@ -39,7 +39,7 @@ class MixedTasks(TaskSource):
         _check_prompts(pools)
         table = stacked({f"the source {name!r}": _grouped(pool.table, name) for name, pool in pools.items()})
         references = dict.fromkeys(reference for pool in pools.values() for reference in pool.references)
-        return TaskPool(table, list(references), "+".join(pools))
+        return TaskPool(table, list(references), "+".join(pools), places_of(list(pools.values())))
 
 
 def _check_ids(pools: dict[str, TaskPool]) -> None:

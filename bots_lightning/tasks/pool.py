@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from bots_lightning.beliefs import TaskFeatures
-from bots_lightning.tasks.arrays import SLICE, numbers, stacked, values
+from bots_lightning.tasks.arrays import SLICE, Place, numbers, stacked, values
 from bots_lightning.tasks.checks import check_prompts, check_rates, check_unique
 from bots_lightning.tasks.columns import PoolColumns
 from bots_lightning.tasks.prompts import as_prompt, is_text
@@ -24,6 +26,7 @@ from bots_lightning.tasks.prompts import as_prompt, is_text
 Prompt = str | list[dict[str, str]]
 OWN_COLUMNS = ("id", "prompt", "answer", "group")
 MANY_CHUNKS = 1000  # beyond them, reading one row takes long
+TASKS_AT_A_TIME = 256  # that are Python objects while a pool is iterated; one may have megabytes of tests
 
 
 def task_id(prompt: Prompt, answer: str) -> str:
@@ -59,17 +62,21 @@ class TaskPool:
             if the tasks have groups `group` (string), and any further columns.
         references: names of numeric columns that hold the pass rates of reference models, null or NaN where unknown.
         name: for messages only.
+        place: names a row of the table as a person would find it: "tasks.jsonl, line 7".
 
     Raises:
         ValueError: a column is missing or of the wrong type, there is no task, a prompt is empty, an answer is null,
             an id appears twice, or a reference pass rate lies outside [0, 1].
     """
 
-    def __init__(self, table: pa.Table, references: Sequence[str] = (), name: str = "") -> None:
+    def __init__(
+        self, table: pa.Table, references: Sequence[str] = (), name: str = "", place: Place = "row {}".format
+    ) -> None:
         chunks = max((column.num_chunks for column in table.columns), default=0)
         self.table = table.combine_chunks() if chunks > MANY_CHUNKS else table
         self.references = tuple(references)
         self.name = name
+        self.place = place
         self._check()
 
     @classmethod
@@ -84,9 +91,12 @@ class TaskPool:
     def __getitem__(self, index: int) -> Task:
         if not 0 <= index < len(self):
             raise IndexError(f"task index {index}; the pool has {len(self)} tasks, counted from 0.")
-        row = {name: self.table[name][int(index)].as_py() for name in self.table.column_names}
-        own = {name: row.pop(name) or "" for name in OWN_COLUMNS if name in row}
-        return Task(**own | {"prompt": as_prompt(own["prompt"])}, columns=row)
+        return _task({name: self.table[name][int(index)].as_py() for name in self.table.column_names})
+
+    def __iter__(self) -> Iterator[Task]:
+        """All tasks, from first to last; faster than one by one."""
+        for start in range(0, len(self), TASKS_AT_A_TIME):
+            yield from map(_task, self.table.slice(start, TASKS_AT_A_TIME).to_pylist())
 
     @cached_property
     def ids(self) -> list[str]:
@@ -126,7 +136,7 @@ class TaskPool:
             ValueError: an id appears in both, or the columns do not fit.
         """
         table = stacked({"the pool": self.table, "the further tasks": more.table})
-        return TaskPool(table, self.references, self.name)
+        return TaskPool(table, self.references, self.name, places_of([self, more]))
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]], references: Sequence[str]) -> TaskPool:
         """A pool with further (or replaced) columns of N values; `references` are all of its reference columns.
@@ -141,18 +151,21 @@ class TaskPool:
             if name in table.column_names:
                 table = table.drop_columns([name])
             table = table.append_column(name, pa.array(column))
-        return TaskPool(table, references, self.name)
+        return TaskPool(table, references, self.name, self.place)
 
     def select(self, indices: Iterable[int]) -> TaskPool:
         """The pool of some of the tasks, in the order of their positions in `indices`."""
         chosen = np.asarray(list(indices), dtype=np.int64)
         if ((chosen < 0) | (chosen >= len(self))).any():
             raise IndexError(f"task indices {chosen.min()} to {chosen.max()}; the pool has {len(self)}, from 0.")
-        return TaskPool(self.table.take(pa.array(chosen)), self.references, self.name)
+        return TaskPool(
+            self.table.take(pa.array(chosen)), self.references, self.name, chosen_places(self.place, chosen)
+        )
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> TaskPool:
         """The pool of the tasks that are chosen (N,), in their order."""
-        return TaskPool(self.table.filter(pa.array(chosen)), self.references, self.name)
+        place = chosen_places(self.place, np.flatnonzero(chosen))
+        return TaskPool(self.table.filter(pa.array(chosen)), self.references, self.name, place)
 
     def _rates(self, name: str) -> npt.NDArray[np.float64]:
         """(N,) the pass rates of a reference column, NaN where unknown, the same bits for every NaN."""
@@ -172,10 +185,10 @@ class TaskPool:
         for name in ("id", "answer", "group"):
             if name in self.table.column_names:
                 self._check_strings(name, nullable=name == "group")
-        check_unique(self.table["id"], lambda row: f"row {row}")
-        check_prompts(self.table["prompt"], self._place)
+        check_unique(self.table["id"], self.place)
+        check_prompts(self.table["prompt"], self.named)
         for name in self.references:
-            check_rates(name, self.table[name], self._place)
+            check_rates(name, self.table[name], self.named)
 
     def _check_strings(self, name: str, nullable: bool) -> None:
         column = self.table[name]
@@ -183,8 +196,31 @@ class TaskPool:
             raise ValueError(f"column {name!r} has the type {column.type}; expected strings. Convert its values first.")
         if column.null_count and not nullable:
             row = next(row for row, value in enumerate(values(column)) if value is None)
-            place = f"row {row}" if name == "id" else self._place(row)
+            place = self.place(row) if name == "id" else self.named(row)
             raise ValueError(f"{place}: the {name} is null. Fill it in or remove the task.")
 
-    def _place(self, row: int) -> str:
-        return f"task {self.ids[row]!r} (row {row})"
+    def named(self, row: int) -> str:
+        """A task by its id and its place."""
+        return f"task {self.ids[row]!r} ({self.place(row)})"
+
+
+def chosen_places(place: Place, rows: npt.NDArray[np.int64]) -> Place:
+    """Where the tasks of a part lie: those of these (n,) rows of the whole."""
+    kept = rows.astype(np.min_scalar_type(int(rows.max(initial=0))))  # a pool may have millions
+    return lambda row: place(int(kept[row]))
+
+
+def places_of(pools: Sequence[TaskPool]) -> Place:
+    """Where the tasks of several pools lie, one pool after the other."""
+    ends, places = list(accumulate(map(len, pools))), [pool.place for pool in pools]
+
+    def place(row: int) -> str:
+        at = bisect_right(ends, row)
+        return places[at](row - (ends[at - 1] if at else 0))
+
+    return place
+
+
+def _task(row: dict[str, Any]) -> Task:
+    own = {name: row.pop(name) or "" for name in OWN_COLUMNS if name in row}
+    return Task(**own | {"prompt": as_prompt(own["prompt"])}, columns=row)

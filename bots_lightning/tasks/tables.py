@@ -11,13 +11,14 @@ from pathlib import Path
 from reprlib import repr as short
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from bots_lightning.tasks import prompts as shapes
 from bots_lightning.tasks.arrays import Column, Place, arrow, values
 from bots_lightning.tasks.checks import answer_texts, check_prompts, check_rates, check_unique, texts
 from bots_lightning.tasks.formats import Format, behind_mark, find, rates_of_counts, recognise
-from bots_lightning.tasks.pool import TaskPool, task_id
+from bots_lightning.tasks.pool import TaskPool, chosen_places, task_id
 from bots_lightning.tasks.source import TaskSource
 
 log = logging.getLogger(__name__)
@@ -126,14 +127,16 @@ class TableTasks(TaskSource):
             self._require(rows.columns, name, "columns")
         others = [name for name in rows.columns if self.columns is None or name in self.columns]
         table = pa.table(_arrow_columns(own, rows, [name for name in others if name not in unchanged - kind.rewritten]))
+        place = rows.place
         if self.drop_duplicates:
-            table = _first_of_each(table, str(self.path))
+            first = _first_of_each(table, str(self.path))
+            table, place = table.take(pa.array(first)), chosen_places(place, first)
         log.info(
             "%s: %d tasks in the format of %s; %s; references %s",
             *(self.path, table.num_rows, kind.name),
             *(", ".join(f"{role} from {name!r}" for role, name in roles.items()), references or "none"),
         )
-        return TaskPool(table, references, rows.name)
+        return TaskPool(table, references, rows.name, place)
 
     def _roles(self, kind: Format, columns: dict[str, Column]) -> dict[str, str]:
         """Which column is the prompt, the answer and, if there are such, the id and the group."""
@@ -201,12 +204,12 @@ def _column(rows: Rows, name: str) -> Column:
     return column
 
 
-def _first_of_each(table: pa.Table, path: str) -> pa.Table:
-    """The rows of a pool without those whose id has come before."""
+def _first_of_each(table: pa.Table, path: str) -> npt.NDArray[np.int64]:
+    """The rows of a pool but for those whose id has come before."""
     first = np.unique(np.array(table["id"].to_pylist()), return_index=True)[1]
     if len(first) < table.num_rows:
         log.info("%s: %d rows left out whose id had come before", path, table.num_rows - len(first))
-    return table.take(pa.array(np.sort(first)))
+    return np.sort(first)
 
 
 def _rates(kind: Format, references: list[str], rows: Rows) -> dict[str, Column]:

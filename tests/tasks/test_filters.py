@@ -9,6 +9,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from jsonargparse import ArgumentParser
 from tokenizers import Tokenizer
@@ -19,6 +21,9 @@ from transformers import PreTrainedTokenizerFast
 from bots_lightning.tasks import (
     FilteredTasks,
     Groups,
+    JsonlTasks,
+    MixedTasks,
+    ParquetTasks,
     PassRates,
     PromptCharacters,
     PromptTokens,
@@ -147,3 +152,35 @@ def test_filters_are_configured_by_class_path(tmp_path: Path) -> None:
     parser.add_argument("--source", type=TaskSource)
     source = parser.instantiate(parser.parse_args([f"--source={json.dumps(config)}"])).source
     assert [task.answer for task in source.load()] == ["a"]
+
+
+def test_tasks_keep_their_places_through_filters_mixtures_and_added_columns(tmp_path: Path) -> None:
+    files = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
+    for file, names in zip(files, ("abc", "def"), strict=True):
+        rows = [json.dumps({"id": name, "prompt": f"{name}?", "answer": "1"}) for name in (*names, names[0])]
+        file.write_text("\n\n".join(rows))  # lines 1, 3, 5, 7
+    table = tmp_path / "second.parquet"
+    pq.write_table(TaskPool.from_rows([{"id": n, "prompt": n * 3, "answer": "1"} for n in "xyz"]).table, table)
+    sources = {str(file): JsonlTasks(file, drop_duplicates=True) for file in files} | {"table": ParquetTasks(table)}
+    pool = MixedTasks(sources).load()
+    places = {
+        **dict(zip("abc", [f"{files[0]}, line {n}" for n in (1, 3, 5)], strict=True)),
+        **dict(zip("def", [f"{files[1]}, line {n}" for n in (1, 3, 5)], strict=True)),
+        **dict(zip("xyz", [f"{table}, row {n}" for n in range(3)], strict=True)),
+    }
+    pools = [
+        pool,
+        pool.select([7, 2, 5]),
+        pool.where(np.arange(9) % 2 == 1).where(np.arange(4) > 0),
+        pool.with_columns({"rate": [0.5] * 9}, ["rate"]),
+        pool.select([4]).extended(pool.select([8, 0])),
+    ]
+    for each in pools:
+        assert [each.place(row) for row in range(len(each))] == [places[name] for name in each.ids]
+    assert pool.named(4) == f"task 'e' ({files[1]}, line 3)"
+    assert TaskPool(pool.table).place(4) == "row 4"
+
+
+def test_a_pool_is_read_from_first_to_last_task() -> None:
+    pool = TaskPool.from_rows([{"id": f"t{i}", "prompt": f"{i}?", "answer": str(i), "level": i} for i in range(600)])
+    assert list(pool) == [pool[i] for i in range(600)]

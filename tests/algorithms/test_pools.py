@@ -1,0 +1,109 @@
+"""Tasks that a run could not use are all named before it starts, with the file and row that they came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning import Trainer
+
+from bots_lightning.algorithms import GRPO
+from bots_lightning.data import TaskDataModule
+from bots_lightning.rewards import CosineLength, Gradable, JudgedReward, exact_match
+from bots_lightning.selection import UniformSelector
+from bots_lightning.tasks import FilteredTasks, JsonlTasks, MixedTasks, PromptCharacters, Task
+
+
+class Numbers(JudgedReward):
+    """Answers must be whole numbers; counts what it is asked."""
+
+    asked = 0
+
+    def __call__(self, prompts: Any, completions: Any, answer: Any, **columns: Any) -> list[float | None]:
+        return [float(given == right) for given, right in zip(completions, answer, strict=True)]
+
+    def fault(self, task: Task) -> str | None:
+        Numbers.asked += 1
+        return None if task.answer.isdigit() else f"the answer {task.answer!r} is no number"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., JsonlTasks]:
+    """`write(name, **answers)`: a file of one task for each id, behind an empty line."""
+
+    def write(name: str, **answers: str) -> JsonlTasks:
+        rows = [{"id": name, "prompt": f"{name}?", "answer": answer} for name, answer in answers.items()]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n" + "\n".join(json.dumps(row) for row in rows))
+        return JsonlTasks(path)
+
+    return write
+
+
+def run(build: Any, trainer: Trainer, how: str, train: Any, heldout: Any = None, **options: Any) -> None:
+    module = build(GRPO, **{"reward_funcs": [Numbers()]} | options)
+    evaluation = {} if heldout is None else {"heldout": heldout}
+    getattr(trainer, how)(module, TaskDataModule(train, UniformSelector(), 2, evaluation))
+
+
+def test_every_faulty_answer_is_counted_and_the_first_are_shown_with_file_and_row(
+    build: Any, new_trainer: Any, write: Any
+) -> None:
+    train = write("train", a="1", b="x", c="y", d="2", e="z", f="u")
+    with pytest.raises(ValueError, match=r"^6 of 8 tasks cannot be graded, the first 5: ") as caught:
+        run(build, new_trainer(), "fit", train, write("held", g="v", h="w"))
+    message, at = str(caught.value), str(train.path)
+    assert f"task 'b' ({at}, line 3): the answer 'x' is no number; task 'c' ({at}, line 4)" in message
+    assert "held.jsonl, line 2): the answer 'v' is no number. Correct them, or leave them out" in message
+    assert "'w'" not in message
+
+
+@pytest.mark.parametrize(("how", "count"), [("validate", 1), ("test", 1), ("predict", 2)])
+def test_the_pools_that_are_rolled_out_are_checked(
+    build: Any, new_trainer: Any, write: Any, how: str, count: int
+) -> None:
+    with pytest.raises(ValueError, match=rf"^{count} of {3 - (count == 1)} tasks cannot be graded"):
+        run(build, new_trainer(), how, write("train", a="1", b="x", c="y"), write("held", g="v", h="2"))
+
+
+def test_a_judge_inside_of_another_reward_is_asked(build: Any, new_trainer: Any, write: Any) -> None:
+    inside = CosineLength(Numbers(), max_characters=10)
+    with pytest.raises(ValueError, match="1 of 2 tasks cannot be graded"):
+        run(build, new_trainer(), "fit", write("train", a="1", b="x"), reward_funcs=[exact_match, inside])
+
+
+def test_sound_pools_run_and_every_task_is_asked_about_once(build: Any, new_trainer: Any, write: Any) -> None:
+    before = Numbers.asked
+    trainer = new_trainer(limit_train_batches=1)
+    run(build, trainer, "fit", write("train", a="1", b="2"), write("held", c="3"))
+    assert trainer.lightning_module.progress.iterations == 1
+    assert Numbers.asked == before + 3
+
+
+def test_faulty_tasks_can_be_left_out(
+    build: Any, new_trainer: Any, write: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = write("train", a="1", b="x", c="2", d="y")
+    sound = FilteredTasks(train, [Gradable(Numbers())])
+    with caplog.at_level("INFO"):
+        assert sound.load().ids == ["a", "c"]
+    assert f"2 tasks cannot be graded and are left out: task 'b' ({train.path}, line 3): the answer 'x'" in caplog.text
+    assert "Gradable(Numbers) removed 2; 2 remain" in caplog.text
+    run(build, new_trainer(limit_train_batches=1), "fit", sound)
+
+
+def test_every_prompt_that_is_too_long_is_named_with_file_and_row(build: Any, new_trainer: Any, write: Any) -> None:
+    train = write("train", a="1", long="2", longer="3")
+    with pytest.raises(ValueError, match=r"^2 of 3 tasks cannot be rolled out: ") as caught:
+        run(build, new_trainer(), "fit", MixedTasks({"all": train}), max_prompt_length=4)
+    assert f"task 'long' ({train.path}, line 3): the prompt has 5 tokens, max_prompt_length is 4; task" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith("or set truncate_prompts=true to keep the last tokens of long prompts.")
+    for how in ("validate", "test", "predict"):
+        with pytest.raises(ValueError, match="cannot be rolled out"):
+            run(build, new_trainer(), how, train, train, max_prompt_length=4)
+    run(build, new_trainer(limit_train_batches=1), "fit", FilteredTasks(train, [PromptCharacters(6)]))
