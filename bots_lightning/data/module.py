@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ from bots_lightning.data.state import arrays_to_tensors, feed, stream_of, tensor
 from bots_lightning.rollouts.workload import Workload, equal_shares
 from bots_lightning.selection import TaskSelector
 from bots_lightning.tasks import Task, TaskPool, TaskSource
+from bots_lightning.tasks.contents import Contents
+
+log = logging.getLogger(__name__)
+
+NAMED = 3  # tasks in a log line
 
 
 @dataclass
@@ -275,21 +281,48 @@ class TaskDataModule(LightningDataModule):
             "added_tasks": {str(at): stream for at, stream in enumerate(self._added)},
             "drawn": self.drawn,
             "workload": self.workload.state_dict(),
+            "contents": vars(self.require_pool().contents).copy(),
         }
         return arrays_to_tensors(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues from a checkpoint of the same pool; evaluation and prediction need no selector and leave it."""
+        """Continues from a checkpoint of the same pool, or of one that differs in answers only.
+
+        Evaluation and prediction need no selector and leave it.
+        """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
         state = tensors_to_arrays(state_dict)
         for stream in list(state["added_tasks"].values())[len(self._added) :]:
             self.add_tasks(TaskPool(pa.ipc.open_stream(stream.tobytes()).read_all()))
+        self._accept_corrections(state)
         self.selector.load_state_dict(state["selector"])
         self.selection_counts = state["selection_counts"].copy()
         self.drawn, self._ahead = list(state["drawn"]), False
         if len(state["workload"]["tokens"]) == len(self.workload.tokens):  # else of another number of ranks
             self.workload.load_state_dict(state["workload"])
+
+    def _accept_corrections(self, state: dict[str, Any]) -> None:
+        """Takes a state of this pool before answers were corrected for one of this pool, and says what has changed.
+
+        Without an id column, a task's id is a hash of its answer too, and a pool's fingerprint one of all ids.
+        """
+        if "contents" not in state:
+            return  # an earlier version's: only the fingerprint tells
+        pool, selector, before = self.require_pool(), state["selector"], Contents(**state["contents"])
+        if len(before.answers) != len(pool):
+            return  # the selector refuses it
+        if pool.contents.is_correction_of(before):
+            selector["fingerprint"] = self.selector.fingerprint
+        changed = pool.contents.changed_answers(before)
+        if len(changed) and selector["fingerprint"] == self.selector.fingerprint and _rank() == 0:
+            named = ", ".join(map(pool.named, changed[:NAMED].tolist())) + (", …" if len(changed) > NAMED else "")
+            log.warning(
+                "%d answers are not those of the checkpoint: %s. The run goes on with the new ones; what the selector "
+                "has counted of these tasks stays until they are rolled out again.",
+                len(changed),
+                named,
+            )
 
 
 def _world_size() -> int:

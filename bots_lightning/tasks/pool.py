@@ -21,6 +21,7 @@ from bots_lightning.beliefs import TaskFeatures
 from bots_lightning.tasks.arrays import SLICE, Place, numbers, stacked, values
 from bots_lightning.tasks.checks import check_prompts, check_rates, check_unique
 from bots_lightning.tasks.columns import PoolColumns
+from bots_lightning.tasks.contents import Contents
 from bots_lightning.tasks.prompts import as_prompt, is_text
 
 Prompt = str | list[dict[str, str]]
@@ -123,6 +124,11 @@ class TaskPool:
         for name in self.references:
             digest.update(self._rates(name).astype("<f8").tobytes())
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What prompts, answers and pass rates are, in hashes; about a second for a million tasks."""
+        return Contents.of(self.table, self.references)
 
     def features(self) -> TaskFeatures:
         """What beliefs and selectors may know of the tasks; columns are read when they are asked for."""
