@@ -10,6 +10,7 @@ from bots_lightning.rewards.comparisons import same_normalised
 
 # (given, expected) -> how good the given answer is, from 0 (or False) to 1 (or True).
 Comparison = Callable[[str, str], float]
+THOUGHT = re.compile(r"[<\[](?P<end>/?)(?:think|thinking|thought|reasoning|THINK)[>\]]")
 
 
 def last_tagged(text: str, tag: str) -> str | None:
@@ -20,8 +21,14 @@ def last_tagged(text: str, tag: str) -> str | None:
 
 
 def after_thinking(text: str) -> str:
-    """What follows the last `</think>`, white space around it aside; the whole text if there is none."""
-    return text.rpartition("</think>")[2].strip()
+    """What follows the last thought (`<think>…</think>`, `[THINK]…[/THINK]`), white space around it aside.
+
+    The whole text if nobody thinks; nothing if a thought has begun and not ended. The beginning may stand in the prompt.
+    """
+    marks = list(THOUGHT.finditer(text))
+    if not marks:
+        return text.strip()
+    return text[marks[-1].end() :].strip() if marks[-1]["end"] else ""
 
 
 class AnswerMatch:
@@ -30,7 +37,7 @@ class AnswerMatch:
     Args:
         compare: judges (given, expected); `same_text`, `same_normalised`, `same_data` and `share_of_cells` of
             `rewards.comparisons` come with the package.
-        tag: the answer stands in the last `<tag>…</tag>`. None: it is what follows `</think>`, or the whole completion.
+        tag: the answer stands in the last `<tag>…</tag>` behind all thoughts. None: it is all that follows the thoughts.
         required: a completion without the tag has no answer and gets 0. Otherwise it is read as if `tag` were None.
 
     Raises:
@@ -56,7 +63,6 @@ class AnswerMatch:
 
     def given(self, completion: str) -> str | None:
         """The answer that a completion gives; None if it gives none."""
-        tagged = None if self.tag is None else last_tagged(completion, self.tag)
-        if tagged is None and (self.tag is None or not self.required):
-            return after_thinking(completion)
-        return tagged
+        text = after_thinking(completion)
+        tagged = None if self.tag is None else last_tagged(text, self.tag)
+        return text if tagged is None and (self.tag is None or not self.required) else tagged

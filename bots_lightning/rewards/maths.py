@@ -10,16 +10,16 @@ from importlib.util import find_spec
 from typing import Any
 
 from bots_lightning.rewards.judged import JudgedReward, Outcomes
-from bots_lightning.rewards.maths_answers import stated_answer
+from bots_lightning.rewards.maths_answers import Extraction, stated_answer
 from bots_lightning.rewards.maths_forms import balanced
 from bots_lightning.rewards.maths_typography import tidy
 from bots_lightning.rewards.workers import Verdict, WorkerPool
 
 log = logging.getLogger(__name__)
 
-JUDGE = "bots_lightning.rewards.maths_judge:judge"
+GRADER = "bots_lightning.rewards.maths_grader:grade"
 # Formulas that make a worker load what the first formula takes: parser, sympy, simplification.
-REHEARSAL = (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}", False)
+REHEARSAL = (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}", "boxed")
 LONGEST_ANSWER = 1000
 
 
@@ -45,7 +45,7 @@ class MathReward(JudgedReward):
         self,
         timeout_seconds: float = 2.0,
         num_workers: int | None = None,
-        require_boxed: bool = False,
+        extraction: Extraction = "flexible",
         max_characters: int = 20_000,
         memory_bytes: int | None = 4 * 2**30,
     ) -> None:
@@ -56,10 +56,10 @@ class MathReward(JudgedReward):
             )
         if max_characters < 1:
             raise ValueError(f"max_characters={max_characters}; expected at least 1.")
-        self.require_boxed = require_boxed
+        self.extraction = extraction
         self.max_characters = max_characters
         self._pool = WorkerPool(
-            JUDGE, timeout_seconds, num_workers, rehearsal=[_item(*REHEARSAL)], memory_bytes=memory_bytes
+            GRADER, timeout_seconds, num_workers, rehearsal=[_item(*REHEARSAL)], memory_bytes=memory_bytes
         )
         self._error_logged = False
 
@@ -75,7 +75,7 @@ class MathReward(JudgedReward):
         task_ids: Sequence[Any] = columns.get("task_id") or range(len(answer))
         golds = {text: gold_answer(text, task_id) for text, task_id in zip(answer, task_ids, strict=True)}
         ends = [completion[-self.max_characters :] for completion in completions]
-        items = [_item(end, golds[text], self.require_boxed) for end, text in zip(ends, answer, strict=True)]
+        items = [_item(end, golds[text], self.extraction) for end, text in zip(ends, answer, strict=True)]
         verdicts = self._pool.map(items)
         self._log_first_error(verdicts, task_ids)
         outcomes = [verdict.outcome for verdict in verdicts]
@@ -118,6 +118,6 @@ def gold_answer(text: str, task_id: Any) -> str:
     )
 
 
-def _item(completion: str, gold: str, require_boxed: bool) -> tuple[str, str, bool]:
-    """What a worker gets: the fields of `maths_judge.Item`, which only a worker can import."""
-    return completion, gold, require_boxed
+def _item(completion: str, gold: str, extraction: Extraction) -> tuple[str, str, Extraction]:
+    """What a worker gets, see `maths_grader.grade`, which only a worker imports."""
+    return completion, gold, extraction

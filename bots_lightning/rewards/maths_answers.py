@@ -1,111 +1,170 @@
 r"""Where a completion, or a worked solution, states its final answer.
 
-In this order: the last `\boxed{}`; the last line that begins with `####`; the last `<answer>…</answer>`; a last line
-`A: …`; the last "answer is …" or "Answer: …". Where nothing marks an answer, the last number or formula counts, as is
-usual in the field, but only if the text has come to an end: one that breaks off in a sentence, a formula or a block of
-code has no answer yet.
+What does not belong to the answer to this task is cut off first: thoughts, later turns, and the next task that a model
+invents when it does not stop. Of what remains, the first row that applies decides, at its last place in the text:
 
-What follows the end of a turn, or an answer and a line such as `Question:`, is no longer about this task: models that
-were not taught to stop invent the next one.
+    mark                                      ends with                     states
+    \boxed{…}, \fbox{…}                       its brace                     all of it, with the boxes beside it
+    #### …                                    the line                      its claim
+    <answer>…</answer>, "answer": …           its tag, its quotation mark   its claim
+    A: …, at the end                          the line                      its claim
+    the answer is …, Answer: …, Result: …     the sentence, or "because"    its claim
+    none: a completion of one value           the text                      that value
+    none: the last sentence with a value      the sentence                  its claim's last value
+
+The claim of a sentence is what follows its last "is", "equals", "gives", ":", or "="; without words it counts as it
+stands, with words its first value. A value is a formula in dollar signs or a number; values that commas, operations or
+"and" join are one, and so no single answer. A value that is denied or hedged ("not 18", "at most 18", "18 or so") is none.
+The last two rows take only values in which nothing is left to compute, and the last one only the values of a text that
+has come to an end: one that breaks off in a sentence, a formula or a block of code has no answer yet.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import Literal
 
-from bots_lightning.rewards.maths_typography import tidy
+from bots_lightning.rewards.answers import after_thinking
+from bots_lightning.rewards.maths_typography import plain
 
-# A completion without any mark that is no longer than this is the answer itself.
-BARE_ANSWER = 60
-# How far after a mark the answer may reach, and how far back the last number is looked for.
-SPAN, TAIL = 400, 1500
+Extraction = Literal["boxed", "strict", "flexible"]
 
-BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w\\])")
-BETWEEN_BOXES = re.compile(r"[\s$.,;]*(?:\\[)\]])?[\s$.,;]*(?:\b(?:and|or)\b)?[\s$,;]*(?:\\[(\[])?[\s$]*")
-HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)", re.MULTILINE)
-TAGGED = re.compile(r"<answer>\s*([^<>]*?)\s*</answer>")
-# Calculator notes of GSM8K, and marks of turns.
-NO_TEXT = re.compile(r"<<[^<>\n]*>>|<\|[a-z_]{1,30}\|>|</s>")
+# Characters: of a completion that is a value and nothing else, of what may follow a mark, of the end with the last value.
+BARE, SPAN, TAIL = 60, 400, 1500
+# A formula is one character of Unicode's private use area while sentences are read.
+FIRST, FORMULAS = 0xE000, 6000
+F = rf"[{chr(FIRST)}-{chr(FIRST + FORMULAS)}]"
+
 END_OF_TURN = re.compile(r"<\|(?:im_end|eot_id|endoftext|end_of_text|end)\|>|</s>")
 NEXT_TASK = re.compile(
     r"^[ \t]*(?:#+[ \t]*|\*\*)?(?:Question|Q|Problem|Exercise|Human|User|Instruction)(?:\*\*)?[ \t]*:", re.MULTILINE
 )
-ANSWER_IS = re.compile(
-    r"(?:^[\s#>-]*|\b(?:the|final|correct|our|my)\s+)(?:answers?|(?<=correct )(?:option|choice))\b"
-    r"(?:(?!\s+(?:as|by|with|from)\b)[^.\d\n:=$\\]{0,80}?\s(?:is|are|was|would be|will be|should be|equals)\b\s*:?"
-    r"|(?:\s*\([^)\n]{0,40}\)|\s+(?:to|for|in)\s[^.\d\n:=$\\]{1,60}?)?\s*[:=])\s*",
-    re.IGNORECASE | re.MULTILINE,
+# Calculator notes of GSM8K, marks of turns, and emphasis.
+NO_TEXT = re.compile(r"<<[^<>\n]*>>|<\|[a-z_]{1,30}\|>|</s>|[\uE000-\uF8FF]")
+EMPHASIS = re.compile(r"\*\*|__|`")
+
+BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w\\])")
+BETWEEN_BOXES = re.compile(
+    r"(?:[\s$.,;&]|\\[()\[\]\\ ,;:!]|\\q?quad|\\(?:text|mbox|mathrm)\s*\{\s*(?:and|or|,)\s*\}|\b(?:and|or)\b"
+    r"|[A-Za-z](?:_\w)?\s*=|(?<=\n)\s*(?:\d+[.)]|[-*])\s)*"
 )
-ANSWER_HEADING = re.compile(r"^[ \t#]*(?:the\s+)?(?:final\s+)?answer[ \t]*\n\s*(?=\S)", re.IGNORECASE | re.MULTILINE)
-LAST_A = re.compile(r"(?:^|\n)[ \t]*A:[ \t]*(\S[^\n]*)\s*$")
-DENIAL = re.compile(r"(?:not|n't|incorrect|correct|wrong|right)\b", re.IGNORECASE)
+
+NOUN = r"(?:answers?|ans|result|(?<=correct )(?:option|choice)|réponse|respuesta|antwort|risposta|resposta|ответ|答案|答え|답)"
+IS = r"(?:is|are|was|would be|will be|should be|equals|est|es|ist|è|é)"
+DETERMINER = r"(?:the|final|correct|our|my|la|die|der|sua|a)"
+VERIFIED = r"(?!\s*(?:correct|right|wrong|incorrect|reasonable|as follows)\b)"
+MARKS = [
+    re.compile(pattern, flags)
+    for pattern, flags in (
+        (
+            r"(?<!#)####(?!#)[ \t]*(?!(?:step|case|part|solution|explanation)\b)(?:(?:final\s+)?answer[ \t]*\n)?:?"
+            r"(?P<span>[^\n]*\S[^\n]*)",
+            re.IGNORECASE,
+        ),
+        (r"<answer>(?P<span>(?:(?!<answer>).)*?)</answer>", re.DOTALL),
+        (r'"answer"\s*:\s*"?(?P<span>[^"{}]*)', re.NOFLAG),
+        (r"(?:^|\n)[ \t]*A:[ \t]*(?P<span>\S[^\n]*)\s*$", re.NOFLAG),
+        (
+            rf"(?:(?:^[\s#>]*(?:final\s+)?|\b{DETERMINER}\s+){NOUN}\b"
+            rf"(?:(?!\s+(?:as|by|with|from)\b)[^.\d\n:=$\\]{{0,80}}?\s{IS}\b{VERIFIED}\s*:?"
+            r"|(?:\s*\([^)\n]{0,40}\)|\s+(?:to|for|in)\s[^.\d\n:=$\\]{1,60}?)?\s*[:=])"
+            r"|^[ \t#]*(?:the\s+)?(?:final\s+)?answer[ \t]*\n)"
+            rf"(?=(?P<span>.{{0,{SPAN}}}))",
+            re.IGNORECASE | re.MULTILINE | re.DOTALL,
+        ),
+        (r"\b(?i:option|choice)\s+(?P<span>\(?[A-J]\)?)\s+is\s+(?:correct|right|the\s)", re.NOFLAG),
+    )
+]
+# "Answer: Janet eats three eggs and …" opens a solution.
+OPENS_A_SOLUTION = re.compile(rf"[:=]\s*[^{chr(FIRST)}-{chr(FIRST + FORMULAS)}]{{{BARE},}}", re.DOTALL)
 
 FORMULA = re.compile(
     r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?<!\\)\$(?P<d>[^$\n]+?)(?<!\\)\$", re.DOTALL
 )
-PERCENT = re.compile(r"\s*(?:\\?%|percent\b)")
+NO_WORDS = re.compile(
+    r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+"
+    r"|(?<![A-Za-z])(?:[Oo]ption|[Cc]hoice|sin|cos|tan|log|sqrt|arcsin|arccos|arctan|mod|gcd|pi)\b"
+)
+WORD = re.compile(r"[A-Za-zÀ-ÿЀ-ӿ]{2,}|[\u3040-\u30ff\u4e00-\u9fff]")
+COMMAND = re.compile(r"\\[^$%]|[π√∞]")
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
-NUMBER = re.compile(
-    rf"(?<![A-Za-z\d.,_^])(?:(?<![\d)\]}}])[-−])?\s?(?:\\?[$€£])?[-−]?"
+NUMBER = (
+    r"(?<![A-Za-z\d.,_^])(?:(?<![\d)\]}])[-−])?\s?(?:\\?[$€£])?[-−]?"
     rf"(?:\d+\s+\d+/\d+|\d+(?::\d+)+|{DIGITS}(?:\s*/\s*\d+(?!\d))?)"
     r"(?:\s*(?:\\?%|(?:percent|thousand|million|billion|[aApP]\.?[mM])\b))?"
 )
-NUMBER_AND_WORDS = re.compile(rf"\s*({NUMBER.pattern})(?:\s+[A-Za-z][A-Za-z\s.'’,/-]*)?[\s.]*")
-SENTENCE_END = re.compile(r"(?<!\\)[.!?]+(?=\s|$)|\n")
-REASON = re.compile(r",?\s(?:because|since|as|which|where|so)\s", re.IGNORECASE)
-WORD = re.compile(
-    r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|sqrt|arcsin|arccos|arctan|mod|gcd)\b)[A-Za-z]{2,}|[\u3040-\u30ff\u4e00-\u9fff]"
+VALUE = rf"(?:{F}(?:\s*(?:\\?%|percent\b))?|{NUMBER})"
+JOINED = r"(?:\s*(?:[A-Za-z]+\s*)?,?\s*(?:\b(?:and|or|to)\b|&)\s*|[\s,;:=+*/^()×·÷−-]+)"
+VALUES = re.compile(rf"{VALUE}(?:{JOINED}{VALUE})*")
+ONE_VALUE = re.compile(
+    rf"[\s=#]*(?P<value>{NUMBER})(?:\s+(?!(?:is|are|was|equals)\b)[A-Za-z][A-Za-z'’/-]*){{0,5}}[\s.!]*"
 )
-COMMAND = re.compile(r"\\[^$%]")
-TOGETHER = re.compile(r"\s*(?:[A-Za-z]+\s*)?,?\s*(?:and|or|to)\s*")
-TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname)\s*\{[^{}]*\}")
-NOT = re.compile(r"\bnot\s*$")
+CHOICE = re.compile(r"(?:(?i:option|choice)\s+)?\(?[A-J](?:[).:]|$)")
+
+SENTENCE_END = re.compile(r"(?<!\\)[.!?]+(?=\s|$)|。|\n")
+REASON = re.compile(r",?\s(?:because|since|as|which|where|so)\s|,\s*(?:but|not)\s", re.IGNORECASE)
+COPULA = re.compile(
+    r"\b(?:is|are|was|were|be|equals?|gives?|makes?|hence|thus|therefore)\b(?:\s+equal\s+to\b)?|:(?!\d)|[=是]",
+    re.IGNORECASE,
+)
+CONTRAST = re.compile(r".*\bnot\b.*?\bbut\b", re.DOTALL)
+DENIED = re.compile(r"\b(?:not|never|neither|cannot|wrong|incorrect|false|unless|whether|if|nicht|pas|не)\b|n't\b", re.IGNORECASE)
+HEDGED_BEFORE = re.compile(
+    r"(?:\b(?:less|fewer|more|greater|larger|smaller|higher|lower) than|\bat (?:most|least)|\bup to|\bbetween|\beither"
+    r"|\b(?:one|any|some) of|\b(?:under|over|below|above|maybe|perhaps|possibly|exceeds?))\W*$",
+    re.IGNORECASE,
+)
+HEDGED_BEHIND = re.compile(r"\W*\bor\b|.*\botherwise\b|\?", re.IGNORECASE)
+OPERATION = re.compile(r"[+*×·÷]|\\(?:times(?!\s*10\^)|cdot|div|pm)(?![A-Za-z])|(?<=[\w)}\]])\s*[-−]")
+EQUALS, CONNECTED = re.compile(r"(?<![<>\\])="), re.compile(r",|\b(?:and|or)\b")
 # How a text ends that has come to an end: with a sentence, a formula, a block or a number.
-ENDING = re.compile(r"(?<!\.\.)(?<!…)[\d.!?。)\]}$*`\"'”%°]$")
+ENDING = re.compile(rf"(?<!\.\.)(?:[\d.!?。)\]}}$*`\"'”%°]|{F})$")
+# Programs, and the fences of what they print.
+CODE = re.compile(r"^```(?!output|text)\w+\n.*?^```$|^```\w*$", re.MULTILINE | re.DOTALL)
 BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 
 
-def final_answer(completion: str, require_boxed: bool = False) -> str | None:
-    r"""The answer of a model's completion, None if it gives none.
+def final_answer(completion: str, extraction: Extraction = "flexible") -> str | None:
+    """The answer of a model's completion, None if it gives none.
 
-    Text before the last `</think>` is not read, and a thought that has not ended has no answer.
+    Args:
+        completion: in full; an end of thought without a beginning is the end of one.
+        extraction: which rows of the table count: "boxed" the first, "strict" those with a mark, "flexible" all.
     """
-    completion = NO_TEXT.sub("", _first_turn(completion))
-    if "</think>" in completion:
-        completion = completion.rpartition("</think>")[2]
-    elif "<think>" in completion:
-        return None
-    completion = _first_task(completion)
-    if require_boxed or BOX.search(completion):
-        return _boxed(completion)
-    return _marked(completion) or _last(completion)
+    text = _this_task(after_thinking(NO_TEXT.sub("", _first_turn(plain(completion)))))
+    if extraction == "boxed" or BOX.search(text):
+        return _boxed(text)
+    sentences = Sentences(text)
+    marked, answer = sentences.marked()
+    return answer if marked or extraction == "strict" else sentences.last_value()
+
+
+def stated_answer(text: str) -> str | None:
+    """The marked answer of a worked solution; a text of one line without marks is the answer itself."""
+    text = NO_TEXT.sub("", plain(text)).strip()
+    if BOX.search(text):
+        return _boxed(text)
+    marked, answer = Sentences(text).marked()
+    several_lines = "\n" in text and "\\begin" not in text
+    return answer if marked else None if several_lines else text or None
 
 
 def _first_turn(completion: str) -> str:
     return next((turn for turn in END_OF_TURN.split(completion) if turn.strip()), "")
 
 
-def _first_task(text: str) -> str:
+def _this_task(text: str) -> str:
     """The text before the first line that opens another task, if it has marked an answer by then."""
     for opening in NEXT_TASK.finditer(text):
         before = text[: opening.start()]
-        if (_boxed(before) if BOX.search(before) else _marked(before)) is not None:
+        if (_boxed(before) if BOX.search(before) else Sentences(before).marked()[1]) is not None:
             return before
     return text
 
 
-def stated_answer(text: str) -> str | None:
-    """The marked answer of a worked solution; a text of one line without marks is the answer itself."""
-    text = NO_TEXT.sub("", text).strip()
-    if BOX.search(text):
-        return _boxed(text)
-    several_lines = "\n" in text and "\\begin" not in text
-    return _marked(text) or (None if several_lines else text or None)
-
-
 def _boxed(text: str) -> str | None:
-    r"""What the last box holds, with its neighbours if only commas, "and" or "or" stand between them.
+    r"""What the last box holds, with its neighbours if nothing but separators stands between them.
 
     An empty box, as in instructions, is none. If the last one does not close, the text broke off in its answer.
     """
@@ -147,111 +206,100 @@ def _closing_brace(text: str, opening: int) -> int:
     return 0
 
 
-def _marked(text: str) -> str | None:
-    """The answer after the last mark that has one."""
-    for pattern in (HASHES, TAGGED):
-        if given := pattern.findall(text):
-            return given[-1]
-    if last := LAST_A.search(text):
-        return last.group(1)
-    plain = text.replace("**", "").replace("__", "")
-    marks = [*ANSWER_IS.finditer(plain), *ANSWER_HEADING.finditer(plain)]
-    for mark in sorted(marks, key=lambda mark: mark.end(), reverse=True):
-        span = plain[mark.end() : mark.end() + SPAN]
-        if not span.strip():
-            return None  # it broke off before the answer
-        if not DENIAL.match(span) and (answer := _of_span(span, mark.group().rstrip()[-1] == ":")):
-            return answer
-    return None
+class Sentences:
+    """A text in which each formula is one character, so that its sentences can be read as such."""
 
+    def __init__(self, text: str) -> None:
+        self.formulas: list[str] = []
+        self.source = text
+        self.text = self._masked(text)
 
-def _of_span(span: str, after_colon: bool) -> str | None:
-    """The answer at the beginning of what follows a mark."""
-    if (formula := FORMULA.match(span.lstrip())) and _is_formula(formula):
-        return _run_of(span.lstrip(), _formulas(span.lstrip()))
-    sentence = REASON.split(_first_sentence(span))[0].strip()
-    if after_colon and len(sentence) > BARE_ANSWER and not FORMULA.search(sentence):
-        return None  # "Answer: Janet eats three eggs and …" opens a solution
-    return _of_sentence(sentence, last=False)
+    def marked(self) -> tuple[bool, str | None]:
+        """Whether anything marks an answer, and that of the last mark."""
+        text = EMPHASIS.sub("", self.text)
+        for mark in MARKS:
+            if found := list(mark.finditer(text)):
+                return self._last_stated(text, found)
+        return False, None
 
-
-def _first_sentence(span: str) -> str:
-    end = SENTENCE_END.search(span)
-    return span[: end.start()] if end else span
-
-
-def _of_sentence(sentence: str, last: bool) -> str | None:
-    """The formula, number or word that a sentence gives as answer: the first of it, or the last."""
-    if formulas := _formulas(sentence):
-        return _run_of(sentence, formulas, last)
-    if bare := NUMBER_AND_WORDS.fullmatch(sentence):
-        return bare.group(1)
-    if COMMAND.search(sentence) or not WORD.search(tidy(sentence)):
-        return sentence or None
-    numbers = list(NUMBER.finditer(sentence))
-    if not numbers:
-        return sentence or None
-    equals = sentence.rfind("=")
-    after = [number for number in numbers if number.start() >= equals]
-    if equals >= 0 and after:
-        return after[0].group()
-    if not last and len(numbers) > 1 and TOGETHER.fullmatch(sentence, numbers[0].end(), numbers[1].start()):
-        return sentence[numbers[0].start() : numbers[1].end()]  # "3 and 4", "3 hours and 20 minutes"
-    return numbers[-1 if last else 0].group()
-
-
-def _formulas(text: str) -> list[re.Match[str]]:
-    return [formula for formula in FORMULA.finditer(text) if _is_formula(formula)]
-
-
-def _is_formula(formula: re.Match[str]) -> bool:
-    """Whether dollar signs enclose mathematics, and not the words between two prices."""
-    if formula.lastgroup != "d":
-        return True
-    content = formula.group("d")
-    return not WORD.search(TEXT.sub("", content)) and not content.rstrip().endswith(tuple("+-*/=(,"))
-
-
-def _run_of(text: str, formulas: Iterable[re.Match[str]], last: bool = False) -> str:
-    """The first formula (or the last) and those that commas, "and", "or" join to it."""
-    runs: list[list[re.Match[str]]] = []
-    for formula in formulas:
-        if runs and re.fullmatch(r"\s*(?:,|,?\s*(?:and|or))\s*", text[runs[-1][-1].end() : formula.start()]):
-            runs[-1].append(formula)
-        else:
-            runs.append([formula])
-    run = runs[-1 if last else 0]
-    contents = [next(group for group in formula.groups() if group is not None) for formula in run]
-    return ", ".join(contents) + ("%" if PERCENT.match(text, run[-1].end()) else "")
-
-
-def _last(completion: str) -> str | None:
-    """The last number or formula of a text that has come to an end."""
-    text = completion.strip()
-    if not _closed(text):
+    def last_value(self) -> str | None:
+        """The last value of a text that has come to an end, or that is nothing but a value."""
+        text = self.text.strip()
+        if not self._closed(text):
+            return None
+        bare = EMPHASIS.sub("", text)
+        if "\n" not in text and len(text) <= BARE and (one := ONE_VALUE.fullmatch(bare)):
+            return self._restored(one["value"])
+        if "\n" not in text and len(text) <= BARE and not WORD.search(NO_WORDS.sub("", bare)):
+            return self._computed(bare)
+        if not ENDING.search(text):
+            return None
+        for sentence in reversed(SENTENCE_END.split(CODE.sub("", text[-TAIL:]))):
+            if VALUES.search(sentence):
+                bold = [match.group(1) for match in BOLD.finditer(sentence) if VALUES.search(match.group(1))]
+                claim = self._claim(EMPHASIS.sub("", bold[-1] if bold else sentence), last=True)
+                return claim and self._computed(claim)
         return None
-    if "\n" not in text and len(text) <= BARE_ANSWER:
-        bare = text.replace("**", "").removesuffix(".")
-        if NUMBER_AND_WORDS.fullmatch(bare) or not NUMBER.search(bare) or not WORD.search(tidy(bare)):
-            return _of_sentence(bare, last=True)
-    return _last_number(re.sub(r"^```\w*$", "", text[-TAIL:], flags=re.MULTILINE)) if ENDING.search(text) else None
+
+    def _last_stated(self, text: str, marks: list[re.Match[str]]) -> tuple[bool, str | None]:
+        for mark in reversed(marks):
+            before = SENTENCE_END.split(text[: mark.start()])[-1]
+            span = mark["span"].strip()
+            sentence = REASON.split(SENTENCE_END.split(span)[0])[0].strip()
+            if not OPENS_A_SOLUTION.match(text[mark.start("span") - 1] + sentence):
+                denied = DENIED.search(re.split(r"[,;]", before)[-1])
+                return True, None if denied else self._claim(sentence, last=False)
+        return False, None
+
+    def _claim(self, sentence: str, last: bool) -> str | None:
+        """What a sentence gives as the answer: the first value of its claim, or the last; without a value, words."""
+        claim = CONTRAST.sub("", sentence).strip()
+        for copula in reversed(list(COPULA.finditer(claim))):
+            if not WORD.search(NO_WORDS.sub("", claim)):
+                break
+            if VALUES.search(claim, copula.end()):
+                if DENIED.search(re.split(r"[,;]", claim[: copula.end()])[-1]):
+                    return None
+                claim = claim[copula.end() :].strip()
+                break
+        if not WORD.search(NO_WORDS.sub("", claim)) or COMMAND.search(claim) or CHOICE.match(claim):
+            return self._restored(claim) or None
+        values = list(VALUES.finditer(claim))
+        if not values:
+            return None if last or DENIED.search(claim) else claim or None
+        value = values[-1 if last else 0]
+        before = claim[: value.start()]
+        if DENIED.search(before) or HEDGED_BEFORE.search(before) or HEDGED_BEHIND.match(claim, value.end()):
+            return None
+        return self._restored(value.group())
+
+    def _computed(self, value: str) -> str | None:
+        """A value in which nothing is left to compute; of an equation, its right side."""
+        value = self._restored(value)
+        if not CONNECTED.search(value):
+            value = EQUALS.split(value)[-1].strip()
+        return None if OPERATION.search(value) else value or None
+
+    def _masked(self, text: str) -> str:
+        parts, position = [], 0
+        while (found := FORMULA.search(text, position)) and len(self.formulas) < FORMULAS:
+            content = next(group for group in found.groups() if group is not None)
+            if found.lastgroup == "d" and _is_prose(content):  # two prices
+                parts.append(text[position : found.start() + 1])
+                position = found.start() + 1
+            else:
+                parts += [text[position : found.start()], chr(FIRST + len(self.formulas))]
+                self.formulas.append(content)
+                position = found.end()
+        return "".join(parts) + text[position:]
+
+    def _restored(self, text: str) -> str:
+        return re.sub(F, lambda match: self.formulas[ord(match.group()) - FIRST], text).strip()
+
+    def _closed(self, text: str) -> bool:
+        """Whether every block of code and every displayed formula has ended."""
+        return text.count("```") % 2 == 0 and not re.search(r"\$\$|\\\[|\\\(", text)
 
 
-def _last_number(text: str) -> str | None:
-    formulas, numbers = _formulas(text), list(NUMBER.finditer(text))
-    if formulas and (not numbers or numbers[-1].end() <= formulas[-1].end()):
-        return _run_of(text, formulas, last=True)
-    if not numbers or NOT.search(text, 0, numbers[-1].start()):
-        return None
-    before = [*SENTENCE_END.finditer(text, 0, numbers[-1].start()), *formulas]
-    start = max([each.end() for each in before], default=0)
-    sentence = text[start : numbers[-1].end()] + _first_sentence(text[numbers[-1].end() :])
-    bold = [match.group(1) for match in BOLD.finditer(sentence) if NUMBER.search(match.group(1))]
-    return _of_sentence((bold[-1] if bold else sentence.replace("**", "")).strip(), last=True)
-
-
-def _closed(text: str) -> bool:
-    """Whether every block of code and every displayed formula has ended."""
-    pairs = ((r"\[", r"\]"), (r"\(", r"\)"))
-    even = all(text.count(fence) % 2 == 0 for fence in ("```", "$$"))
-    return even and all(text.count(opening) <= text.count(closing) for opening, closing in pairs)
+def _is_prose(content: str) -> bool:
+    return bool(WORD.search(NO_WORDS.sub("", content))) or content.rstrip().endswith(tuple("+-*/=(,"))

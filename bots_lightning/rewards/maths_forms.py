@@ -1,4 +1,4 @@
-r"""The form of an answer: one thing, a list or a set, or a tuple or an interval, and the names that it gives to them.
+r"""The form of an answer: one thing, a list or a set, a tuple, an interval or a matrix, and the names that it gives.
 
 Sets and lists are compared in any order, tuples and intervals in theirs and with their brackets.
 """
@@ -13,32 +13,37 @@ from typing import NamedTuple
 from bots_lightning.rewards.maths_typography import number
 
 OPENING = {"(": ")", "[": "]", r"\{": r"\}", "{": "}"}
+CLOSING = {")", "]", r"\}", "}"}
 TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|.", re.DOTALL)
 CONNECTOR = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
 MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 NAME = r"(?:\\text\s*\{[^{}]*\}|\\?[A-Za-z]+)(?:_(?:\w|\{\w+\}))?(?:\s*\([a-z](?:,\s*[a-z])*\))?"
 NAMED = re.compile(rf"\s*({NAME}|\(\s*\\?[A-Za-z]+(?:\s*,\s*\\?[A-Za-z]+)+\s*\))\s*=(?!=)\s*(.+)", re.DOTALL)
+FUNCTION = re.compile(r"[A-Za-z]\s*\(\s*[a-z]\s*\)")
 POINT = re.compile(r"\s*[A-Z]\s*(?=\(.*,.*\)$)", re.DOTALL)
+MATRIX = re.compile(r"\\begin\{[pbB]?(?:matrix|array)\}(?:\{[clr|]+\})?(.*?)\\end\{[pbB]?(?:matrix|array)\}", re.DOTALL)
+
+Part = tuple[str | None, str]
 
 
 class Form(NamedTuple):
     r"""An answer taken apart.
 
     Attributes:
-        brackets: around the parts: "" for one thing, "," for a list, `\{\}` for a set, "()", "[)", …; "∪" for a union.
+        brackets: around the parts: "" for one thing, "," for a list, `\{\}` for a set, "()", "[)", …; "2x3" of a matrix.
         parts: (name or None, text) of each.
     """
 
     brackets: str
-    parts: tuple[tuple[str | None, str], ...]
+    parts: tuple[Part, ...]
 
 
-def split(text: str, separators: str = ",;") -> list[str]:
-    r"""The parts between separators (one character, or one command) that stand in no bracket."""
+def split(text: str, separators: Sequence[str] = (",", ";")) -> list[str]:
+    """The parts between separators (tokens of LaTeX: a character or a command) that stand in no bracket."""
     parts, depth = [""], 0
     for token in TOKEN.findall(text):
-        depth += (token in OPENING) - (token in ")]}" or token == r"\}")
-        if depth == 0 and (token in separators if len(token) == 1 else token == separators):
+        depth += (token in OPENING) - (token in CLOSING)
+        if depth == 0 and token in separators:
             parts.append("")
         else:
             parts[-1] += token
@@ -49,10 +54,10 @@ def form(text: str) -> Form:
     """What a tidied answer is made of."""
     if number(text):  # 1,234
         return _scalar(text)
-    text = CONNECTOR.sub(", ", text) if CONNECTOR.search(text) else text
+    if matrix := MATRIX.fullmatch(text):
+        return _matrix(matrix.group(1))
+    text = CONNECTOR.sub(", ", text)
     text = POINT.sub("", MEMBER.sub("", text, count=1) if MEMBER.match(text) else text)
-    if len(unions := split(text, r"\cup")) > 1:
-        return Form("∪", tuple((None, part) for part in unions))
     parts = [part for part in split(text) if part]
     if len(parts) > 1:
         if (first := NAMED.fullmatch(parts[0])) and not any(NAMED.fullmatch(part) for part in parts[1:]):
@@ -60,9 +65,7 @@ def form(text: str) -> Form:
         return Form(",", _named(parts))
     if (whole := NAMED.fullmatch(text)) and (inner := form(whole.group(2))).brackets:
         return inner  # (x, y) = (1, 2)
-    if bracketed := _bracketed(text):
-        return bracketed
-    return _scalar(text)
+    return _bracketed(text) or _scalar(text)
 
 
 def _scalar(text: str) -> Form:
@@ -75,16 +78,24 @@ def _scalar(text: str) -> Form:
 def _bracketed(text: str) -> Form | None:
     """The form of a text that one pair of brackets encloses, if there are commas in it; a set needs none."""
     tokens = TOKEN.findall(text)
-    if len(tokens) < 3 or tokens[0] not in OPENING or tokens[-1] not in (")", "]", r"\}", "}"):
+    if len(tokens) < 3 or tokens[0] not in OPENING or tokens[-1] not in CLOSING:
         return None
     parts = split("".join(tokens[1:-1]))
     is_set = tokens[0] in (r"\{", "{")
     if is_set != (tokens[-1] in (r"\}", "}")) or (len(parts) < 2 and tokens[0] != r"\{") or "" in parts:
         return None
     if is_set:
-        spread = [piece for part in parts for piece in _scalar(part).parts]
-        return Form(r"\{\}", tuple(spread))
+        members = tuple(piece for part in parts for piece in _scalar(part).parts)
+        return Form(r"\{\}" if len(members) > 1 else "", members)
     return Form(tokens[0] + tokens[-1], tuple((None, part) for part in parts))
+
+
+def _matrix(content: str) -> Form:
+    """A column is the tuple of its cells."""
+    rows = [row.split("&") for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", content) if row.strip()]
+    cells = tuple((None, cell.strip()) for row in rows for cell in row)
+    column = all(len(row) == 1 for row in rows) and len(rows) > 1
+    return Form("()" if column else "x".join(str(len(row)) for row in rows), cells)
 
 
 def balanced(text: str, brackets: str = "{}") -> bool:
@@ -94,37 +105,27 @@ def balanced(text: str, brackets: str = "{}") -> bool:
     return min(depths) == 0 == depths[-1]
 
 
-def _named(parts: Sequence[str]) -> tuple[tuple[str | None, str], ...]:
+def _named(parts: Sequence[str]) -> tuple[Part, ...]:
+    """Names and values; f(x) = … and y = … are the same name."""
     matches = [NAMED.fullmatch(part) for part in parts]
-    return tuple((m.group(1), m.group(2)) if m else (None, part) for m, part in zip(matches, parts, strict=True))
+    return tuple(
+        (FUNCTION.sub("y", match.group(1)), match.group(2)) if match else (None, part)
+        for match, part in zip(matches, parts, strict=True)
+    )
 
 
 def same_form(gold: Form, prediction: Form, same: Callable[[str, str], bool]) -> bool:
     """Whether two answers of more than one part agree; `same` compares the parts."""
-    if len(gold.parts) != len(prediction.parts):
-        return False
     brackets = {gold.brackets, prediction.brackets}
-    if brackets <= {",", r"\{\}"} or brackets <= {",", "∪"}:
-        if _names(gold) is _names(prediction):
-            return _same_in_any_order(gold.parts, prediction.parts, same)
-        return _same_in_order(gold, prediction, same)  # "x=1, y=2" and "1, 2"
-    return len(brackets - {","}) == 1 and not brackets & {r"\{\}", "∪"} and _same_in_order(gold, prediction, same)
-
-
-def _names(form: Form) -> bool:
-    """Whether the parts have names that tell them apart."""
-    return len({name for name, _ in form.parts}) > 1
-
-
-def _same_in_order(gold: Form, prediction: Form, same: Callable[[str, str], bool]) -> bool:
+    if len(gold.parts) != len(prediction.parts) or len(brackets - {","}) > 1:
+        return False
+    named = [len({name for name, _ in form.parts}) > 1 for form in (gold, prediction)]
+    if brackets <= {",", r"\{\}"} and named[0] == named[1]:
+        return _same_in_any_order(gold.parts, prediction.parts, same)
     return all(same(g, p) for (_, g), (_, p) in zip(gold.parts, prediction.parts, strict=True))
 
 
-def _same_in_any_order(
-    gold: Sequence[tuple[str | None, str]],
-    prediction: Sequence[tuple[str | None, str]],
-    same: Callable[[str, str], bool],
-) -> bool:
+def _same_in_any_order(gold: Sequence[Part], prediction: Sequence[Part], same: Callable[[str, str], bool]) -> bool:
     """Whether the parts pair off; each is taken with the first that it equals."""
     left = list(prediction)
     for name, text in gold:

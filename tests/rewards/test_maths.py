@@ -18,7 +18,7 @@ from bots_lightning.tasks import Task
 
 pytest.importorskip("math_verify")
 
-from bots_lightning.rewards.maths_judge import equal, judge
+from bots_lightning.rewards.maths_grader import equal, grade
 
 SAME = [
     ("72", "72.0"),
@@ -318,17 +318,17 @@ def test_an_answer_equals_itself_typed_otherwise(gold: str) -> None:
 
 @pytest.mark.parametrize(("gold", "completion"), RIGHT)
 def test_a_right_completion(gold: str, completion: str) -> None:
-    assert judge((completion, gold, False)) == 1.0
+    assert grade((completion, gold, "flexible")) == 1.0
 
 
 @pytest.mark.parametrize(("gold", "completion"), WRONG)
 def test_a_wrong_completion(gold: str, completion: str) -> None:
-    assert judge((completion, gold, False)) == 0.0
+    assert grade((completion, gold, "flexible")) == 0.0
 
 
 def test_only_a_box_counts_if_required() -> None:
     completions = ["The answer is 18.", "#### 18", "18", r"\boxed{18}"]
-    assert scores(MathReward(num_workers=1, require_boxed=True), "18", completions) == [0, 0, 0, 1]
+    assert scores(MathReward(num_workers=1, extraction="boxed"), "18", completions) == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("mark", ["#### {}", "A: {}", r"\boxed{{{}}}", "The answer is {}."])
@@ -418,13 +418,13 @@ def test_the_scorer_takes_it(reward: MathReward) -> None:
 def test_it_is_configured_by_class_path() -> None:
     parser = ArgumentParser()
     parser.add_argument("--reward_funcs", type=list[RewardFunction])
-    options = {"timeout_seconds": 3.0, "num_workers": 2, "require_boxed": True}
+    options = {"timeout_seconds": 3.0, "num_workers": 2, "extraction": "strict"}
     config = parser.parse_object(
         {"reward_funcs": [{"class_path": "bots_lightning.rewards.maths.MathReward", "init_args": options}]}
     )
     (function,) = parser.instantiate_classes(config).reward_funcs
     assert isinstance(function, MathReward)
-    assert function.require_boxed
+    assert function.extraction == "strict"
 
 
 def test_a_missing_math_verify_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
