@@ -8,6 +8,7 @@ from callbacks.pass_rates import PassRateWriter
 from callbacks.progress_bar import TaskProgressBar
 from callbacks.run_summary import RunSummary
 from callbacks.selection_overhead import SelectionOverhead
+from callbacks.stalled_learning import StalledLearning
 
 __all__ = [
     "BeliefQuality",
@@ -17,5 +18,6 @@ __all__ = [
     "PassRateWriter",
     "RunSummary",
     "SelectionOverhead",
+    "StalledLearning",
     "TaskProgressBar",
 ]

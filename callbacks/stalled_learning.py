@@ -1,0 +1,204 @@
+"""Warns of runs that go on without learning anything, each time with a completion that shows why."""
+
+# Shapes: B tasks in the step, G rollouts per task, K groups of tasks in the pool.
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning import LightningModule, Trainer
+from lightning.pytorch import Callback
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+SLACK = 1e-6  # of the reward range
+SHOWN = 400  # characters of a prompt, an answer or a completion
+REMEDIES = {
+    "lowest": "Look whether the reward function reads answers in the form that the prompt asks for, or choose easier "
+    "tasks.",
+    "highest": "Choose harder tasks, or a reward function that tells more.",
+}
+
+
+class StalledLearning(Callback):
+    """Warns of what keeps a run from learning, of each once, with a completion that shows it.
+
+    An iteration has no reward, since all functions returned None; a group of tasks is not solved in its first rollouts,
+    with no score in the upper half of the range of the `evidence`; rewards stick to one end of `reward_range`; or
+    completions are cut at `max_completion_length`.
+
+    Counts are of all ranks. A resumed run goes on counting and does not warn anew.
+
+    Args:
+        group_rollouts: of a group that is never solved.
+        stuck_rollouts: in a row that all have the lowest reward, or all the highest.
+        cut_share: of an iteration's completions; more are too many.
+    """
+
+    def __init__(self, group_rollouts: int = 1024, stuck_rollouts: int = 1024, cut_share: float = 0.5) -> None:
+        for name, value in (("group_rollouts", group_rollouts), ("stuck_rollouts", stuck_rollouts)):
+            if value < 1:
+                raise ValueError(f"{name}={value}; expected at least 1.")
+        if not 0 <= cut_share <= 1:
+            raise ValueError(f"cut_share={cut_share}; expected a share in [0, 1].")
+        self.group_rollouts, self.stuck_rollouts, self.cut_share = group_rollouts, stuck_rollouts, cut_share
+        self.warned: set[str] = set()
+        self.solved: set[str] = set()  # groups
+        self.unsolved: dict[str, int] = {}  # rollouts of the other groups
+        self.in_a_row = dict.fromkeys(REMEDIES, 0)
+        self._groups: list[str] = []  # of the pool
+        self._pool_size = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts one step."""
+        module: Any = pl_module
+        step = _Step(module, outputs, self._groups_of(trainer.datamodule.require_pool()))  # type: ignore[attr-defined]
+        self._watch_iteration(step, f"iteration {module.progress.iterations}", module.max_completion_length)
+        self._watch_ends(step, module.scorer)
+        self._watch_groups(step)
+
+    def _groups_of(self, pool: Any) -> list[str]:
+        if len(pool) != self._pool_size:  # tasks may be added while the run goes on
+            self._groups, self._pool_size = np.unique(pool.groups).tolist() or [""], len(pool)
+        return self._groups
+
+    def _watch_iteration(self, step: _Step, iteration: str, longest: int) -> None:
+        if not step.scored:
+            self._warn(
+                "no reward",
+                f"{iteration}: none of {step.rollouts} completions has a reward: all reward functions returned None. "
+                "Look for the columns that they need.",
+                step,
+                torch.ones_like(step.is_scored),
+            )
+        if step.cut > self.cut_share * step.rollouts:
+            self._warn(
+                "cut",
+                f"{iteration}: {step.cut} of {step.rollouts} completions were cut at max_completion_length={longest}, "
+                "before an answer that comes last. Raise it, or ask for shorter answers.",
+                step,
+                step.is_cut,
+            )
+
+    def _watch_ends(self, step: _Step, scorer: Any) -> None:
+        for end, at_end in (("lowest", step.lowest), ("highest", step.highest)):
+            self.in_a_row[end] = self.in_a_row[end] + at_end if at_end == step.scored else 0
+            if self.in_a_row[end] >= self.stuck_rollouts:
+                self._warn(
+                    end,
+                    f"the last {self.in_a_row[end]} rewards are all the {end} of "
+                    f"reward_range=({scorer.low:g}, {scorer.high:g}): there is nothing to learn. {REMEDIES[end]}",
+                    step,
+                    step.is_scored,
+                )
+
+    def _watch_groups(self, step: _Step) -> None:
+        for group, (rollouts, solved) in step.by_group.items():
+            if solved or group in self.solved:
+                self.solved.add(group)
+                self.unsolved.pop(group, None)
+                continue
+            self.unsolved[group] = self.unsolved.get(group, 0) + rollouts
+            if self.unsolved[group] >= self.group_rollouts:
+                name = f"the group {group!r}" if group else "the tasks without a group"
+                self._warn(
+                    f"group {group}",
+                    f"none of the first {self.unsolved[group]} completions for {name} has solved its task. Look "
+                    "whether answers and reward function are right, or choose easier tasks.",
+                    step,
+                    step.of_group(group),
+                )
+
+    def _warn(self, what: str, message: str, step: _Step, shown: Tensor) -> None:
+        """On all ranks alike: they exchange a completion to show.
+
+        Args:
+            what: of which there is one warning.
+            message: what has been seen, and what to do.
+            step: the present one.
+            shown: (B, G) bool, this rank's completions that show it.
+        """
+        if what in self.warned:
+            return
+        self.warned.add(what)
+        example = step.example(shown)
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            log.warning("%s%s", message, example)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been counted and said."""
+        said = {"warned": sorted(self.warned), "solved": sorted(self.solved)}
+        return said | {"unsolved": dict(self.unsolved), "in_a_row": dict(self.in_a_row)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting."""
+        self.warned, self.solved = set(state_dict["warned"]), set(state_dict["solved"])
+        self.unsolved, self.in_a_row = dict(state_dict["unsolved"]), dict(state_dict["in_a_row"])
+
+
+class _Step:
+    """What one step shows.
+
+    Attributes:
+        is_scored: (B, G) bool, this rank's completions with a reward.
+        is_cut: (B, G) bool, those that were cut.
+        rollouts: completions of all ranks.
+        scored: those with a reward.
+        lowest: those with the lowest reward.
+        highest: those with the highest.
+        cut: those that were cut.
+        by_group: (completions with evidence, solved ones) of all ranks, for groups that have some.
+    """
+
+    def __init__(self, module: Any, outputs: Any, groups: list[str]) -> None:
+        self.outputs = outputs
+        rewards, evidence = outputs["rewards"], outputs["evidence"]
+        self.is_scored, self.is_cut = ~rewards.isnan(), ~outputs["finished"].reshape(rewards.shape)
+        fractions = (rewards - module.scorer.low) / (module.scorer.high - module.scorer.low)
+        kinds = torch.ones_like(self.is_cut), self.is_scored, fractions <= SLACK, fractions >= 1 - SLACK, self.is_cut
+        places = torch.tensor([groups.index(task.group) for task in outputs["tasks"]], device=rewards.device)
+        of_tasks = torch.stack([(~evidence.isnan()).sum(dim=1), (evidence > 0.5).sum(dim=1)], dim=1)
+        of_groups = of_tasks.new_zeros(len(groups), 2).index_add_(0, places, of_tasks)
+        mine = torch.cat([torch.stack([kind.sum() for kind in kinds]), of_groups.flatten()])
+        counts: list[int] = module.all_gather(mine).reshape(-1, len(mine)).sum(dim=0).tolist()
+        self.rollouts, self.scored, self.lowest, self.highest, self.cut = counts[:5]
+        triples = zip(groups, counts[5::2], counts[6::2], strict=True)
+        self.by_group = {group: (rollouts, solved) for group, rollouts, solved in triples if rollouts}
+
+    def of_group(self, group: str) -> Tensor:
+        """(B, G) bool, this rank's completions of a group."""
+        mine = torch.tensor([task.group == group for task in self.outputs["tasks"]], device=self.is_cut.device)
+        return mine.unsqueeze(1).expand(self.is_cut.shape)
+
+    def example(self, shown: Tensor) -> str:
+        """The first of these completions, with its task; empty if no rank has any."""
+        rows = shown.flatten().nonzero().flatten().tolist()
+        found: list[Any] = [self._described(rows[0]) if rows else ""]
+        if dist.is_initialized():
+            mine, found = found[0], [None] * dist.get_world_size()
+            dist.all_gather_object(found, mine)
+        return next(filter(None, found), "")
+
+    def _described(self, row: int) -> str:
+        rewards = self.outputs["rewards"]
+        task, reward = self.outputs["tasks"][row // rewards.shape[1]], rewards.flatten()[row].item()
+        prompt = task.prompt if isinstance(task.prompt, str) else task.prompt[-1]["content"]
+        return (
+            f" For example, task {task.id!r} with the prompt {_ends(prompt)} and the answer {_ends(task.answer)} got "
+            f"the completion {_ends(self.outputs['completions'][row])}, whose reward is "
+            f"{'None' if math.isnan(reward) else f'{reward:g}'}."
+        )
+
+
+def _ends(text: str) -> str:
+    """A text, or both of its ends if it is long."""
+    half = SHOWN // 2
+    return repr(text if len(text) <= SHOWN else f"{text[:half]} … {text[-half:]}")
