@@ -3,63 +3,67 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection
 
-FENCE = "```"
-PYTHON = ("python", "python3", "py")
+from bots_lightning.rewards.code.fences import Block, fenced_blocks
+
 UNINDENTED = re.compile(r"^[^\s)\]}\"'#]", re.MULTILINE)
+CODE = re.compile(r"^[ \t]*[^\s#]", re.MULTILINE)  # a line that is no comment
+CONSOLE = re.compile(r"\s*(>>>|\$)")
+READS_INPUT = re.compile(r"\b(raw_)?input\s*\(|\bstdin\b(?!\s*=[^=])|\bopen\(\s*0|\bos\.read\b|\bfileinput\b")
+ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
 
 
-def extract_program(completion: str, stub: str = "", entry_point: str = "") -> str | None:
-    """The last fenced block marked as Python, else the last one without a mark, else the whole text.
+def extract_program(
+    completion: str, stub: str = "", entry_point: str = "", names: Collection[str] = (), reads_input: bool = False
+) -> str | None:
+    """The last fenced block marked as Python, else the last one without a mark, else the `<answer>`, else all the text.
 
-    A block of Python that does not close counts where no other does. What comes before the last `</think>` is not
-    looked at. Text that is no Python fails later, in the sandbox. Where the prompt is a stub (HumanEval's signature and
-    docstring) and the text found does not define the entry point, it is the function's body and continues the stub;
-    without a fence, up to the first line that is not indented.
+    Of several blocks it is the last that defines one of the names, or that reads input where the tests have some, so
+    that an example of use after the solution is passed over; blocks that do not close come after those that do. What
+    comes before the last `</think>` is not looked at. Text that is no Python fails later, in the sandbox. Where the
+    prompt is a stub (HumanEval's signature and docstring) and the text found does not define the entry point, it is the
+    function's body and continues the stub; without a fence, up to the first line that is not indented.
 
     Args:
         completion: of the model.
         stub: Python code that the completion may continue, or "".
         entry_point: the name that the program must define for the stub to be left out.
+        names: those that the tests want of the program.
+        reads_input: whether the tests have standard input.
 
     Returns:
         The program, or None: there is nothing but white space.
     """
     text = completion.rpartition("</think>")[2]
-    blocks = list(_fenced(text))
-    marked = [body for language, body, _ in blocks if language in PYTHON]
-    closed = [body for language, body, closes in blocks if language in PYTHON and closes]
-    unmarked = [body for language, body, closes in blocks if not language and closes]
-    found = (closed or marked or unmarked or [text])[-1]
+    wanted = READS_INPUT if reads_input else _definition({*names, entry_point} - {""})
+    blocks = fenced_blocks(text)
+    answers = [answer for answer in ANSWER.findall(text) if "```" not in answer and "~~~" not in answer]
+    if answers and (not blocks or wanted.search(answers[-1])):
+        blocks = [Block("python", answers[-1], True)]
+    found = _chosen(blocks, wanted) if blocks else text
+    found = found.lstrip("\ufeff")
     if not found.strip():
         return None
-    if not stub or _definition(entry_point).search(found):
+    if not stub or wanted.search(found):
         return found
     end = None if blocks or not found.lstrip("\n").startswith((" ", "\t")) else UNINDENTED.search(found)
     return stub.rstrip("\n") + "\n" + (found[: end.start()] if end else found)
 
 
-def _fenced(text: str) -> Iterator[tuple[str, str, bool]]:
-    """Language, in lower case, content, less the fence's indentation, and whether it closes, of each block.
-
-    In linear time.
-    """
-    language, body, indent = None, list[str](), 0
-    for line in text.split("\n"):
-        mark = line.strip()
-        if language is None and mark.startswith(FENCE):
-            language, body = (mark[len(FENCE) :].lower().split() or [""])[0], []
-            indent = len(line) - len(line.lstrip(" "))
-        elif language is not None and mark == FENCE:
-            yield language, "".join(body), True
-            language = None
-        else:
-            body.append(line[:indent].lstrip(" ") + line[indent:] + "\n")
-    if language is not None:
-        yield language, "".join(body), False
+def _chosen(blocks: list[Block], wanted: re.Pattern[str]) -> str:
+    """The content of the best of at least one block."""
+    kinds = (("python", True), ("python", False), ("", True), ("", False))
+    groups = [[b.content for b in blocks if (b.language, b.closes) == kind] for kind in kinds]
+    contents = next(filter(None, groups), [block.content for block in blocks])
+    fitting = [content for content in contents if wanted.search(content)]
+    code = [content for content in contents if CODE.search(content) and not CONSOLE.match(content)]
+    return (fitting or code or contents)[-1]
 
 
-def _definition(name: str) -> re.Pattern[str]:
-    word = re.escape(name)
-    return re.compile(rf"^((async[ \t]+)?def|class)[ \t]+{word}\b|^{word}[ \t]*[:=]", re.MULTILINE)
+def _definition(names: Collection[str]) -> re.Pattern[str]:
+    """Finds the definition of one of the names at the top level; of none, nothing."""
+    words = "|".join(map(re.escape, sorted(names)))
+    if not words:
+        return re.compile(r"(?!)")
+    return re.compile(rf"^((async[ \t]+)?def|class)[ \t]+({words})\b|^({words})[ \t]*[:=](?!=)", re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import subprocess
@@ -30,8 +31,11 @@ class Limits:
         timeout_seconds: wall time.
         cpu_seconds: processor time of all its threads.
         memory_mb: address space, MiB.
-        max_output_kb: standard output, KiB.
+        max_output_kb: standard output beyond what is expected, KiB.
         max_file_mb: one file, and all files together, MiB.
+
+    Raises:
+        ValueError: one is out of bounds.
     """
 
     timeout_seconds: float
@@ -39,6 +43,13 @@ class Limits:
     memory_mb: int
     max_output_kb: int
     max_file_mb: int
+
+    def __post_init__(self) -> None:
+        for name in ("cpu_seconds", "memory_mb", "max_output_kb", "max_file_mb"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1.")
+        if not (math.isfinite(self.timeout_seconds) and self.timeout_seconds > 0):
+            raise ValueError(f"timeout_seconds={self.timeout_seconds}; expected a finite number above 0.")
 
 
 @dataclass(frozen=True)
@@ -80,11 +91,12 @@ class Confined:
         self.process, self.ready, self.limits, self.stopped, self.folder = process, ready, limits, stopped, folder
         self.deadline = time.monotonic() + limits.timeout_seconds
 
-    def finish(self, *partners: Confined) -> Finished:
+    def finish(self, *partners: Confined, expected: int = 0) -> Finished:
         """Reads its output until it ends or exceeds a limit.
 
         Args:
             partners: processes that it talks with, whose folders are watched with its own.
+            expected: bytes of output that are allowed beyond the limit.
 
         Raises:
             SandboxError: it ended without having confined itself, so that nothing was run.
@@ -105,7 +117,7 @@ class Confined:
                     break
                 output += part
             full = any(process.folder_is_full() for process in (self, *partners))
-            overflowed = full or len(output) > 1024 * self.limits.max_output_kb
+            overflowed = full or len(output) > expected + 1024 * self.limits.max_output_kb
         code = self.kill()
         self._check_started()
         return Finished(bytes(output), code, too_late or (code in OUT_OF_CPU_TIME and not overflowed), overflowed)

@@ -1,8 +1,11 @@
 """CodeReward: 1 for a program that passes its tests."""
 
+# R completions.
+
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import socket
@@ -13,12 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from bots_lightning.rewards.code.assertions import StdinTests, UnitTests
 from bots_lightning.rewards.code.compare import same_output
 from bots_lightning.rewards.code.extract import extract_program
+from bots_lightning.rewards.code.faults import fault_of
 from bots_lightning.rewards.code.process import Limits, SandboxError
 from bots_lightning.rewards.code.sandbox import Sandbox
-from bots_lightning.rewards.code.tests_format import StdinTests, UnitTests, parse_tests
+from bots_lightning.rewards.code.tests_format import parse_tests
 from bots_lightning.rewards.judged import JudgedReward, Outcomes, RewardPoolError
+from bots_lightning.tasks import Task
+
+Tests = StdinTests | UnitTests
+
+log = logging.getLogger(__name__)
 
 FAILED_STARTS = 8  # in a row, over all workers, after which the machine is at fault
 
@@ -33,29 +43,35 @@ class _Verdict:
 class CodeReward(JudgedReward):
     """Runs the program of each completion against the tests of its task, in a sandbox.
 
-    The program is the last ```python block of the completion, else the last block without a language, else the whole
-    text. One that fails a test, or is no Python, is worth 0. Output is compared word by word and line by
-    line, see `compare`; what functions return is compared as Python does, in a process that the program cannot reach.
-    For the layouts of tests see `tests_format`, for what a program can and cannot do `sandbox`.
+    The program is the last ```python block of the completion that defines what the tests ask for, see `extract`. One
+    that fails a test, or is no Python, is worth 0. Output is compared word by word and line by line, see `compare`;
+    what functions return is compared as Python does, in a process that the program cannot reach. There a built-in name
+    means what is built in, whatever the program defines, except that of the function under test. For the layouts of
+    tests see `tests_format`, for what a program can and cannot do `sandbox`.
 
     Args:
         timeout_seconds: wall time of one run: of one case of standard input, or of all unit tests together.
         total_seconds: wall time of all cases of one completion, after which no further one starts.
         cpu_seconds: processor time of one run.
         memory_mb: address space of one process, MiB.
-        max_output_kb: standard output, KiB.
+        max_output_kb: standard output beyond the length of what is expected, KiB.
         max_file_mb: size of files that a program writes, MiB, of each and together.
         num_workers: programs that run at the same time; one for each processor by default.
         partial_credit: the share of the tests that pass in place of all or nothing.
         float_tolerance: relative and absolute, of numbers with a decimal point in outputs and of floats that calls
             return; 0 for equality. Assertions mean what they say.
         max_tests: how many tests of a task to run, from its first; all by default.
+        lenient_output: words of outputs agree in upper and lower case (`YES`, `Yes`), and numbers by their value
+            (`3.0`, `3`), as in GURU's own grader.
+        packages: that programs and tests may import beside the standard library, such as numpy; each with what it
+            needs. They must be installed for `python`.
         allow_unisolated: go without bubblewrap where it cannot be used; read `sandbox` first.
-        python: the interpreter for programs and tests, which see its standard library only; the running one by default.
+        python: the interpreter for programs and tests; the running one by default.
 
     Raises:
         ValueError: an option is out of bounds.
-        SandboxError: this machine cannot run programs safely; the message says what to do.
+        SandboxError: this machine cannot run programs safely, or a package cannot be imported; the message says what to
+            do.
     """
 
     def __init__(
@@ -70,28 +86,27 @@ class CodeReward(JudgedReward):
         partial_credit: bool = False,
         float_tolerance: float = 1e-6,
         max_tests: int | None = None,
+        lenient_output: bool = False,
+        packages: Sequence[str] = (),
         allow_unisolated: bool = False,
         python: str | None = None,
     ) -> None:
         super().__init__()
         workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
-        bounded = {"cpu_seconds": cpu_seconds, "memory_mb": memory_mb, "max_output_kb": max_output_kb}
-        bounded |= {"max_file_mb": max_file_mb, "num_workers": workers}
-        bounded |= {} if max_tests is None else {"max_tests": max_tests}
-        for name, value in bounded.items():
-            if value < 1:
+        for name, value in (("num_workers", workers), ("max_tests", max_tests)):
+            if value is not None and value < 1:
                 raise ValueError(f"{name}={value}; expected at least 1.")
-        for name, seconds in (("timeout_seconds", timeout_seconds), ("total_seconds", total_seconds)):
-            if not (math.isfinite(seconds) and seconds > 0):
-                raise ValueError(f"{name}={seconds}; expected a finite number above 0.")
+        if not (math.isfinite(total_seconds) and total_seconds > 0):
+            raise ValueError(f"total_seconds={total_seconds}; expected a finite number above 0.")
         if not (math.isfinite(float_tolerance) and float_tolerance >= 0):
             raise ValueError(f"float_tolerance={float_tolerance}; expected a finite number, 0 or above.")
         limits = Limits(timeout_seconds, cpu_seconds, memory_mb, max_output_kb, max_file_mb)
         self.num_workers, self.partial_credit = workers, partial_credit
         self.total_seconds = total_seconds
-        self.float_tolerance, self.max_tests = float_tolerance, max_tests
-        self.sandbox = Sandbox(limits, python, allow_unisolated)
+        self.float_tolerance, self.max_tests, self.lenient_output = float_tolerance, max_tests, lenient_output
+        self.sandbox = Sandbox(limits, python, allow_unisolated, packages)
         self._failed_starts = 0
+        self._reported: set[str] = set()  # tasks whose fault is in the log
         self._turn = threading.Lock()  # held for a call: its end stops all programs of the sandbox
         self._lock = threading.Lock()  # of what the threads of a call count
 
@@ -114,18 +129,20 @@ class CodeReward(JudgedReward):
             ValueError: the tests of a task are malformed; it is named.
             RewardPoolError: sandboxes do not start any more.
         """
-        tests = self._parse(prompts, answer, columns)
+        tests, faults = self._parse(prompts, answer, columns)
         with self._turn:
-            verdicts = self._judge_all(completions, tests)
+            verdicts = self._grade_all(completions, tests, faults)
             timeouts = sum(verdict.timed_out for verdict in verdicts)
             self.outcomes = Outcomes(len(verdicts), timeouts, errors=sum(verdict.failed for verdict in verdicts))
         return [self._reward(verdict.passed, _count(test)) for verdict, test in zip(verdicts, tests, strict=True)]
 
-    def _judge_all(self, completions: Sequence[str], tests: Sequence[StdinTests | UnitTests]) -> list[_Verdict]:
+    def _grade_all(
+        self, completions: Sequence[str], tests: Sequence[Tests], faults: Sequence[str | None]
+    ) -> list[_Verdict]:
         self.sandbox.stopped.clear()
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="code-reward")
         try:
-            return list(pool.map(self._judge, completions, tests))
+            return list(pool.map(self._grade, completions, tests, faults))
         finally:
             self.sandbox.stopped.set()
             pool.shutdown(cancel_futures=True)
@@ -135,28 +152,47 @@ class CodeReward(JudgedReward):
 
     def _parse(
         self, prompts: Sequence[Any], answer: Sequence[str], columns: dict[str, Any]
-    ) -> list[StdinTests | UnitTests]:
-        """The tests of each row; rows of the same task share theirs."""
-        known: dict[Any, StdinTests | UnitTests] = {}
+    ) -> tuple[list[Tests], list[str | None]]:
+        """The tests of each row, and what is wrong with them; rows of the same task share theirs."""
+        known: dict[Any, tuple[Tests, str | None]] = {}
         ids = columns.get("task_id", range(len(answer)))
-        rows = []
         for i, task_id in enumerate(ids):
             if task_id not in known:
                 row = {name: column[i] for name, column in columns.items()}
-                known[task_id] = parse_tests(str(task_id), answer[i], row, prompts[i], self.max_tests)
-            rows.append(known[task_id])
-        return rows
+                tests = parse_tests(str(task_id), answer[i], row, prompts[i], self.max_tests)
+                known[task_id] = tests, fault_of(tests, self.sandbox.modules)
+                self._report(str(task_id), known[task_id][1])
+        return [known[task_id][0] for task_id in ids], [known[task_id][1] for task_id in ids]
 
-    def _judge(self, completion: str, tests: StdinTests | UnitTests) -> _Verdict:
-        stub, entry_point = (tests.stub, tests.entry_point) if isinstance(tests, UnitTests) else ("", "")
-        program = extract_program(completion, stub, entry_point)
+    def fault(self, task: Task) -> str | None:
+        """What is wrong with a task's tests, so that no program could pass; None if nothing is.
+
+        Args:
+            task: of the pool to be rolled out.
+        """
+        try:
+            tests = parse_tests(task.id, task.answer, task.columns, task.prompt, self.max_tests)
+        except ValueError as error:
+            return str(error)
+        return fault_of(tests, self.sandbox.modules)
+
+    def _report(self, task_id: str, fault: str | None) -> None:
+        """Logs once that a task's tests cannot pass."""
+        if fault and task_id not in self._reported:
+            self._reported.add(task_id)
+            log.warning("task %r: %s Its programs are scored 0 and counted as errors.", task_id, fault)
+
+    def _grade(self, completion: str, tests: Tests, fault: str | None) -> _Verdict:
+        if fault:
+            return _Verdict(0, failed=True)
+        program = _program(completion, tests)
         if program is None:
             return _Verdict(0)
         try:
             if isinstance(tests, StdinTests):
-                verdict = self._judge_output(program, tests)
+                verdict = self._grade_output(program, tests)
             else:
-                verdict = self._judge_calls(program, tests)
+                verdict = self._grade_calls(program, tests)
         except SandboxError as error:
             self._count_failed_start(error)
             return _Verdict(0, failed=True)
@@ -164,16 +200,16 @@ class CodeReward(JudgedReward):
             self._failed_starts = 0
         return verdict
 
-    def _judge_output(self, program: str, tests: StdinTests) -> _Verdict:
+    def _grade_output(self, program: str, tests: StdinTests) -> _Verdict:
         """Runs the program once for each case, until it fails one, or with partial credit until it takes too long."""
         passed, started = 0, time.monotonic()
         for text, expected in zip(tests.inputs, tests.outputs, strict=True):
             if time.monotonic() - started > self.total_seconds:
                 return _Verdict(passed, timed_out=True)
             with self.sandbox.start("script", {"program": program}, text.encode()) as process:
-                finished = process.finish()
+                finished = process.finish(expected=len(expected.encode()))
             right = not (finished.timed_out or finished.overflowed or finished.code)
-            right = right and same_output(finished.output, expected, self.float_tolerance)
+            right = right and same_output(finished.output, expected, self.float_tolerance, self.lenient_output)
             passed += right
             if finished.timed_out:
                 return _Verdict(passed, timed_out=True)
@@ -181,14 +217,15 @@ class CodeReward(JudgedReward):
                 break
         return _Verdict(passed)
 
-    def _judge_calls(self, program: str, tests: UnitTests) -> _Verdict:
+    def _grade_calls(self, program: str, tests: UnitTests) -> _Verdict:
         """Runs the program in one sandbox and the test code in another, with a socket between them."""
         near, far = socket.socketpair()
         served = {"sources": [tests.prelude, program], "channel": far.fileno()}
-        judged = {
+        graded = {
             "prelude": tests.prelude,
             "steps": tests.steps,
-            "programs": tests.programs,
+            "cases": tests.cases,
+            "programs": dict(zip(tests.programs, tests.programs, strict=True)) | tests.aliases,
             "all_or_nothing": not self.partial_credit,
             "tolerance": self.float_tolerance,
             "channel": near.fileno(),
@@ -197,11 +234,11 @@ class CodeReward(JudgedReward):
             near,
             far,
             self.sandbox.start("serve", served, channel=far.fileno()) as server,
-            self.sandbox.start("judge", judged, channel=near.fileno()) as judge,
+            self.sandbox.start("grader", graded, channel=near.fileno()) as grader,
         ):
             near.close()
             far.close()
-            finished = judge.finish(server)
+            finished = grader.finish(server)
             out_of_cpu_time = server.stop()
         passed = _read_verdict(finished.output)
         timed_out = finished.timed_out or out_of_cpu_time
@@ -217,13 +254,19 @@ class CodeReward(JudgedReward):
                 ) from error
 
 
+def _program(completion: str, tests: Tests) -> str | None:
+    if isinstance(tests, StdinTests):
+        return extract_program(completion, reads_input=any(text.strip() for text in tests.inputs))
+    return extract_program(completion, tests.stub, tests.entry_point, tests.wanted)
+
+
 def _read_verdict(output: bytes) -> int | None:
-    """Tests passed; None if the judge did not come to say."""
+    """Tests passed; None if the grader did not come to say."""
     try:
         return int(json.loads(output)["passed"])
     except ValueError:
         return None
 
 
-def _count(tests: StdinTests | UnitTests) -> int:
+def _count(tests: Tests) -> int:
     return len(tests.inputs) if isinstance(tests, StdinTests) else sum(is_test for is_test, _ in tests.steps)

@@ -2,7 +2,7 @@
 
 The threat: a program written by a policy that is rewarded for passing tests. It may be broken (endless, greedy for
 memory, noisy) or may have found out that it pays to attack: to forge a verdict, to read the expected values, to kill or
-slow down whoever judges it, to outlive its time, to reach files or the network. It runs in a process of its own that
+slow down the grader, to outlive its time, to reach files or the network. It runs in a process of its own that
 
 - may not start processes, send signals, open sockets, trace or reprioritise others, mount, or load kernel programs: a
   seccomp filter (inside/seccomp.py). One process and its threads cannot leave orphans, and killing it ends everything;
@@ -11,7 +11,7 @@ slow down whoever judges it, to outlive its time, to reach files or the network.
 - reads the system's libraries and Python, and writes to one empty folder: Landlock, where the kernel has it (5.13).
 
 What it should print or return is never in its process. Output is compared by the parent; test code runs in a sandbox of
-its own (inside/judge.py), and calls the program over a socket that carries plain data.
+its own (inside/grader.py), and calls the program over a socket that carries plain data.
 
 With bubblewrap (`bwrap`) on the path it runs besides in user, process, network, IPC and host name namespaces of its
 own, with a private /proc, /dev and /tmp (of limited size), and of other files there are the libraries only. Files,
@@ -36,17 +36,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bots_lightning.rewards.code.inside import seccomp
+from bots_lightning.rewards.code.interpreter import compile_harness, describe
 from bots_lightning.rewards.code.process import MIB, Confined, Limits, SandboxError
 
 HARNESS = Path(__file__).parent / "inside"
 BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from inside.start import main; main()"
 SYSTEM = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # more of numpy's would take address space
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/proc/self/fd")
 
 
@@ -55,19 +57,33 @@ class Sandbox:
 
     Args:
         limits: of each.
-        python: the interpreter; the one that runs here by default. Packages beside the standard library are not seen.
+        python: the interpreter; the one that runs here by default.
         allow_unisolated: go without bubblewrap where it is not to be had.
+        packages: to be seen beside the standard library, those of this interpreter.
+
+    Attributes:
+        modules: names of all top-level modules that can be imported.
 
     Raises:
-        SandboxError: this machine cannot confine processes, or not without bubblewrap, which is not there.
+        SandboxError: this machine cannot confine processes, or not without bubblewrap, which is not there; or a package
+            cannot be imported.
     """
 
-    def __init__(self, limits: Limits, python: str | None = None, allow_unisolated: bool = False) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        python: str | None = None,
+        allow_unisolated: bool = False,
+        packages: Sequence[str] = (),
+    ) -> None:
         if sys.platform != "linux" or not seccomp.supported():
             raise SandboxError("the code reward runs programs on Linux only, on x86_64 or aarch64.")
         self.limits = limits
-        self.python, self.prefixes = _interpreter(python or sys.executable)
-        _compile(self.python)
+        interpreter = describe(python or sys.executable, packages)
+        self.python, self.prefixes, self.packages = interpreter.executable, interpreter.prefixes, interpreter.packages
+        self.modules = frozenset({*interpreter.modules, *packages})
+        self.readable = [*self.prefixes, *interpreter.package_files(), *SYSTEM]
+        compile_harness(self.python, HARNESS)
         self.stopped = threading.Event()
         self.bubblewrap = shutil.which("bwrap")
         failure = "there is no bwrap on the PATH" if self.bubblewrap is None else self._failure()
@@ -82,6 +98,12 @@ class Sandbox:
             self.bubblewrap = None
             if failure := self._failure():
                 raise SandboxError(f"no process can be confined on this machine: {failure}.")
+        for name in packages:
+            if failure := self._failure(f"import {name}\n"):
+                raise SandboxError(
+                    f"packages={list(packages)}: {name} cannot be imported in the sandbox ({failure}). "
+                    "Name the packages that it needs too, raise memory_mb, or leave it out."
+                )
 
     @contextlib.contextmanager
     def start(
@@ -90,7 +112,7 @@ class Sandbox:
         """A confined process, killed on leaving the context.
 
         Args:
-            role: `script`, `serve` or `judge`, each a module in inside/.
+            role: `script`, `serve` or `grader`, each a module in inside/.
             job: JSON for it.
             stdin: its standard input.
             channel: a socket that it inherits; `job["channel"]` names it.
@@ -111,7 +133,7 @@ class Sandbox:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     pass_fds=[fd for fd in (job_fd, sign, channel) if fd is not None],
-                    env={"LANG": "C.UTF-8", "HOME": folder, "TMPDIR": folder},
+                    env={"LANG": "C.UTF-8", "HOME": folder, "TMPDIR": folder, **ONE_THREAD},
                     cwd="/" if self.bubblewrap else folder,
                     start_new_session=True,
                 )
@@ -129,9 +151,10 @@ class Sandbox:
     def _terms(self, folder: str) -> dict[str, Any]:
         return {
             **asdict(self.limits),
-            "readable": [*self.prefixes, *SYSTEM, *DEVICES],
+            "readable": [*self.readable, *DEVICES],
             "writable": [folder, *DEVICES[:2]],
             "parent": 0 if self.bubblewrap else os.getpid(),
+            "packages": self.packages,
         }
 
     def _command(self, folder: str, *arguments: str) -> list[str]:
@@ -141,20 +164,23 @@ class Sandbox:
             return python
         namespaces = [f"--unshare-{kind}" for kind in ("user", "pid", "net", "ipc", "uts", "cgroup-try")]
         nobody = ["--uid", "65534", "--gid", "65534", "--cap-drop", "ALL", "--new-session", "--die-with-parent"]
-        system = [word for path in (*self.prefixes, *SYSTEM) for word in ("--ro-bind-try", path, path)]
+        system = [word for path in self.readable for word in ("--ro-bind-try", path, path)]
         harness_files = ["--ro-bind", str(HARNESS), f"{harness}/inside"]
         devices = ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
         private = ["--size", str(self.limits.max_file_mb * MIB), "--tmpfs", folder, "--chdir", folder]
         files = [*private, *system, *harness_files, *devices, "--remount-ro", "/"]
         return [self.bubblewrap, *namespaces, *nobody, *files, "--", *python]
 
-    def _failure(self) -> str:
+    def _failure(self, imports: str = "") -> str:
         """Why a trivial program does not run, or ""."""
+        program = f"try:\n    {imports or 'pass'}\n    print(6 * 7)\nexcept BaseException as error:\n    print(error)"
         try:
-            with self.start("script", {"program": "print(6 * 7)"}) as confined:
+            with self.start("script", {"program": program}) as confined:
                 finished = confined.finish()
         except SandboxError as error:
             return str(error)
+        if imports and finished.output and finished.output != b"42\n":
+            return finished.output.decode(errors="replace").strip()
         return "" if finished.output == b"42\n" else f"a trivial program ended with {finished}"
 
 
@@ -179,23 +205,3 @@ def _memory_file(content: bytes) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def _interpreter(python: str) -> tuple[str, list[str]]:
-    """The executable behind `python`, out of any virtual environment, and the folders of its standard library."""
-    paths = "os.path.realpath(sys.executable), sys.base_prefix, sys.base_exec_prefix"
-    question = f"import os, sys; print({paths}, sep=chr(10))"
-    try:
-        answer = subprocess.run([python, "-I", "-S", "-c", question], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SandboxError(f"python={python!r} does not run ({error}); expected a Python interpreter.") from error
-    if answer.returncode:
-        raise SandboxError(f"python={python!r} does not run ({answer.stderr.strip()}); expected a Python interpreter.")
-    executable, *prefixes = answer.stdout.splitlines()
-    return executable, sorted({*prefixes, executable})
-
-
-def _compile(python: str) -> None:
-    """Stores the harness as bytecode of this interpreter, if its folder is writable; else each start compiles it."""
-    command = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2)"
-    subprocess.run([python, "-I", "-S", "-c", command, str(HARNESS)], check=False, capture_output=True, timeout=60)

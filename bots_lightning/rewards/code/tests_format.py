@@ -2,54 +2,34 @@
 
     {"inputs": [text, …], "outputs": [text, …]}                   standard input and output (APPS, TACO, verl, GURU)
     {"inputs": [[argument, …], …], "outputs": […], "fn_name": f}  calls of a function, or of a method of Solution
+    {"input_output": either of them, as text}                     LiveCodeBench
+    [{"input": …, "output": …, "fn_name": f}, …]                  the same cases one by one (DeepCoder, PrimeIntellect)
     {"functional": code}                                          GURU; `extra_info["prefix"]` runs before the program
+    {"pytest": code}                                              GURU; `from solution import f`, functions `test_…`
     ["assert f(1) == 2", …], or `test_list` with `test_setup_code`  MBPP
     code that defines check(candidate), and `entry_point`         HumanEval; the prompt is the stub of the program
-    any other Python code with assertions
+    any other Python code with assertions, see `assertions`
 
-They come from the `answer`, or where that is empty from the columns `test` or `test_list`; `entry_point` and
-`extra_info` are columns. Arguments of a call in one string (LiveCodeBench) are lines of JSON.
+They come from the `answer`, or where that is empty from the columns `test` or `test_list`; `entry_point`, `metadata`
+(LiveCodeBench's `func_name`) and `extra_info` are columns. Arguments of a call in one string (LiveCodeBench) are lines
+of JSON.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
+from bots_lightning.rewards.code.assertions import StdinTests, UnitTests, unit_tests
+from bots_lightning.rewards.code.inside.names import imported
+
 EXPECTED = (
-    'expected JSON with "inputs" and "outputs" or with "functional", a list of assert statements, or Python code with '
-    "assertions, in the answer or in a column `test` or `test_list`"
+    'expected JSON with "inputs" and "outputs", with "functional" or with "pytest", a list of cases or of assert '
+    "statements, or Python code with assertions, in the answer or in a column `test` or `test_list`"
 )
-
-
-@dataclass(frozen=True)
-class StdinTests:
-    """Cases of standard input and the output that it should give."""
-
-    inputs: list[str]
-    outputs: list[str]
-
-
-@dataclass(frozen=True)
-class UnitTests:
-    """Test code in steps.
-
-    Attributes:
-        steps: (whether it is a test, source), in order; the others define what the tests need.
-        prelude: code that runs before the program, and before the tests.
-        stub: the start of the program if the completion goes on from it, or "".
-        entry_point: what is tested, or "".
-        programs: names that are the program's, even where the prelude has them too.
-    """
-
-    steps: list[tuple[bool, str]]
-    prelude: str = ""
-    stub: str = ""
-    entry_point: str = ""
-    programs: list[str] = field(default_factory=list)
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, SyntaxError, RecursionError)
 
 
 def parse_tests(
@@ -68,9 +48,8 @@ def parse_tests(
         ValueError: the tests are malformed.
     """
     try:
-        tests = _parse(_specification(answer, columns), columns, prompt)
-        return _first(tests, max_tests)
-    except (ValueError, TypeError, KeyError, SyntaxError, RecursionError) as error:
+        return _parse(_specification(answer, columns), columns, prompt).first(max_tests)
+    except MALFORMED as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"the tests of task {task_id!r} are malformed ({reason}); {EXPECTED}.") from error
 
@@ -82,29 +61,62 @@ def _specification(answer: str, columns: Mapping[str, Any]) -> Any:
         if not given:
             raise ValueError("there are none")
         return given[0]
-    try:
-        return json.loads(answer)
-    except ValueError:
-        return answer
+    return _decoded(answer)
+
+
+def _decoded(value: Any) -> Any:
+    """What JSON text says, even if it is wrapped twice; any other value as it is."""
+    while isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            break
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A column that holds a dict, as such or as JSON; an empty one for anything else."""
+    decoded = _decoded(value)
+    return decoded if isinstance(decoded, Mapping) else {}
 
 
 def _parse(given: Any, columns: Mapping[str, Any], prompt: Any) -> StdinTests | UnitTests:
-    extra = columns.get("extra_info") or {}
-    prelude = extra.get("prefix") or ""
+    prelude = _mapping(columns.get("extra_info")).get("prefix") or ""
     entry_point = columns.get("entry_point") or ""
+    for wrapper in ("input_output", "test_cases"):
+        if isinstance(given, dict) and given.get(wrapper):
+            given = _decoded(given[wrapper])
+    if isinstance(given, list) and all(isinstance(case, dict) for case in given):
+        given = _columns_of(given, columns)
     if isinstance(given, dict):
         entry_point = given.get("fn_name") or given.get("entry_point") or entry_point
         if "inputs" in given and "outputs" in given:
             return _cases(given["inputs"], given["outputs"], given.get("fn_name") or "", prelude)
-        given = given["functional"]
+        codes = [given[key] for key in ("functional", "pytest") if key in given]
+        if not codes:
+            raise ValueError(f"a dict with the keys {sorted(given)}")
+        given = codes[0]
     if isinstance(given, list):
         setup = [*(columns.get("test_imports") or []), columns.get("test_setup_code") or ""]
         prelude = "\n".join([prelude, *setup])
         given = "\n".join(given)
     if not isinstance(given, str):
         raise TypeError(f"a {type(given).__name__}")
-    stub = prompt if entry_point and isinstance(prompt, str) and _parses(prompt) else ""
-    return _code(given, "\n".join(filter(None, [prelude, stub])), stub, entry_point)
+    stub = prompt if _is_stub(prompt, entry_point) else ""
+    return unit_tests(given, "\n".join(filter(None, [prelude, stub])), stub, entry_point)
+
+
+def _columns_of(cases: list[dict[str, Any]], columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Cases that come one by one, as lists of inputs and of outputs."""
+    if not all("input" in case and "output" in case for case in cases):
+        raise ValueError('a case without "input" or without "output"')
+    metadata = [_mapping(case.get("metadata")) for case in cases] + [_mapping(columns.get("metadata"))]
+    names = {case.get("fn_name") for case in cases} | {data.get("func_name") for data in metadata}
+    functions = sorted(filter(None, names))
+    if len(functions) > 1:
+        raise ValueError(f"cases of several functions, {functions}")
+    inputs, outputs = ([case[key] for case in cases] for key in ("input", "output"))
+    return {"inputs": inputs, "outputs": outputs, "fn_name": "".join(functions)}
 
 
 def _cases(inputs: Any, outputs: Any, function: str, prelude: str) -> StdinTests | UnitTests:
@@ -114,17 +126,17 @@ def _cases(inputs: Any, outputs: Any, function: str, prelude: str) -> StdinTests
         return StdinTests([_text(case) for case in inputs], [_text(case) for case in outputs])
     if not function.isidentifier():
         raise ValueError(f"fn_name {function!r} is not a name")
-    ast.parse(prelude)
-    target = "__function__"
-    setup = f"try:\n    {target} = {function}\nexcept NameError:\n    {target} = Solution().{function}"
-    steps = [(False, setup)]
-    for arguments, output in zip(inputs, outputs, strict=True):
-        args, expected = _call(arguments, output)
-        wrapped = isinstance(expected, list) and len(expected) == 1  # APPS puts some results into a list
-        others = f" or __same__(__result__, {expected[0]!r})" if wrapped else ""
-        source = f"__result__ = {target}(*{args!r})\nassert __same__(__result__, {expected!r}){others}"
-        steps.append((True, source))
-    return UnitTests(steps, prelude, entry_point=function, programs=[function, "Solution"])
+    cases = [_call(arguments, output) for arguments, output in zip(inputs, outputs, strict=True)]
+    setup = f"try:\n    __method__ = Solution.{function}\nexcept (NameError, AttributeError):\n    __method__ = None"
+    called = f"(Solution().{function} if __method__ else {function})"  # each case has a Solution of its own
+    sources = [
+        f"__result__ = {called}(*__cases__[{i}][0])\nassert __same__(__result__, __cases__[{i}][1])"
+        for i in range(len(cases))
+    ]
+    steps = [(False, setup), *((True, source) for source in sources)]
+    programs = [function, "Solution"]
+    modules = frozenset(imported(ast.parse(prelude)))
+    return UnitTests(steps, prelude, "", function, programs, {}, frozenset(programs), cases, modules)
 
 
 def _call(arguments: Any, output: Any) -> tuple[list[Any], Any]:
@@ -145,73 +157,11 @@ def _text(case: Any) -> str:
     return case
 
 
-def _code(source: str, prelude: str, stub: str, entry_point: str) -> UnitTests:
-    tree = ast.parse(source)
-    ast.parse(prelude)
-    if not any(isinstance(node, ast.Assert | ast.Raise) for node in ast.walk(tree)):
-        raise ValueError("no assert and no raise, so that every program would pass")
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    body = list(tree.body)
-    if "check" in functions and entry_point and not any(_called(node, functions) for node in body):
-        body += ast.parse(f"check({entry_point})").body
-    steps = [(_is_test(node), ast.unparse(node)) for statement in body for node in _inlined(statement, functions)]
-    if not any(is_test for is_test, _ in steps):
-        raise ValueError("no statement at the top level tests anything; call the functions that do")
-    programs = [node.id for node in ast.walk(ast.parse(entry_point)) if isinstance(node, ast.Name)]
-    return UnitTests(steps, prelude, stub, entry_point, programs)
-
-
-def _parses(source: str) -> bool:
+def _is_stub(prompt: Any, entry_point: str) -> bool:
+    """Whether a prompt is Python code, as HumanEval's are."""
+    if not entry_point or not isinstance(prompt, str):
+        return False
     try:
-        ast.parse(source)
+        return bool(ast.parse(prompt).body)
     except SyntaxError:
         return False
-    return True
-
-
-def _is_test(statement: ast.stmt) -> bool:
-    """Definitions, assignments and `assert True` are none; calls may well assert something."""
-    if isinstance(statement, ast.Assert) and isinstance(statement.test, ast.Constant):
-        return False
-    kinds = ast.Assert | ast.Expr | ast.For | ast.While | ast.If | ast.With | ast.Try
-    return isinstance(statement, kinds) and any(isinstance(node, ast.Assert | ast.Call) for node in ast.walk(statement))
-
-
-def _called(statement: ast.stmt, functions: Mapping[str, ast.FunctionDef]) -> ast.FunctionDef | None:
-    """The function of the test code that a statement such as `check(candidate)` calls."""
-    match statement:
-        case ast.Expr(ast.Call(func=ast.Name(id=name), keywords=[])):
-            return functions.get(name)
-    return None
-
-
-def _inlined(statement: ast.stmt, functions: Mapping[str, ast.FunctionDef]) -> Sequence[ast.stmt]:
-    """A call of a plain test function as the statements of its body, so that each assertion counts for itself."""
-    function = _called(statement, functions)
-    if function is None or not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
-        return [statement]
-    parameters = [parameter.arg for parameter in function.args.args]
-    plain = len(parameters) == len(statement.value.args) and not function.decorator_list
-    if not plain or any(isinstance(node, _UNMOVABLE) for node in ast.walk(function)):
-        return [statement]
-    assignments: list[ast.stmt] = [
-        ast.Assign([ast.Name(name, ast.Store())], value, lineno=0)
-        for name, value in zip(parameters, statement.value.args, strict=True)
-    ]
-    return [*assignments, *function.body]
-
-
-_UNMOVABLE = ast.Return | ast.Yield | ast.YieldFrom | ast.Global | ast.Nonlocal
-
-
-def _first(tests: StdinTests | UnitTests, count: int | None) -> StdinTests | UnitTests:
-    if count is None:
-        return tests
-    if isinstance(tests, StdinTests):
-        return StdinTests(tests.inputs[:count], tests.outputs[:count])
-    kept: list[tuple[bool, str]] = []
-    for is_test, source in tests.steps:
-        if is_test and sum(flag for flag, _ in kept) == count:
-            break
-        kept.append((is_test, source))
-    return UnitTests(kept, tests.prelude, tests.stub, tests.entry_point, tests.programs)

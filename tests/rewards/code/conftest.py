@@ -13,7 +13,7 @@ import pytest
 
 from bots_lightning.rewards.code import CodeReward, SandboxError
 
-Judge = Callable[..., float | None]
+Grade = Callable[..., float | None]
 
 
 @cache
@@ -53,7 +53,7 @@ def reward(make_reward: Any) -> CodeReward:
 
 
 @pytest.fixture
-def judge(reward: CodeReward) -> Judge:
+def grade(reward: CodeReward) -> Grade:
     """The reward of one program, given the tests as an object for JSON or as code."""
 
     def score(program: str, tests: Any, prompt: Any = "?", **columns: Any) -> float | None:

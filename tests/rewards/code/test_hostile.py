@@ -226,7 +226,7 @@ import sys, json, os, operator
 operator.eq = lambda a, b: True
 json.dumps = lambda *a, **k: '{"passed": 1}'
 for module in list(sys.modules.values()):
-    for name in ("same", "Judge", "encode", "decode", "Peer"):
+    for name in ("same", "Grader", "encode", "decode", "Peer"):
         if name in getattr(module, "__dict__", {}):
             setattr(module, name, lambda *a, **k: True)
 """,

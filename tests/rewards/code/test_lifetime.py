@@ -49,7 +49,7 @@ def test_no_sandbox_outlives_the_training_process(number: signal.Signals, mode: 
         assert training.stdout is not None
         assert training.stdout.readline() == b"ready\n"
         started: set[int] = set()
-        sandboxes = 3  # a program, and another with its judge
+        sandboxes = 3  # a program, and another with its grader
         processes = sandboxes * (3 if mode == "bubblewrap" else 1)
 
         def all_run() -> bool:

@@ -217,12 +217,12 @@ STDIN = [
 
 
 @pytest.mark.parametrize("problem", CALLS + STDIN, ids=lambda problem: problem.name)
-def test_the_solution_is_worth_one_and_a_mutation_nothing(judge: Any, problem: Problem) -> None:
+def test_the_solution_is_worth_one_and_a_mutation_nothing(grade: Any, problem: Problem) -> None:
     assert problem.solution.count(problem.right) == 1
     mutation = problem.solution.replace(problem.right, problem.wrong)
-    assert judge(problem.solution, problem.tests, **problem.columns) == 1
-    assert judge(mutation, problem.tests, **problem.columns) == 0
-    assert judge("    pass" if "prompt" in problem.columns else "pass", problem.tests, **problem.columns) == 0
+    assert grade(problem.solution, problem.tests, **problem.columns) == 1
+    assert grade(mutation, problem.tests, **problem.columns) == 0
+    assert grade("    pass" if "prompt" in problem.columns else "pass", problem.tests, **problem.columns) == 0
 
 
 def test_partial_credit_is_the_share_of_tests_that_pass(make_reward: Any) -> None:
@@ -238,9 +238,9 @@ def test_partial_credit_is_the_share_of_tests_that_pass(make_reward: Any) -> Non
     assert reward(["?"] * 3, [program] * 3, tests) == [3 / 4, 2 / 3, 1 / 2]
 
 
-def test_an_exit_status_other_than_zero_fails_whatever_was_printed(judge: Any) -> None:
-    assert judge("print(input())\nraise SystemExit(0)", {"inputs": ["1"], "outputs": ["1"]}) == 1
-    assert judge("print(input())\nraise SystemExit(3)", {"inputs": ["1"], "outputs": ["1"]}) == 0
+def test_an_exit_status_other_than_zero_fails_whatever_was_printed(grade: Any) -> None:
+    assert grade("print(input())\nraise SystemExit(0)", {"inputs": ["1"], "outputs": ["1"]}) == 1
+    assert grade("print(input())\nraise SystemExit(3)", {"inputs": ["1"], "outputs": ["1"]}) == 0
 
 
 def test_prose_and_nothing_are_worth_nothing_and_are_no_errors(reward: CodeReward) -> None:

@@ -80,7 +80,7 @@ def test_only_a_prompt_that_is_python_is_a_stub() -> None:
         ("42", {}, "a int"),
         ("assert f(", {}, "SyntaxError"),
         ("print(f(1))", {}, "every program would pass"),
-        ("def test_f():\n    assert f(1)", {}, "call the functions"),
+        ("def help_f():\n    assert f(1)", {}, "call the functions"),
         ("[1]", {}, "TypeError"),
         ("assert f()", {"extra_info": {"prefix": "("}}, "SyntaxError"),
         ("assert True", {}, "call the functions"),

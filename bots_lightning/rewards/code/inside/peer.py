@@ -1,4 +1,4 @@
-"""Calls between the judge and the program: each side may ask the other while it waits for an answer."""
+"""Calls between the grader and the program: each side may ask the other while it waits for an answer."""
 
 from __future__ import annotations
 

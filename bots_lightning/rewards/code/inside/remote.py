@@ -1,8 +1,8 @@
 """Objects of the program as the test code sees them: every use is a question to the process where they live.
 
-The answers are the program's, so an object may lie about itself. What it may not do is judge expected values: it
-compares and reckons with plain data only as the plain data that it is (a named tuple, an IntEnum), and is never asked
-to contain some. Arithmetic with plain data may give another object, which may have seen an expected value and so never
+The answers are the program's, so an object may lie about itself. What it may not do is grade itself: it compares
+and computes with plain data only as the plain data that it is (a named tuple, an IntEnum), and is never asked to
+contain some. Arithmetic with plain data may give another object, which may have seen an expected value and so never
 becomes a number: `abs(f(1) - 41) < 1e-6` holds for numbers only. Two objects of the program compare as it says, and a
 method of it that is called with an expected value may answer as it likes.
 """
@@ -10,10 +10,15 @@ method of it that is called with an expected value may answer as it likes.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 Ask = Callable[..., Any]
+
+# The special names that a program may answer. Others are how libraries let an object take over an operation, such as
+# numpy's `__array_wrap__`.
+DESCRIPTIVE = {f"__{name}__" for name in ("name", "qualname", "module", "doc", "dict", "annotations", "wrapped", "mro")}
 
 
 class Remote:
@@ -25,18 +30,21 @@ class Remote:
         plain: what the object is as plain data, in a list; empty if it is none.
     """
 
-    __slots__ = ("_ask", "_handle", "plain")
+    __slots__ = ("_ask", "_handle", "_plain")
+    __array_ufunc__ = None  # numpy leaves operators to this class, and computes nothing with it
 
     def __init__(self, ask: Ask, handle: int, plain: list[Any]) -> None:
         object.__setattr__(self, "_ask", ask)
         object.__setattr__(self, "_handle", handle)
-        object.__setattr__(self, "plain", plain)
+        object.__setattr__(self, "_plain", plain)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the object returns there."""
         return self._ask("call", self, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        if (name.startswith("__") and name not in DESCRIPTIVE) or _is_asked_by_a_package():
+            raise AttributeError(name)
         return self._ask("getattr", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -92,12 +100,24 @@ class Derived(Remote):
     def __round__(self, digits: int | None = None) -> Any:
         return _derived("round", super().__round__(digits))
 
+    def __format__(self, spec: str) -> str:
+        if spec:
+            _derived("format", None)
+        return super().__format__(spec)
+
+
+def _is_asked_by_a_package() -> bool:
+    """Whether the attribute is for a package, as numpy's `sum` calls the method of that name; not for the test code."""
+    module = str(sys._getframe(2).f_globals.get("__name__")).partition(".")[0]
+    return module not in sys.stdlib_module_names and module not in ("tests", "inside")
+
 
 def _plain(value: Remote) -> list[Any]:
-    return [] if isinstance(value, Derived) else value.plain
+    return [] if isinstance(value, Derived) else value._plain
 
 
 def _derived(name: str, result: Any) -> Derived:
+    """The result as an object that is no number; raises TypeError where it is plain data."""
     if not isinstance(result, Remote):
         raise TypeError(f"{name} of a program's object and plain data gave plain data, which it could have forged")
     return Derived(result._ask, result._handle, [])
@@ -122,6 +142,8 @@ def _unary(name: str) -> Callable[[Remote], Any]:
 def _binary(name: str, reflected: bool = False) -> Callable[[Remote, Any], Any]:
     def method(self: Remote, other: Any) -> Any:
         known = [] if isinstance(other, Remote) else [*_plain(self)]  # before the program sees the other operand
+        if not known and type(other).__module__ == "numpy":
+            return _derived(name, None)
         result = self._ask("operator", name, *((other, self) if reflected else (self, other)))
         if isinstance(other, Remote) and not isinstance(self, Derived) and not isinstance(other, Derived):
             return result

@@ -17,7 +17,7 @@ PLAIN = (int, float, str, bytes, tuple, list, dict, set, frozenset)
 
 
 def run(job: dict[str, Any]) -> None:
-    """Serves `job["sources"]`, run one after the other, on the socket `job["channel"]` until the judge hangs up."""
+    """Serves `job["sources"]`, run one after the other, on the socket `job["channel"]` until the grader hangs up."""
     os.dup2(2, 1)  # nobody reads what it prints
     program = Program(job["sources"])
     peer = Peer(Channel(job["channel"], job["channel"]), program.export, program.adopt, program.operations())
@@ -27,7 +27,7 @@ def run(job: dict[str, Any]) -> None:
 
 
 class Program:
-    """The program's module, and the objects of it that the judge holds on to.
+    """The program's module, and the objects of it that the grader holds on to.
 
     Args:
         sources: Python code; one after the other, so that each may begin with `from __future__ import …`.
@@ -38,12 +38,13 @@ class Program:
     def __init__(self, sources: list[str]) -> None:
         self.sources = sources
         self.module = types.ModuleType("solution")
+        self.module.__file__ = "solution.py"
         self.held: list[Any] = []
         self.handles: dict[int, int] = {}
         self.shared: set[str] = set()
 
     def operations(self) -> dict[str, Callable[..., Any]]:
-        """What the judge may ask for, by name."""
+        """What the grader may ask for, by name."""
         return {
             "load": self.load,
             "call": lambda function, args, kwargs: function(*args, **kwargs),
@@ -67,7 +68,7 @@ class Program:
         """
         self.shared |= set(shared)
         sys.modules["solution"] = self.module
-        for source in self.sources:
+        for source in self.sources:  # annotations stay text, as in this file: `List` needs no import
             exec(compile(source, "solution.py", "exec"), self.module.__dict__)
         return {name: self.module.__dict__[name] for name in names if name in self.module.__dict__}
 
@@ -85,7 +86,7 @@ class Program:
         return ["remote", self.handles[id(value)], *plain[:1]]
 
     def adopt(self, row: Row) -> Any:
-        """The object that the judge's row means."""
+        """The object that the grader's row means."""
         if row[0] == "remote":
             return self.held[row[1]]
         if row[0] == "callback":
@@ -113,8 +114,8 @@ class Callback:
     """A function of the test code, called where it lives.
 
     Args:
-        number: by which the judge knows it.
-        program: asks the judge.
+        number: by which the grader knows it.
+        program: asks the grader.
     """
 
     def __init__(self, number: int, program: Program) -> None:

@@ -15,6 +15,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from . import arrays
+
 MAX_MESSAGE = 16 * 2**20  # bytes
 LONGEST_INT = 2**63  # longer ones go as hexadecimal text, which has no limit of digits
 
@@ -75,6 +77,8 @@ def _row(value: Any, refer: Callable[[Any], Any], export: Export) -> Row:
         return ["bytes", value.hex()]
     if kind is complex:
         return ["complex", value.real, value.imag]
+    if (numbers := arrays.row(value)) is not None:
+        return numbers
     if kind in (range, slice):
         return [kind.__name__, [refer(part) for part in (value.start, value.stop, value.step)]]
     return export(value, refer)
@@ -95,7 +99,7 @@ def decode(message: dict[str, Any], adopt: Adopt, objects: list[Any]) -> list[An
     """
     try:
         return _Decoder(message["table"], adopt, objects).values(message["roots"])
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, ImportError, RecursionError) as error:
         raise MalformedError(f"{type(error).__name__}: {error}") from error
 
 
@@ -139,6 +143,8 @@ class _Decoder:
             return bytes.fromhex(row[1])
         if name == "complex":
             return complex(row[1], row[2])
+        if name in ("array", "number"):
+            return arrays.value_of(row)
         return self.adopt(row)
 
     def _frozen(self, i: int) -> Any:
@@ -162,14 +168,16 @@ class _Decoder:
             value.clear()
             for key, item in pairs:
                 value[key] = item
+        elif name == "array":
+            arrays.fill(value, row)
         elif name == "record":
             attributes = {key: self._value(item) for key, item in row[2]}
             if any(callable(getattr(type(value), key, None)) for key in attributes):
                 raise ValueError(f"attributes {sorted(attributes)} hide methods of {type(value).__name__}")
             value.__dict__.clear()
             value.__dict__.update(attributes)
-        elif name == "remote" and row[2:] and not (value.plain and isinstance(value.plain[0], UNCHANGING)):
-            value.plain[:] = self.values(row[2:])
+        elif name == "remote" and row[2:] and not (value._plain and isinstance(value._plain[0], UNCHANGING)):
+            value._plain[:] = self.values(row[2:])
 
 
 def _check_kind(value: Any, kind: type) -> None:

@@ -13,6 +13,8 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from . import arrays
+from .names import CONSTANTS, LIBRARY, caught, loaded, modules
 from .peer import Lost, Peer, exception_class
 from .remote import Remote
 from .wire import Channel, MalformedError, Row
@@ -24,54 +26,62 @@ def run(job: dict[str, Any]) -> None:
     """Writes `{"passed": n}` to standard output.
 
     Args:
-        job: `prelude`, `steps` as [is a test, source], `programs`, the names that are the program's in any case,
-            `all_or_nothing`, `tolerance` of floats in calls, and the socket `channel`.
+        job: `prelude`, `steps` as [is a test, source], `cases` as [arguments, result], `programs`, which maps the names
+            that are the program's in any case to what it calls them, `all_or_nothing`, `tolerance` of floats in calls,
+            and the socket `channel`.
     """
     verdict = os.dup(1)
     os.dup2(2, 1)  # what the test code prints is no verdict
-    judge = Judge(job["channel"], job["tolerance"])
-    judge.prepare(job["prelude"], [source for _, source in job["steps"]], job["programs"])
-    passed = judge.count_passed(job["steps"], job["all_or_nothing"])
+    grader = Grader(job["channel"], job["tolerance"], job["cases"])
+    grader.prepare(job["prelude"], [source for _, source in job["steps"]], job["programs"])
+    passed = grader.count_passed(job["steps"], job["all_or_nothing"])
     os.write(verdict, json.dumps({"passed": passed}).encode())
 
 
-class Judge:
+class Grader:
     """The names of the test code, and the program at the other end.
 
     Args:
         channel: the socket to the program.
         tolerance: relative and absolute, of floats in `__same__`.
+        cases: arguments and results of calls.
     """
 
-    def __init__(self, channel: int, tolerance: float) -> None:
+    def __init__(self, channel: int, tolerance: float, cases: list[Any]) -> None:
         self.peer = Peer(Channel(channel, channel), self.export, self.adopt, {"callback": self.callback})
         self.callbacks: list[Callable[..., Any]] = []
         self.remotes: dict[int, Remote] = {}
         module = sys.modules[MODULE] = types.ModuleType(MODULE)
         self.names: dict[str, Any] = module.__dict__
-        self.names["__same__"] = lambda actual, expected: same(actual, expected, tolerance)
+        self.names |= {"__cases__": cases, "__same__": lambda actual, expected: _passes(actual, expected, tolerance)}
 
-    def prepare(self, prelude: str, sources: Iterable[str], programs: list[str]) -> None:
+    def prepare(self, prelude: str, sources: Iterable[str], programs: dict[str, str]) -> None:
         """Runs the prelude and loads the program; what the test code names and nobody defines is the program's."""
+        self.names |= CONSTANTS
         exec(prelude, self.names)
         trees = [ast.parse(source) for source in sources]
         for name in programs:
             self.names.pop(name, None)
         self.names["__builtins__"] = {name: kind for name, kind in vars(builtins).items() if name not in programs}
         defined = self.names.keys() | self.names["__builtins__"].keys()
-        unknown = sorted({*programs, *(name for tree in trees for name in _loaded(tree))} - defined)
-        for name in sorted(_modules(trees, unknown) - set(programs)):
-            self.names[name] = importlib.import_module(name)
-        for name in sorted(set(unknown) & {name for tree in trees for name in _caught(tree)}):
-            self.names[name] = exception_class(name)
-        wanted = [name for name in unknown if name not in self.names]
+        unknown = sorted({*programs, *(name for tree in trees for name in loaded(tree))} - defined)
+        self._define_known(trees, {*unknown} - programs.keys())
+        wanted = {name: programs.get(name, name) for name in unknown if name not in self.names}
         shared = [name for name, value in self.names.items() if _is_own(value)]
         try:
-            found = self.peer.ask("load", wanted, shared)
+            found = {**self.peer.ask("load", sorted({*wanted.values()}), shared)}
+            self.names |= {name: found[own] for name, own in wanted.items() if own in found}
         except (Exception, Lost):
             self.peer.lost = True  # a program that does not load passes nothing
-            return
-        self.names |= {name: found[name] for name in wanted if name in found}
+
+    def _define_known(self, trees: list[ast.Module], unknown: set[str]) -> None:
+        """Modules, library classes and exceptions, which a program could forge, come from here."""
+        for name in sorted(modules(trees, unknown)):
+            self.names[name] = importlib.import_module(name)
+        for name in sorted(unknown & LIBRARY.keys()):
+            self.names[name] = getattr(importlib.import_module(LIBRARY[name]), name)
+        for name in sorted((unknown - self.names.keys()) & {name for tree in trees for name in caught(tree)}):
+            self.names[name] = exception_class(name)
 
     def count_passed(self, steps: list[tuple[bool, str]], all_or_nothing: bool) -> int:
         """Of the steps that are tests."""
@@ -116,47 +126,38 @@ class Judge:
         raise MalformedError(str(row[0]))
 
 
+def _passes(actual: Any, expected: Any, tolerance: float) -> bool:
+    """Whether a call gave the expected result; APPS puts some results into a list."""
+    wrapped = isinstance(expected, list) and len(expected) == 1
+    return same(actual, expected, tolerance) or (wrapped and same(actual, expected[0], tolerance))
+
+
 def same(actual: Any, expected: Any, tolerance: float) -> bool:
-    """Whether plain data agrees: lists and tuples alike, floats within the tolerance, a bool never as a number."""
+    """Whether plain data agrees with data from JSON.
+
+    Lists and tuples are alike, floats agree within the tolerance, a bool is never a number, and the keys of a dict are
+    compared as the text that JSON makes of them.
+    """
+    actual = arrays.plain(actual)
     if isinstance(actual, list | tuple) and isinstance(expected, list | tuple):
         pairs = zip(actual, expected, strict=False)
         return len(actual) == len(expected) and all(same(a, e, tolerance) for a, e in pairs)
     if isinstance(actual, dict) and isinstance(expected, dict):
-        return actual.keys() == expected.keys() and all(same(actual[k], e, tolerance) for k, e in expected.items())
+        texts = {_json_key(key): value for key, value in actual.items()}
+        agree = len(actual) == len(expected) and texts.keys() == expected.keys()
+        return agree and all(same(texts[key], value, tolerance) for key, value in expected.items())
     if isinstance(actual, bool) or isinstance(expected, bool):
         return actual is expected
     if isinstance(expected, float) and isinstance(actual, int | float):
-        return math.isclose(actual, expected, rel_tol=tolerance, abs_tol=tolerance)
+        both_nan = actual != actual and expected != expected
+        return both_nan or math.isclose(actual, expected, rel_tol=tolerance, abs_tol=tolerance)
     return bool(actual == expected)
+
+
+def _json_key(key: Any) -> Any:
+    """The text that JSON makes of a key; an object that it has no text for stays as it is."""
+    return json.dumps(key) if key is None or type(key) in (bool, int, float) else key
 
 
 def _is_own(value: Any) -> bool:
     return isinstance(value, type) and value.__module__ == MODULE
-
-
-def _loaded(tree: ast.AST) -> set[str]:
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-
-
-def _caught(tree: ast.AST) -> set[str]:
-    """Names in `except NAME` and `except (NAME, NAME)`."""
-    return {
-        node.id
-        for handler in ast.walk(tree)
-        if isinstance(handler, ast.ExceptHandler) and handler.type is not None
-        for node in ast.walk(handler.type)
-        if isinstance(node, ast.Name)
-    }
-
-
-def _modules(trees: list[ast.Module], unknown: Iterable[str]) -> set[str]:
-    """Modules of the standard library of which the test code uses attributes only, as in `math.isclose`.
-
-    They come from here and not from the program, which could forge them.
-    """
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    uses = [node.id for node in nodes if isinstance(node, ast.Name)]
-    owners = [node.value for node in nodes if isinstance(node, ast.Attribute)]
-    attributes = [owner.id for owner in owners if isinstance(owner, ast.Name)]
-    standard = sys.stdlib_module_names & set(unknown)
-    return {name for name in standard if uses.count(name) == attributes.count(name)}

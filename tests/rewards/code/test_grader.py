@@ -1,4 +1,4 @@
-"""The judge compares; the program only answers. Objects that lie about themselves gain nothing."""
+"""The grader compares; the program only answers. Objects that lie about themselves gain nothing."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def f(x): return Liar()
     ],
 )
 @pytest.mark.parametrize("make_reward", ["unisolated"], indirect=True)
-def test_an_object_that_agrees_with_everything_passes_nothing(judge: Any, assertion: str) -> None:
-    assert judge(LIAR, f"assert {assertion}") == 0
+def test_an_object_that_agrees_with_everything_passes_nothing(grade: Any, assertion: str) -> None:
+    assert grade(LIAR, f"assert {assertion}") == 0
 
 
 OWN_ARITHMETIC = """
@@ -95,16 +95,16 @@ def f(x): return liar
 @pytest.mark.parametrize("result", ["self", "0", "Liar()"])
 @pytest.mark.parametrize("base", ["object", "float"])
 @pytest.mark.parametrize("make_reward", ["unisolated"], indirect=True)
-def test_an_object_that_forges_arithmetic_passes_nothing(judge: Any, assertion: str, base: str, result: str) -> None:
+def test_an_object_that_forges_arithmetic_passes_nothing(grade: Any, assertion: str, base: str, result: str) -> None:
     program = OWN_ARITHMETIC.replace("BASE", base).replace("RESULT", result)
-    assert judge(program, f"assert f(0) is not None\nassert {assertion}") == 0
+    assert grade(program, f"assert f(0) is not None\nassert {assertion}") == 0
 
 
-def test_numbers_with_a_class_of_their_own_are_reckoned_with(judge: Any) -> None:
+def test_numbers_with_a_class_of_their_own_take_part_in_arithmetic(grade: Any) -> None:
     program = "from enum import IntEnum\nclass Colour(IntEnum):\n    RED = 1\ndef f(): return Colour.RED\n"
     tests = "assert abs(f() - 1) < 1e-6 and 2 - f() == 1 and f() < 2 and 0 <= f() <= 1 and f() % 2 == 1"
-    assert judge(program, tests) == 1
-    assert judge(program.replace("= 1", "= 3"), tests) == 0
+    assert grade(program, tests) == 1
+    assert grade(program.replace("= 1", "= 3"), tests) == 0
 
 
 LIARS = {
@@ -117,8 +117,8 @@ LIARS = {
     "system exit": "def f(x): raise SystemExit(0)",
     "own assertion error": "class AssertionError(Exception): pass\ndef f(x): raise AssertionError",
     "iterator of everything else": "f = lambda x: iter([])",
-    "builtins of the judge": "all = any = isinstance = abs = len = sorted = lambda *a, **k: True\nf = lambda x: None",
-    "module of the judge": "class math:\n    isclose = lambda *a: True\n"
+    "builtins of the grader": "all = any = isinstance = abs = len = sorted = lambda *a, **k: True\nf = lambda x: None",
+    "module of the grader": "class math:\n    isclose = lambda *a: True\n"
     "class json:\n    dumps = lambda *a: ''\nf = lambda x: 0",
     "answer by an earlier call": """
 seen = []
@@ -138,7 +138,7 @@ def f(x):
 
 
 @pytest.mark.parametrize("name", LIARS)
-def test_a_program_that_forges_passes_nothing(judge: Any, name: str) -> None:
+def test_a_program_that_forges_passes_nothing(grade: Any, name: str) -> None:
     tests = (
         "import functools\n"
         "def check(candidate):\n"
@@ -147,42 +147,42 @@ def test_a_program_that_forges_passes_nothing(judge: Any, name: str) -> None:
         "    assert math.isclose(candidate(2), 41) and abs(candidate(1) - 41) < 1\n"
         "check(f)\n"
     )
-    assert judge("f = lambda x: 40 + 1", tests) == 1
-    assert judge(LIARS[name], tests) == 0
+    assert grade("f = lambda x: 40 + 1", tests) == 1
+    assert grade(LIARS[name], tests) == 0
 
 
-def test_an_error_that_a_test_expects_is_not_the_death_of_the_program(judge: Any) -> None:
+def test_an_error_that_a_test_expects_is_not_the_death_of_the_program(grade: Any) -> None:
     tests = "try:\n    f(1)\n    assert False\nexcept Exception:\n    pass\nelse:\n    assert False\n"
     bare = tests.replace("except Exception", "except BaseException")
-    assert judge("def f(x): raise KeyError", tests) == 1
-    assert judge("import os\ndef f(x): os._exit(0)", tests) == 0
-    assert judge("import os\ndef f(x): os._exit(0)", bare) == 0
-    assert judge("import os\nos._exit(0)", bare) == 0
-    assert judge("raise ValueError", bare) == 0
+    assert grade("def f(x): raise KeyError", tests) == 1
+    assert grade("import os\ndef f(x): os._exit(0)", tests) == 0
+    assert grade("import os\ndef f(x): os._exit(0)", bare) == 0
+    assert grade("import os\nos._exit(0)", bare) == 0
+    assert grade("raise ValueError", bare) == 0
 
 
 HELPER = "def is_right(x):\n    return x == 41\n\ndef double(x):\n    '''2 x'''\n"
 
 
-def test_helpers_of_the_stub_are_the_tests_own_even_if_the_program_redefines_them(judge: Any) -> None:
+def test_helpers_of_the_stub_are_the_tests_own_even_if_the_program_redefines_them(grade: Any) -> None:
     tests = "def check(candidate):\n    assert is_right(candidate(20.5))\n"
     columns = {"prompt": HELPER, "entry_point": "double"}
-    assert judge("def double(x): return 2 * x", tests, **columns) == 1
+    assert grade("def double(x): return 2 * x", tests, **columns) == 1
     forged = "def is_right(x): return True\ndef double(x): return 7"
-    assert judge(forged, tests, **columns) == 0
+    assert grade(forged, tests, **columns) == 0
 
 
-def test_records_of_the_prefix_carry_data_and_no_methods(judge: Any) -> None:
+def test_records_of_the_prefix_carry_data_and_no_methods(grade: Any) -> None:
     prefix = "class Pair:\n    def __init__(self, a): self.a = a\n    def same(self, other): return self.a == other.a\n"
     tests = {"functional": "p = make(3)\nassert p.same(Pair(3))\nassert type(p) is Pair"}
     columns = {"extra_info": {"prefix": prefix}}
-    assert judge("def make(x): return Pair(x)", tests, **columns) == 1
-    assert judge("def make(x): return Pair(4)", tests, **columns) == 0
-    assert judge("def make(x):\n    p = Pair(4)\n    p.same = lambda other: True\n    return p", tests, **columns) == 0
-    assert judge("class Pair:\n    same = lambda *a: True\ndef make(x): return Pair()", tests, **columns) == 0
+    assert grade("def make(x): return Pair(x)", tests, **columns) == 1
+    assert grade("def make(x): return Pair(4)", tests, **columns) == 0
+    assert grade("def make(x):\n    p = Pair(4)\n    p.same = lambda other: True\n    return p", tests, **columns) == 0
+    assert grade("class Pair:\n    same = lambda *a: True\ndef make(x): return Pair()", tests, **columns) == 0
 
 
-def test_objects_of_the_program_work_as_objects(judge: Any) -> None:
+def test_objects_of_the_program_work_as_objects(grade: Any) -> None:
     program = """
 from collections import namedtuple
 from enum import IntEnum
@@ -237,5 +237,5 @@ pair = identity((a, a))
 assert pair[0] is a and pair[1] is a
 """
     tests = "from fractions import Fraction\n" + tests
-    assert judge(program, tests) == 1
-    assert judge(program.replace("a + b", "a - b"), tests) == 0
+    assert grade(program, tests) == 1
+    assert grade(program.replace("a + b", "a - b"), tests) == 0

@@ -1,0 +1,106 @@
+"""Names in test code: which are the program's, and which are not although nobody defines them."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import math
+import sys
+from collections.abc import Iterable
+
+# Test code made from JSON or from the text of results has these.
+CONSTANTS: dict[str, float | None] = {"true": True, "false": False, "null": None}
+CONSTANTS |= {"Infinity": math.inf, "inf": math.inf, "NaN": math.nan, "nan": math.nan}
+# Classes that test code uses as if they were built in, and their modules.
+LIBRARY = dict.fromkeys(("Counter", "OrderedDict", "defaultdict", "deque"), "collections")
+LIBRARY |= {"Decimal": "decimal", "Fraction": "fractions"}
+KNOWN = frozenset({*vars(builtins), *LIBRARY})
+MODULE_NAMES = frozenset({"__name__", "__file__", "__builtins__", "__doc__"})
+
+
+def loaded(tree: ast.AST) -> set[str]:
+    """Names that the code reads."""
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+
+
+def bound(tree: ast.AST) -> set[str]:
+    """Names that the code gives a value, in whatever scope."""
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                found.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.alias(name=name, asname=other):
+                found.add(other or name.partition(".")[0])
+            case ast.ExceptHandler(name=str(name)):
+                found.add(name)
+    return found
+
+
+def caught(tree: ast.AST) -> set[str]:
+    """Names of exceptions that the code expects: in `except NAME` and in `assertRaises(NAME)` and its like."""
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.ExceptHandler(type=ast.expr() as kinds):
+                found |= loaded(kinds)
+            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name), args=[kinds, *_]) if "aises" in name:
+                found |= loaded(kinds)
+    return found
+
+
+def modules(trees: Iterable[ast.AST], unknown: Iterable[str]) -> set[str]:
+    """Modules of the standard library of which the test code uses attributes only, as in `math.isclose`.
+
+    They come from the grader and not from the program, which could forge them.
+    """
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    uses = [node.id for node in nodes if isinstance(node, ast.Name)]
+    owners = [node.value for node in nodes if isinstance(node, ast.Attribute)]
+    attributes = [owner.id for owner in owners if isinstance(owner, ast.Name)]
+    standard = sys.stdlib_module_names & set(unknown)
+    return {name for name in standard if uses.count(name) == attributes.count(name)}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Top-level modules that the code cannot do without: imports inside of `try` are left out."""
+    optional = {id(node) for attempt in ast.walk(tree) if isinstance(attempt, ast.Try) for node in ast.walk(attempt)}
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case _ if id(node) in optional:
+                pass
+            case ast.Import(names=aliases):
+                found |= {alias.name.partition(".")[0] for alias in aliases}
+            case ast.ImportFrom(module=str(name), level=0):
+                found.add(name.partition(".")[0])
+    return found
+
+
+def wanted(tree: ast.AST, prelude: ast.AST) -> set[str]:
+    """Names that neither the test code nor its prelude defines, and that are not built in: those of the program.
+
+    Where there are none, what is tested has the name of a known class, or of a built-in function: of those that every
+    assertion calls, it is the first that has no call in its arguments, so never the `abs` of `abs(sum(1, 2) - 3) < 1`.
+    """
+    free = loaded(tree) - bound(tree) - bound(prelude) - CONSTANTS.keys() - MODULE_NAMES
+    free -= modules([tree], free)
+    return free - KNOWN or free & LIBRARY.keys() or set(_shadowed(tree, free)[:1])
+
+
+def _shadowed(tree: ast.AST, free: set[str]) -> list[str]:
+    """Names of built-in functions that every assertion calls with no other call in the arguments, in order."""
+    asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    called = [[name for call in ast.walk(node) if (name := _innermost(call)) in free] for node in asserts]
+    return [name for name in called[0] if all(name in names for names in called)] if called else []
+
+
+def _innermost(node: ast.AST) -> str | None:
+    """The name of the function that a node calls, if no argument is a call."""
+    match node:
+        case ast.Call(func=ast.Name(id=name)):
+            inner = [child for child in ast.walk(node) if isinstance(child, ast.Call) and child is not node]
+            return None if inner else name
+    return None
