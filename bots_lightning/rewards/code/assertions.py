@@ -9,58 +9,12 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from bots_lightning.rewards.code.inside.names import KNOWN, bound, imported, loaded, wanted
+from bots_lightning.rewards.code.task_tests import UnitTests
 
-Test = tuple[bool, str]
 SOLUTION = "solution"  # the module that the program is
-
-
-@dataclass(frozen=True)
-class StdinTests:
-    """Cases of standard input and the output that it should give."""
-
-    inputs: list[str]
-    outputs: list[str]
-
-    def first(self, count: int | None) -> StdinTests:
-        """The first cases, or all."""
-        return self if count is None else StdinTests(self.inputs[:count], self.outputs[:count])
-
-
-@dataclass(frozen=True)
-class UnitTests:
-    """Test code in steps.
-
-    Attributes:
-        steps: (whether it is a test, source), in order; the others define what the tests need.
-        prelude: code that runs before the program, and before the tests.
-        stub: the start of the program if the completion goes on from it, or "".
-        entry_point: what is tested, or "".
-        programs: names in the test code that are the program's, even where they are built in or the prelude has them.
-        aliases: further such names, and what the program calls them.
-        wanted: names that a program has to define.
-        cases: arguments and results of calls, which the steps refer to as `__cases__`.
-        modules: that the test code imports.
-    """
-
-    steps: list[Test]
-    prelude: str = ""
-    stub: str = ""
-    entry_point: str = ""
-    programs: list[str] = field(default_factory=list)
-    aliases: dict[str, str] = field(default_factory=dict)
-    wanted: frozenset[str] = frozenset()
-    cases: list[tuple[list[Any], Any]] = field(default_factory=list)
-    modules: frozenset[str] = frozenset()
-
-    def first(self, count: int | None) -> UnitTests:
-        """As many steps as hold the first tests, or all."""
-        tests = [i for i, (is_test, _) in enumerate(self.steps) if is_test]
-        return self if count is None or len(tests) <= count else replace(self, steps=self.steps[: tests[count]])
 
 
 def unit_tests(source: str, prelude: str = "", stub: str = "", entry_point: str = "") -> UnitTests:
@@ -77,7 +31,8 @@ def unit_tests(source: str, prelude: str = "", stub: str = "", entry_point: str 
         SyntaxError: the code is no Python.
     """
     imports = _SolutionImports()
-    tree, before = imports.visit(ast.parse(source)), ast.parse(prelude)
+    tree, before = ast.parse(source), ast.parse(prelude)
+    tree = imports.visit(tree) if SOLUTION in source else tree
     if not any(_asserts(node) for node in ast.walk(tree)):
         raise ValueError("no assert and no raise, so that every program would pass")
     body = _without_unused_imports(list(_unguarded(tree.body)))
@@ -86,7 +41,8 @@ def unit_tests(source: str, prelude: str = "", stub: str = "", entry_point: str 
     candidate, aliases = _candidate(entry_point, alias=bool(check))
     aliases |= imports.programs
     body += ast.parse("\n".join([*_calls(body), *([f"check({candidate})"] if check else [])])).body
-    steps = [(_is_test(node), ast.unparse(node)) for item in body for node in _inlined(item, functions)]
+    known = KNOWN.union(*(bound(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)))
+    steps = [(_is_test(node, known), ast.unparse(node)) for item in body for node in _inlined(item, functions)]
     if not any(is_test for is_test, _ in steps):
         raise ValueError("no statement at the top level tests anything; call the functions that do")
     tree.body = body
@@ -159,14 +115,11 @@ def _runs_all(node: ast.AST) -> bool:
 
 def _without_unused_imports(body: list[ast.stmt]) -> list[ast.stmt]:
     """Without modules that are not in the standard library and that nothing uses, so that they may be absent."""
-    used = {name for node in body for name in loaded(node)}
-    return [
-        node
-        for node in body
-        if not isinstance(node, ast.Import | ast.ImportFrom)
-        or imported(node) <= sys.stdlib_module_names
-        or bound(node) & {*used, "*"}
-    ]
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    foreign = [node for node in imports if not imported(node) <= sys.stdlib_module_names]
+    used = {"*", *(name for node in body for name in loaded(node))} if foreign else set()
+    unused = [node for node in foreign if not bound(node) & used]
+    return [node for node in body if node not in unused]
 
 
 def _candidate(entry_point: str, alias: bool) -> tuple[str, dict[str, str]]:
@@ -186,19 +139,21 @@ def _candidate(entry_point: str, alias: bool) -> tuple[str, dict[str, str]]:
 
 def _calls(body: Sequence[ast.stmt]) -> list[str]:
     """Calls of the tests that no statement names."""
-    calls: list[str] = []
-    for node in body:
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
-            continue
-        if any(node.name in loaded(other) for other in body if other is not node):
-            continue
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
-            if len(node.args.args) > len(node.args.defaults):
-                raise ValueError(f"{node.name} takes arguments; expected tests without fixtures and parameters")
-            calls.append(f"{node.name}()")
-        elif isinstance(node, ast.ClassDef):
-            calls += _method_calls(node)
-    return calls
+    own = {node.name: _own_calls(node) for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    if not any(own.values()):
+        return []
+    named = {name for node in body for name in loaded(node) if name != getattr(node, "name", None)}
+    return [call for name, calls in own.items() if name not in named for call in calls]
+
+
+def _own_calls(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
+    if isinstance(node, ast.ClassDef):
+        return _method_calls(node)
+    if not node.name.startswith("test"):
+        return []
+    if len(node.args.args) > len(node.args.defaults):
+        raise ValueError(f"{node.name} takes arguments; expected tests without fixtures and parameters")
+    return [f"{node.name}()"]
 
 
 def _method_calls(node: ast.ClassDef) -> list[str]:
@@ -209,14 +164,19 @@ def _method_calls(node: ast.ClassDef) -> list[str]:
     return [f"{node.name}().{name}()" for name in tests] if node.name.startswith("Test") else []
 
 
-def _is_test(statement: ast.stmt) -> bool:
-    """Definitions, assignments and `assert True` are none; calls may well assert something."""
+def _is_test(statement: ast.stmt, known: Set[str]) -> bool:
+    """Definitions, assignments and `assert True` are none; calls may well assert something.
+
+    Args:
+        statement: of the test code.
+        known: names that are built in or imported; a call of nothing else, such as `random.seed(1)`, is no test.
+    """
     match statement:
         case ast.Assert(test=ast.Constant()):
             return False
-        case ast.Expr(ast.Call(func=ast.Name(id="print"))):
+        case ast.Expr(ast.Call(func=ast.Name(id="print")) | ast.Call(func=ast.Attribute(attr="setUpClass"))):
             return False
-        case ast.Expr(ast.Call(func=ast.Attribute(attr="setUpClass"))):
+        case ast.Expr() if loaded(statement) <= known:
             return False
     kinds = ast.Assert | ast.Expr | ast.For | ast.While | ast.If | ast.With | ast.Try
     return isinstance(statement, kinds) and any(isinstance(node, ast.Assert | ast.Call) for node in ast.walk(statement))

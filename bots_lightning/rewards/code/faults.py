@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
-from bots_lightning.rewards.code.assertions import StdinTests, UnitTests
 from bots_lightning.rewards.code.inside.wire import MAX_MESSAGE
+from bots_lightning.rewards.code.task_tests import StdinTests, UnitTests
 
 
 def fault_of(tests: StdinTests | UnitTests, modules: Collection[str]) -> str | None:

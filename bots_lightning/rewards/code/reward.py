@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from bots_lightning.rewards.code.assertions import StdinTests, UnitTests
 from bots_lightning.rewards.code.compare import same_output
 from bots_lightning.rewards.code.extract import extract_program
 from bots_lightning.rewards.code.faults import fault_of
 from bots_lightning.rewards.code.process import Limits, SandboxError
 from bots_lightning.rewards.code.sandbox import Sandbox
+from bots_lightning.rewards.code.task_tests import StdinTests, UnitTests
 from bots_lightning.rewards.code.tests_format import parse_tests
 from bots_lightning.rewards.judged import JudgedReward, Outcomes, RewardPoolError
 from bots_lightning.tasks import Task

@@ -22,8 +22,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bots_lightning.rewards.code.assertions import StdinTests, UnitTests, unit_tests
+from bots_lightning.rewards.code.assertions import unit_tests
 from bots_lightning.rewards.code.inside.names import imported
+from bots_lightning.rewards.code.task_tests import StdinTests, UnitTests
 
 EXPECTED = (
     'expected JSON with "inputs" and "outputs", with "functional" or with "pytest", a list of cases or of assert '

@@ -30,10 +30,33 @@ from bots_lightning.rewards.code.compare import same_output
         (b"\xff", "\ufffd", False),
         (b"1\0", "1", False),
         ("ä".encode(), "ä", True),
+        (b"-0.0", "0.0", True),
+        (b"1_0.0", "10.0", False),  # Python reads it, an output has no such number
+        ("１.0".encode(), "1.0", False),
+        (b"inf", "1e400", False),
+        (b"+7", "7", False),
+        (b"007", "7", False),
     ],
 )
 def test_words_must_agree_and_decimals_within_the_tolerance(actual: bytes, expected: str, same: bool) -> None:
     assert same_output(actual, expected, 1e-6) is same
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "same"),
+    [
+        (b"YES\nno", "Yes\nNO", True),
+        (b"3.0", "3", True),
+        (b"3", "3.00", True),
+        (b"1000000008", "1000000007", False),
+        (b"3.0000001", "3", False),
+        (b"yes no", "yes\nno", False),
+        (b"three", "3", False),
+        (b"1e9999", "1", False),
+    ],
+)
+def test_a_lenient_comparison_takes_no_notice_of_case_and_of_notation(actual: bytes, expected: str, same: bool) -> None:
+    assert same_output(actual, expected, 1e-6, lenient=True) is same
 
 
 def test_without_a_tolerance_decimals_are_text() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -53,8 +54,10 @@ def f(x): return Liar()
     ],
 )
 @pytest.mark.parametrize("make_reward", ["unisolated"], indirect=True)
-def test_an_object_that_agrees_with_everything_passes_nothing(grade: Any, assertion: str) -> None:
-    assert grade(LIAR, f"assert {assertion}") == 0
+def test_an_object_that_agrees_with_everything_passes_nothing(make_reward: Any, assertion: str) -> None:
+    tests = json.dumps([f"assert {assertion}", "assert f(2) == 42"])
+    for partial_credit in (False, True):
+        assert make_reward(partial_credit=partial_credit)(["?"], [LIAR], [tests]) == [0]
 
 
 OWN_ARITHMETIC = """
@@ -239,3 +242,123 @@ assert pair[0] is a and pair[1] is a
     tests = "from fractions import Fraction\n" + tests
     assert grade(program, tests) == 1
     assert grade(program.replace("a + b", "a - b"), tests) == 0
+
+
+EQUAL = """
+class E:
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __hash__(self): return hash(41)
+    def __getattr__(self, name): return E()
+    def __call__(self, *args, **kwargs): return E()
+    def __bool__(self): return True
+    def __iter__(self): return iter([])
+"""
+EVERY_BUILTIN = (
+    EQUAL
+    + """
+for name in ("abs all any bool dict float int isinstance len list map max min range repr round set sorted str sum tuple "
+             "type zip true false null inf nan Infinity NaN math unittest Counter deque Decimal Fraction").split():
+    globals()[name] = lambda *args, **kwargs: True
+"""
+)
+CONSTANTS = EQUAL + "true = false = null = inf = nan = Infinity = NaN = E()\n"
+
+
+def one_by_one(make_reward: Any, program: str, tests: list[str], **columns: str) -> list[float | None]:
+    """The share of the tests that pass together, and whether each passes alone; all should be 0."""
+    lists = {name: [value] for name, value in columns.items()}
+    shares = make_reward(partial_credit=True)(["?"], [program], [json.dumps(tests)], **lists)
+    reward = make_reward()
+    return [*shares, *(reward(["?"], [program], [json.dumps([test])], **lists)[0] for test in tests)]
+
+
+IN_CONTAINERS = [
+    "f(1) == 41",
+    "f(1) in [41]",
+    "[f(1)] == [41]",
+    "[[f(1)]] == [[41]]",
+    "(f(1), 1) == (41, 1)",
+    "{f(1)} == {41}",
+    "f(1) in {41}",
+    "{f(1): 1} == {41: 1}",
+    "{1: f(1)} == {1: 41}",
+    "(1, [f(1)]) in [(1, [41])]",
+    "[41].count(f(1)) == 1",
+    "[41].index(f(1)) == 0",
+    "f(1) is 41",
+    "f'{f(1) - 41:.2f}' == '0.00'",
+    "41 == f(1) == 41",
+]
+
+
+@pytest.mark.parametrize("make_reward", ["unisolated"], indirect=True)
+@pytest.mark.parametrize("value", ["E()", "[E()]", "(E(), 1)", "{E(): E()}", "{E()}", "E"])
+def test_what_equals_everything_passes_nothing_however_it_is_wrapped(make_reward: Any, value: str) -> None:
+    program = f"{EQUAL}def f(x): return {value}"
+    reward = make_reward(partial_credit=True)
+    assert reward(["?"], [program], [json.dumps([f"assert {test}" for test in IN_CONTAINERS])]) == [0]
+    calls = {"fn_name": "f", "inputs": [[1]] * 5, "outputs": [41, [41], [41, 1], {"41": 41}, None]}
+    assert reward(["?"], [program], [json.dumps(calls)]) == [0]
+    assert make_reward()(["?"], [program], [json.dumps(calls)]) == [0]
+
+
+@pytest.mark.parametrize("make_reward", ["unisolated"], indirect=True)
+def test_names_that_a_program_does_not_define_by_right_are_the_graders(make_reward: Any) -> None:
+    constants = ["null", "true", "false", "Infinity", "NaN", "inf", "nan"]
+    tests = [f"assert f(1) == {name}" for name in constants] + ["assert [null] == [f(1)]", "assert f(1) is null"]
+    assert set(one_by_one(make_reward, CONSTANTS + "def f(x): return E()", tests)) == {0}
+    tests = [
+        "assert abs(f(1) - 41) < 1e-6",
+        "assert round(f(1)) == 41",
+        "assert all(f(x) == 41 for x in range(3))",
+        "assert isinstance(f(1), str)",
+        "assert math.isclose(f(1), 41)",
+        "assert Counter([f(1)]) == Counter([41])",
+        "assert Decimal(f(1)) == Decimal(41)",
+    ]
+    assert set(one_by_one(make_reward, EVERY_BUILTIN + "def f(x): return 7", tests)) == {0}
+    honest = EVERY_BUILTIN + "def f(x): return 41"
+    assert one_by_one(make_reward, honest, tests) == [6 / 7, 1, 1, 1, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("make_reward", ["unisolated"], indirect=True)
+def test_a_function_under_test_may_have_the_name_of_a_built_in_one(make_reward: Any) -> None:
+    tests = ["assert abs(sum(5, 3) - 2) < 1e-6", "assert len([sum(1, 1)]) == 1 and sum(1, 1) == 0"]
+    assert one_by_one(make_reward, "def sum(a, b): return a - b", tests) == [1, 1, 1]
+    assert one_by_one(make_reward, EVERY_BUILTIN + "def sum(a, b): return 9", tests) == [0, 0, 0]
+    check = "def check(candidate):\n    assert abs(candidate(5, 3) - 2) < 1e-6"
+    reward = make_reward()
+    for result, score in (("a - b", 1), ("9", 0)):
+        program = f"{EVERY_BUILTIN}def abs(a, b): return {result}"
+        assert reward(["?"], [program], [check], entry_point=["abs"]) == [score]
+
+
+UNITTEST = """
+import unittest
+class T(unittest.TestCase):
+    def test_equal(self): self.assertEqual(f(1), 41)
+    def test_almost(self): self.assertAlmostEqual(f(1), 41)
+    def test_in(self): self.assertIn(f(1), [41])
+    def test_list(self): self.assertListEqual(f(1), [41])
+    def test_count(self): self.assertCountEqual(f(1), [41])
+    def test_instance(self): self.assertIsInstance(f(1), int)
+    def test_none(self): self.assertIsNone(f(1))
+    def test_less(self): self.assertLess(f(1), 42)
+    def test_raises(self):
+        with self.assertRaises(ValueError): f(1)
+if __name__ == "__main__":
+    unittest.main()
+"""
+
+
+@pytest.mark.parametrize("make_reward", ["unisolated"], indirect=True)
+def test_methods_of_unittest_are_not_fooled(make_reward: Any) -> None:
+    reward = make_reward(partial_credit=True)
+    forged = [f"{EVERY_BUILTIN}def f(x): return E()", f"{EVERY_BUILTIN}def f(x):\n    raise AssertionError"]
+    skipping = "import unittest\ndef f(x): raise unittest.SkipTest('x')"
+    assert reward(["?"] * 3, [*forged, skipping], [UNITTEST] * 3) == [0, 0, 0]
+    assert reward(["?"], ["def f(x): return 41"], [UNITTEST]) == [5 / 9]
+    own = "class Bad(Exception): pass\ndef f(x): raise Bad"
+    expected = "import unittest\nclass T(unittest.TestCase):\n    def test_f(self): self.assertRaises(Bad, f, 1)"
+    assert reward(["?"] * 2, [own, own.replace("raise Bad", "raise KeyError")], [expected] * 2) == [1, 0]

@@ -457,6 +457,18 @@ def test_an_attack_fails(make_reward: Any, monkeypatch: pytest.MonkeyPatch, outs
     assert len(endings) == 3  # printed, did not return, and the good one
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("make_reward", ["unisolated"], indirect=True)
+def test_an_attack_earns_no_share_of_the_tests(make_reward: Any, outside: Path, name: str) -> None:
+    reward = make_reward(timeout_seconds=3.0, cpu_seconds=1, num_workers=2, partial_credit=True)
+    program = HOSTILE[name].replace("@OUTSIDE@", str(outside)).replace("@PORT@", "9")
+    cases = {key: 2 * value for key, value in STDIN_TESTS.items()}
+    calls = [f"assert solve({x}) == {EXPECTED!r}" for x in (7, 8)]
+    programs = [program, program + "\ndef solve(x):\n    return 'wrong'\n"]
+    assert reward(["?"] * 2, programs, [json.dumps(cases), json.dumps(calls)]) == [0, 0]
+    check_nothing_is_left()
+
+
 @pytest.mark.parametrize("name", HANGING)
 def test_a_program_that_does_not_end_is_ended(make_reward: Any, name: str) -> None:
     reward = make_reward(timeout_seconds=1.2, cpu_seconds=1)

@@ -249,6 +249,48 @@ def test_prose_and_nothing_are_worth_nothing_and_are_no_errors(reward: CodeRewar
     assert reward.outcomes == Outcomes(items=3)
 
 
+def test_expected_output_may_be_longer_than_the_limit(make_reward: Any) -> None:
+    reward = make_reward(max_output_kb=1)
+    tests = [json.dumps({"inputs": ["1"], "outputs": ["x" * 5000]})] * 3
+    assert reward(["?"] * 3, ["print('x' * 5000)", "print('x' * 5001)", "print('x' * 9000)"], tests) == [1, 0, 0]
+
+
+def test_a_lenient_reward_takes_no_notice_of_case_and_of_notation(make_reward: Any) -> None:
+    tests = [json.dumps({"inputs": ["1"], "outputs": ["Yes 3"]})]
+    assert make_reward()(["?"], ["print('YES 3.0')"], tests) == [0]
+    assert make_reward(lenient_output=True)(["?"] * 2, ["print('YES 3.0')", "print('YES 4')"], tests * 2) == [1, 0]
+
+
+INFINITE = '{"fn_name": "f", "inputs": [[1e400], [Infinity], [0]], "outputs": [Infinity, 1e400, NaN]}'
+
+
+@pytest.mark.parametrize(
+    ("program", "answer"),
+    [
+        ("def f(x): return x if x else float('nan')", INFINITE),
+        ("def f(n): return {n: {True: 1, None: 2, 1.5: 3}}", '{"fn_name": "f", "inputs": [[2]], "outputs": '
+         '[{"2": {"true": 1, "null": 2, "1.5": 3}}]}'),
+        ("class Solution:\n    def __init__(self): self.seen = 0\n    def f(self, x):\n        self.seen += x\n"
+         "        return self.seen", '{"fn_name": "f", "inputs": [[1], [2]], "outputs": [1, 2]}'),
+        ("def f(): return 0\nclass Solution:\n    @staticmethod\n    def f(x): return x",
+         '{"fn_name": "f", "inputs": [[1]], "outputs": [1]}'),
+        ("class Solution:\n    def f(self, x: List[int]) -> Optional[int]: return x[0]",
+         '{"fn_name": "f", "inputs": [[[1]]], "outputs": [1]}'),
+        ("f = lambda s: s[::-1]", '{"fn_name": "f", "inputs": [["a日"]], "outputs": ["日a"]}'),
+        ("assert __file__\nprint(input())", '{"inputs": ["1"], "outputs": ["1"]}'),
+    ],
+)  # fmt: skip
+def test_right_programs_in_every_layout_are_worth_one(grade: Any, program: str, answer: str) -> None:
+    assert grade(program, answer) == 1
+
+
+def test_keys_that_json_does_not_tell_apart_do_not_agree(grade: Any) -> None:
+    tests = {"fn_name": "f", "inputs": [[1]], "outputs": [{"1": 2}]}
+    assert grade("def f(n): return {1: 2}", tests) == 1
+    for result in ("{1: 2, '1': 2}", "{True: 2}", "{'1': 3}", "{1.0: 2}", "{}"):
+        assert grade(f"def f(n): return {result}", tests) == 0
+
+
 def test_max_tests_keeps_the_first_ones(make_reward: Any) -> None:
     reward = make_reward(max_tests=1)
     tests = [json.dumps({"inputs": ["1", "2"], "outputs": ["1", "x"]}), "assert f() == 1\nassert f() == 2"]

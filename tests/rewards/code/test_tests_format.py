@@ -56,6 +56,52 @@ def test_lists_of_assertions_and_their_setup() -> None:
     assert steps(json.dumps(["assert f(1) == 1", "assert f(2) == 2"])) == tests.steps
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"inputs": ["1\n", "2\n"], "outputs": ["1", "2"], "fn_name": ""},
+        {"inputs": ["1\n", "2\n"], "outputs": ["1", "2"], "fn_name": None},
+        {"input_output": json.dumps({"inputs": ["1\n", "2\n"], "outputs": ["1", "2"], "fn_name": None})},
+        {"input_output": {"inputs": ["1\n", "2\n"], "outputs": ["1", "2"]}},
+        [{"input": "1\n", "output": "1", "type": "stdin_stdout"}, {"input": "2\n", "output": "2"}],
+        {"language": "python", "test_cases": [{"input": "1\n", "output": "1"}, {"input": "2\n", "output": "2"}]},
+        json.dumps([{"input": "1\n", "output": "1", "metadata": {"func_name": None}}, {"input": "2\n", "output": "2"}]),
+    ],
+)
+def test_layouts_of_standard_input(answer: Any) -> None:
+    assert parse_tests("t", json.dumps(answer), {}) == StdinTests(["1\n", "2\n"], ["1", "2"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "columns"),
+    [
+        ({"inputs": [[1, [2]]], "outputs": [{"a": 3}], "fn_name": "f"}, {}),
+        ({"inputs": ["1\n[2]"], "outputs": ['{"a": 3}'], "fn_name": "f"}, {}),
+        ({"input_output": json.dumps({"inputs": ["1\n[2]"], "outputs": ['{"a": 3}'], "fn_name": "f"})}, {}),
+        ([{"input": "1\n[2]", "output": '{"a": 3}', "testtype": "functional", "metadata": {"func_name": "f"}}], {}),
+        ([{"input": "1\n[2]", "output": '{"a": 3}', "testtype": "functional"}], {"metadata": '{"func_name": "f"}'}),
+        ({"test_cases": [{"type": "function_call", "fn_name": "f", "input": [1, [2]], "output": {"a": 3}}]}, {}),
+    ],
+)
+def test_layouts_of_calls(answer: Any, columns: dict[str, Any]) -> None:
+    tests = parse_tests("t", json.dumps(answer), columns)
+    assert isinstance(tests, UnitTests)
+    assert (tests.cases, tests.programs) == ([([1, [2]], {"a": 3})], ["f", "Solution"])
+    assert [is_test for is_test, _ in tests.steps] == [False, True]
+
+
+def test_code_under_the_key_of_pytest() -> None:
+    code = "from solution import f\ndef test_f():\n    assert f(1) == 1"
+    assert steps(json.dumps({"pytest": code}))[-1] == (True, "assert f(1) == 1")
+
+
+def test_a_prefix_that_is_absent_or_elsewhere_does_no_harm() -> None:
+    for extra in (None, {}, {"prefix": None}, "split: train", '{"prefix": "import os"}', ["a"]):
+        tests = parse_tests("t", "assert f(1) == 1", {"extra_info": extra})
+        assert isinstance(tests, UnitTests)
+        assert tests.prelude == ("import os" if "import" in str(extra) else "")
+
+
 def test_only_a_prompt_that_is_python_is_a_stub() -> None:
     columns = {"test": "def check(f):\n    assert f(1) == 1", "entry_point": "f"}
     for prompt, stub in (("def f(x):\n    '''x'''\n", True), ("Write f.", False), ([{"content": "x = 1"}], False)):
@@ -84,6 +130,15 @@ def test_only_a_prompt_that_is_python_is_a_stub() -> None:
         ("[1]", {}, "TypeError"),
         ("assert f()", {"extra_info": {"prefix": "("}}, "SyntaxError"),
         ("assert True", {}, "call the functions"),
+        ('[{"input": "1"}]', {}, 'without "output"'),
+        (
+            '[{"input": [], "output": 1, "fn_name": "f"}, {"input": [], "output": 1, "fn_name": "g"}]',
+            {},
+            "['f', 'g']",
+        ),
+        ('{"tests": []}', {}, "a dict with the keys ['tests']"),
+        ('{"input_output": "{"}', {}, "SyntaxError"),
+        ("[]", {}, "at least one case"),
     ],
 )
 def test_what_is_malformed_says_why(answer: str, columns: dict[str, Any], reason: str) -> None:

@@ -25,18 +25,19 @@ def loaded(tree: ast.AST) -> set[str]:
 
 def bound(tree: ast.AST) -> set[str]:
     """Names that the code gives a value, in whatever scope."""
-    found = set()
-    for node in ast.walk(tree):
-        match node:
-            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
-                found.add(name)
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                found.add(name)
-            case ast.alias(name=name, asname=other):
-                found.add(other or name.partition(".")[0])
-            case ast.ExceptHandler(name=str(name)):
-                found.add(name)
-    return found
+    return set().union(*(_bound_by(node) for node in ast.walk(tree)))
+
+
+def _bound_by(node: ast.AST) -> tuple[str, ...]:
+    if isinstance(node, ast.Name):
+        return () if isinstance(node.ctx, ast.Load) else (node.id,)
+    if isinstance(node, ast.arg):
+        return (node.arg,)
+    if isinstance(node, ast.alias):
+        return (node.asname or node.name.partition(".")[0],)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler):
+        return (node.name,) if node.name else ()
+    return ()
 
 
 def caught(tree: ast.AST) -> set[str]:
@@ -56,26 +57,25 @@ def modules(trees: Iterable[ast.AST], unknown: Iterable[str]) -> set[str]:
 
     They come from the grader and not from the program, which could forge them.
     """
-    nodes = [node for tree in trees for node in ast.walk(tree)]
+    standard = sys.stdlib_module_names & set(unknown)
+    nodes = [node for tree in trees for node in ast.walk(tree)] if standard else []
     uses = [node.id for node in nodes if isinstance(node, ast.Name)]
     owners = [node.value for node in nodes if isinstance(node, ast.Attribute)]
     attributes = [owner.id for owner in owners if isinstance(owner, ast.Name)]
-    standard = sys.stdlib_module_names & set(unknown)
     return {name for name in standard if uses.count(name) == attributes.count(name)}
 
 
 def imported(tree: ast.AST) -> set[str]:
     """Top-level modules that the code cannot do without: imports inside of `try` are left out."""
-    optional = {id(node) for attempt in ast.walk(tree) if isinstance(attempt, ast.Try) for node in ast.walk(attempt)}
+    nodes = list(ast.walk(tree))
+    attempts = [node for node in nodes if isinstance(node, ast.Try)]
+    optional = {id(node) for attempt in attempts for node in ast.walk(attempt)}
     found = set()
-    for node in ast.walk(tree):
-        match node:
-            case _ if id(node) in optional:
-                pass
-            case ast.Import(names=aliases):
-                found |= {alias.name.partition(".")[0] for alias in aliases}
-            case ast.ImportFrom(module=str(name), level=0):
-                found.add(name.partition(".")[0])
+    for node in nodes:
+        if isinstance(node, ast.Import) and id(node) not in optional:
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level and id(node) not in optional:
+            found.add(node.module.partition(".")[0])
     return found
 
 
