@@ -153,7 +153,8 @@ def _describe(trainer: Trainer, pl_module: LightningModule) -> Run:
     after = f" + {checkpoint} after {module.progress.iterations} iterations" if checkpoint else ""
     options = ("seed", "num_generations", "temperature", "max_prompt_length", "max_completion_length")
     scorer = module.scorer
-    evidence = {} if scorer.counted is None else {"evidence": [scorer.names[scorer.counted], *scorer.evidence_range]}
+    own = scorer.evidence_range
+    evidence = {} if scorer.counted is None else {"evidence": [scorer.names[scorer.counted], own.low, own.high]}
     return evidence | {
         "model": f"{model}{after}",
         **{name: getattr(module, name) for name in (*options, "truncate_prompts")},

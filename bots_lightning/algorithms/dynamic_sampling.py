@@ -18,6 +18,8 @@ class DynamicSampling:
     Groups of equal rewards have no advantage. They are dropped and the selector is asked for further tasks, B at a
     time, until B groups are mixed. Surplus ones are kept for the next iteration, which starts with them.
 
+    The rewards are those that the policy learns from, also where the module names its `evidence`.
+
     Departures from DAPO: the surplus is not thrown away, and when the bound is reached the batch is filled up with
     groups of equal rewards instead of ending the run, so that a batch is B groups always. Compare runs per rollout:
     every extra one is counted.

@@ -17,7 +17,7 @@ PATIENCE = 3.0  # seconds after which a bar shows how far a check has come
 
 
 def check_answers(pools: Mapping[str, TaskPool], scorer: Scorer, quiet: bool = False) -> None:
-    """Asks the judged rewards about every task.
+    """Looks for the columns that reward functions need, and asks the judged ones about every task.
 
     Args:
         pools: by what errors call them.
@@ -25,8 +25,11 @@ def check_answers(pools: Mapping[str, TaskPool], scorer: Scorer, quiet: bool = F
         quiet: show no bar.
 
     Raises:
-        ValueError: names the tasks whose answers no completion could match, by file and row.
+        ValueError: names the function that needs a column which is not there, or the tasks whose answers no completion
+            could match, by file and row.
     """
+    for pool in pools.values():
+        scorer.check_columns(pool.extra_columns)
     if scorer.judges:
         remedy = "Correct them, or leave them out (of a source: FilteredTasks with bots_lightning.rewards.Gradable)."
         _refuse(pools, scorer.fault, "cannot be graded", remedy, quiet)

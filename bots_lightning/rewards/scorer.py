@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from bots_lightning.rewards.calls import checked_scores, row_columns, shared_columns
+from bots_lightning.rewards.calls import NAMED, checked_scores, row_columns, shared_columns
 from bots_lightning.rewards.judged import JudgedReward, Outcomes
-from bots_lightning.rewards.signatures import RewardFunction, adapted, name_of
+from bots_lightning.rewards.ranges import ScoreRange
+from bots_lightning.rewards.signatures import ChatReward, RewardFunction, accepted, adapted, name_of
 from bots_lightning.rewards.style import CosineLength
 from bots_lightning.tasks import Task
 
@@ -51,9 +51,10 @@ class Scorer:
         self.functions = [adapted(function) for function in functions]
         self.names = _distinct([name_of(function) for function in functions])
         self.weights = np.ones(len(functions)) if weights is None else np.asarray(weights, dtype=np.float64)
-        self.low, self.high = _checked_range("reward_range", reward_range)
+        self.range = ScoreRange("reward_range", reward_range, "the weighted sum of all reward functions")
+        self.low, self.high = self.range.low, self.range.high
         self.counted = None if evidence is None else self._position(evidence)
-        self.evidence_range = _checked_range("evidence_range", evidence_range)
+        self.evidence_range = ScoreRange("evidence_range", evidence_range, "the score of this function")
         self.outcomes = Outcomes()
 
     def __call__(self, tasks: Sequence[Task], completions: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -99,6 +100,19 @@ class Scorer:
             self.outcomes += judge.outcomes
         return np.stack(scores).reshape(len(scores), len(tasks), generations)
 
+    def check_columns(self, names: Iterable[str]) -> None:
+        """Refuses functions that need other columns than tasks have, before any of them is called.
+
+        Args:
+            names: of the tasks' columns.
+
+        Raises:
+            RewardFunctionError: names the function, what it needs and what there is.
+        """
+        given = dict.fromkeys({*names, *NAMED, "prompts", "completions", "completion_ids"})
+        for function in self.functions:
+            accepted(function.function if isinstance(function, ChatReward) else function, given)
+
     def fault(self, task: Task) -> str | None:
         """What is wrong with a task's answer, by the first judged reward that finds something; None if none does."""
         return next((fault for judge in self.judges if (fault := judge.fault(task)) is not None), None)
@@ -126,7 +140,7 @@ class Scorer:
         applies = np.isfinite(scores)
         rewards = np.where(applies, scores * self.weights[:, None, None], 0.0).sum(axis=0)
         rewards[~applies.any(axis=0)] = np.nan
-        self._check_range(rewards, tasks, (self.low, self.high), "reward_range", "the reward", EVERY_SUM)
+        self.range.check(rewards, tasks, "the reward")
         return rewards
 
     def evidence(
@@ -147,14 +161,13 @@ class Scorer:
         """
         if self.counted is None:
             return self.fraction(rewards)
-        own, (low, high) = scores[self.counted], self.evidence_range
-        what = f"{self.names[self.counted]}'s score"
-        self._check_range(own, tasks, (low, high), "evidence_range", what, "Declare the range of its scores.")
-        return np.clip((own - low) / (high - low), 0.0, 1.0)
+        own = scores[self.counted]
+        self.evidence_range.check(own, tasks, f"{self.names[self.counted]}'s score")
+        return self.evidence_range.fraction(own)
 
     def fraction(self, rewards: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Rewards mapped from the declared range to [0, 1]."""
-        return np.clip((rewards - self.low) / (self.high - self.low), 0.0, 1.0)
+        return self.range.fraction(rewards)
 
     def _position(self, evidence: int | str) -> int:
         """The place of a function among all, by that place or its name."""
@@ -166,40 +179,11 @@ class Scorer:
         named = ", ".join(f"{place}: {name}" for name, place in places.items())
         raise ValueError(f"evidence={evidence!r} names none of reward_funcs; expected a place or a name of {named}.")
 
-    @staticmethod
-    def _check_range(
-        values: npt.NDArray[np.float64],
-        tasks: Sequence[Task],
-        bounds: tuple[float, float],
-        option: str,
-        what: str,
-        remedy: str,
-    ) -> None:
-        low, high = bounds
-        slack = 1e-6 * (high - low)
-        outside = np.argwhere((values < low - slack) | (values > high + slack))
-        if len(outside):
-            task, generation = outside[0]
-            raise ValueError(
-                f"task {tasks[task].id!r} got {what} {values[task, generation]:g}, outside "
-                f"{option}=({low:g}, {high:g}). {remedy}"
-            )
-
-
-EVERY_SUM = "Declare the range that the weighted sum of all reward functions can take."
-
 
 def judge_in(function: RewardFunction) -> JudgedReward | None:
     """The judged reward that a function is, or asks; None if there is none."""
     asked = function.judge if isinstance(function, CosineLength) else function
     return asked if isinstance(asked, JudgedReward) else None
-
-
-def _checked_range(option: str, bounds: tuple[float, float]) -> tuple[float, float]:
-    low, high = bounds
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"{option}={tuple(bounds)}; expected two finite numbers, low < high.")
-    return float(low), float(high)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -104,6 +104,11 @@ class TaskPool:
         """The N ids."""
         return self.table["id"].to_pylist()
 
+    @property
+    def extra_columns(self) -> list[str]:
+        """Names of the columns that only reward functions read."""
+        return [name for name in self.table.column_names if name not in OWN_COLUMNS]
+
     @cached_property
     def groups(self) -> npt.NDArray[np.str_]:
         """(N,) the group of each task; empty if the pool has no groups."""

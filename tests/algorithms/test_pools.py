@@ -12,7 +12,7 @@ from lightning import Trainer
 
 from bots_lightning.algorithms import GRPO
 from bots_lightning.data import TaskDataModule
-from bots_lightning.rewards import CosineLength, Gradable, JudgedReward, exact_match
+from bots_lightning.rewards import ChatReward, CosineLength, Gradable, JudgedReward, exact_match
 from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import FilteredTasks, JsonlTasks, MixedTasks, PromptCharacters, Task
 
@@ -73,6 +73,19 @@ def test_a_judge_inside_of_another_reward_is_asked(build: Any, new_trainer: Any,
     inside = CosineLength(Numbers(), max_characters=10)
     with pytest.raises(ValueError, match="1 of 2 tasks cannot be graded"):
         run(build, new_trainer(), "fit", write("train", a="1", b="x"), reward_funcs=[exact_match, inside])
+
+
+def test_a_reward_function_that_needs_a_column_which_is_not_there_is_refused(
+    build: Any, new_trainer: Any, write: Any
+) -> None:
+    def levelled(completions: list[str], level: list[int], **_: Any) -> list[float]:
+        return [0.0] * len(completions)
+
+    for function in (levelled, ChatReward(levelled)):
+        with pytest.raises(
+            ValueError, match="reward function levelled needs level; it can be given answer, completion"
+        ):
+            run(build, new_trainer(), "fit", write("train", a="1", b="2"), reward_funcs=[function])
 
 
 def test_sound_pools_run_and_every_task_is_asked_about_once(build: Any, new_trainer: Any, write: Any) -> None:
