@@ -35,6 +35,8 @@ TRL = "f(prompts, completions, **columns) -> list[float | None]"
 VERL = "compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float | dict"
 VERL_NEEDS = {"solution_str", "ground_truth"}
 VERL_TAKES = VERL_NEEDS | {"data_source", "extra_info"}
+NOT_AWAITED = "Nobody awaits it: define it with `def`, and call asyncio.run(…) inside."
+NO_MESSAGES = ". Its completions are texts; for a function that wants messages use bots_lightning.rewards.ChatReward"
 LISTS_OF_LISTS = re.compile(r"\b(list|sequence)\[[\w.]*\b(list|sequence)\[", re.IGNORECASE)
 
 
@@ -71,9 +73,6 @@ def adapted(function: Callable[..., Any]) -> RewardFunction:
         f"{name_of(function)} takes {list(parameters)}; a reward function has the signature {TRL} (of TRL) or {VERL} "
         "(of verl). Rename its parameters; of a function that makes reward functions, name what it returns."
     )
-
-
-NOT_AWAITED = "Nobody awaits it: define it with `def`, and call asyncio.run(…) inside."
 
 
 def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +189,11 @@ class VerlReward:
 
 def raised(function: Callable[..., Any], error: Exception, where: str) -> RewardFunctionError:
     """That a function has failed, and for which tasks; to be raised from the error itself."""
-    return RewardFunctionError(f"reward function {name_of(function)} raised {type(error).__name__}: {error} {where}")
+    wants_messages = isinstance(error, TypeError) and str(error).startswith("string indices must be integers")
+    hint = NO_MESSAGES if wants_messages else ""
+    return RewardFunctionError(
+        f"reward function {name_of(function)} raised {type(error).__name__}: {error} {where}{hint}"
+    )
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -140,7 +140,9 @@ def test_functions_get_messages_if_they_say_so_and_texts_if_not(function: Any) -
 
 
 def test_a_function_for_messages_that_does_not_say_so_is_named_when_it_fails() -> None:
-    with pytest.raises(RewardFunctionError, match="reward function bare raised TypeError"):
+    with pytest.raises(
+        RewardFunctionError, match=r"function bare raised TypeError: .*Its completions are texts; .*ChatReward$"
+    ):
         scores(bare, "yes", "no", "no", "yes")
 
 
