@@ -78,6 +78,7 @@ class Confined:
         limits: of wall time, output and files.
         stopped: set when all processes are to end.
         folder: its private folder on this file system, watched for its size.
+        expected: bytes of output that are allowed beyond the limit.
     """
 
     def __init__(
@@ -87,16 +88,17 @@ class Confined:
         limits: Limits,
         stopped: threading.Event,
         folder: str | None,
+        expected: int = 0,
     ) -> None:
         self.process, self.ready, self.limits, self.stopped, self.folder = process, ready, limits, stopped, folder
+        self.expected = expected
         self.deadline = time.monotonic() + limits.timeout_seconds
 
-    def finish(self, *partners: Confined, expected: int = 0) -> Finished:
+    def finish(self, *partners: Confined) -> Finished:
         """Reads its output until it ends or exceeds a limit.
 
         Args:
             partners: processes that it talks with, whose folders are watched with its own.
-            expected: bytes of output that are allowed beyond the limit.
 
         Raises:
             SandboxError: it ended without having confined itself, so that nothing was run.
@@ -117,7 +119,7 @@ class Confined:
                     break
                 output += part
             full = any(process.folder_is_full() for process in (self, *partners))
-            overflowed = full or len(output) > expected + 1024 * self.limits.max_output_kb
+            overflowed = full or len(output) > self.expected + 1024 * self.limits.max_output_kb
         code = self.kill()
         self._check_started()
         return Finished(bytes(output), code, too_late or (code in OUT_OF_CPU_TIME and not overflowed), overflowed)

@@ -206,8 +206,9 @@ class CodeReward(JudgedReward):
         for text, expected in zip(tests.inputs, tests.outputs, strict=True):
             if time.monotonic() - started > self.total_seconds:
                 return _Verdict(passed, timed_out=True)
-            with self.sandbox.start("script", {"program": program}, text.encode()) as process:
-                finished = process.finish(expected=len(expected.encode()))
+            size = len(expected.encode())
+            with self.sandbox.start("script", {"program": program}, text.encode(), expected=size) as process:
+                finished = process.finish()
             right = not (finished.timed_out or finished.overflowed or finished.code)
             right = right and same_output(finished.output, expected, self.float_tolerance, self.lenient_output)
             passed += right

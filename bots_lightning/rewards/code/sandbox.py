@@ -107,7 +107,7 @@ class Sandbox:
 
     @contextlib.contextmanager
     def start(
-        self, role: str, job: dict[str, Any], stdin: bytes = b"", channel: int | None = None
+        self, role: str, job: dict[str, Any], stdin: bytes = b"", channel: int | None = None, expected: int = 0
     ) -> Iterator[Confined]:
         """A confined process, killed on leaving the context.
 
@@ -116,6 +116,7 @@ class Sandbox:
             job: JSON for it.
             stdin: its standard input.
             channel: a socket that it inherits; `job["channel"]` names it.
+            expected: bytes of output that are allowed beyond the limit.
         """
         with contextlib.ExitStack() as stack:
             folder = "/tmp"
@@ -142,7 +143,8 @@ class Sandbox:
             finally:
                 os.close(sign)
             stack.enter_context(process)
-            confined = Confined(process, ready, self.limits, self.stopped, None if self.bubblewrap else folder)
+            watched = None if self.bubblewrap else folder
+            confined = Confined(process, ready, self.limits, self.stopped, watched, expected)
             try:
                 yield confined
             finally:

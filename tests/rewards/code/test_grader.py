@@ -257,8 +257,8 @@ class E:
 EVERY_BUILTIN = (
     EQUAL
     + """
-for name in ("abs all any bool dict float int isinstance len list map max min range repr round set sorted str sum tuple "
-             "type zip true false null inf nan Infinity NaN math unittest Counter deque Decimal Fraction").split():
+for name in ("abs all any bool dict float int isinstance len list map max min range repr round set sorted str sum "
+             "tuple type zip true false null inf nan Infinity NaN math unittest Counter Decimal Fraction").split():
     globals()[name] = lambda *args, **kwargs: True
 """
 )
