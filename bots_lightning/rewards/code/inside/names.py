@@ -14,6 +14,9 @@ CONSTANTS |= {"Infinity": math.inf, "inf": math.inf, "NaN": math.nan, "nan": mat
 # Classes that test code uses as if they were built in, and their modules.
 LIBRARY = dict.fromkeys(("Counter", "OrderedDict", "defaultdict", "deque"), "collections")
 LIBRARY |= {"Decimal": "decimal", "Fraction": "fractions"}
+# What test code makes arguments with, and what it compares with: not what is tested, if there is another candidate.
+MAKERS = frozenset({"bytes", "complex", "dict", "float", "frozenset", "int", "list", "range", "set", "str", "tuple"})
+CHECKERS = frozenset({"abs", "all", "any", "isinstance", "len", "round", "type"})
 KNOWN = frozenset({*vars(builtins), *LIBRARY})
 MODULE_NAMES = frozenset({"__name__", "__file__", "__builtins__", "__doc__"})
 
@@ -84,6 +87,7 @@ def wanted(tree: ast.AST, prelude: ast.AST) -> set[str]:
 
     Where there are none, what is tested has the name of a known class, or of a built-in function: of those that every
     assertion calls, it is the first that has no call in its arguments, so never the `abs` of `abs(sum(1, 2) - 3) < 1`.
+    Calls that make data, such as `list(…)`, do not count.
     """
     free = loaded(tree) - bound(tree) - bound(prelude) - CONSTANTS.keys() - MODULE_NAMES
     free -= modules([tree], free)
@@ -94,13 +98,15 @@ def _shadowed(tree: ast.AST, free: set[str]) -> list[str]:
     """Names of built-in functions that every assertion calls with no other call in the arguments, in order."""
     asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
     called = [[name for call in ast.walk(node) if (name := _innermost(call)) in free] for node in asserts]
-    return [name for name in called[0] if all(name in names for names in called)] if called else []
+    common = [name for name in called[0] if all(name in names for names in called)] if called else []
+    return sorted(common, key=lambda name: (name in CHECKERS, name in MAKERS))
 
 
 def _innermost(node: ast.AST) -> str | None:
-    """The name of the function that a node calls, if no argument is a call."""
+    """The name of the function that a node calls, if no argument is a call, except one that makes data."""
     match node:
         case ast.Call(func=ast.Name(id=name)):
-            inner = [child for child in ast.walk(node) if isinstance(child, ast.Call) and child is not node]
-            return None if inner else name
+            calls = [child.func for child in ast.walk(node) if isinstance(child, ast.Call) and child is not node]
+            made = [isinstance(function, ast.Name) and function.id in MAKERS for function in calls]
+            return name if all(made) else None
     return None
