@@ -4,40 +4,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import socket
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
-from bots_lightning.rewards.code.compare import same_output
-from bots_lightning.rewards.code.extract import extract_program
 from bots_lightning.rewards.code.faults import fault_of
+from bots_lightning.rewards.code.grading import Rules, Tests, Verdict, count, grade, program_of
 from bots_lightning.rewards.code.process import Limits, SandboxError
 from bots_lightning.rewards.code.sandbox import Sandbox
-from bots_lightning.rewards.code.task_tests import StdinTests, UnitTests
 from bots_lightning.rewards.code.tests_format import parse_tests
 from bots_lightning.rewards.judged import JudgedReward, Outcomes, RewardPoolError
 from bots_lightning.tasks import Task
 
-Tests = StdinTests | UnitTests
-
 log = logging.getLogger(__name__)
 
 FAILED_STARTS = 8  # in a row, over all workers, after which the machine is at fault
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    passed: int
-    timed_out: bool = False
-    failed: bool = False
 
 
 class CodeReward(JudgedReward):
@@ -61,12 +46,12 @@ class CodeReward(JudgedReward):
         float_tolerance: relative and absolute, of numbers with a decimal point in outputs and of floats that calls
             return; 0 for equality. Assertions mean what they say.
         max_tests: how many tests of a task to run, from its first; all by default.
+        allow_unisolated: go without bubblewrap where it cannot be used; read `sandbox` first.
+        python: the interpreter for programs and tests; the running one by default.
         lenient_output: words of outputs agree in upper and lower case (`YES`, `Yes`), and numbers by their value
             (`3.0`, `3`), as in GURU's own grader.
         packages: that programs and tests may import beside the standard library, such as numpy; each with what it
             needs. They must be installed for `python`.
-        allow_unisolated: go without bubblewrap where it cannot be used; read `sandbox` first.
-        python: the interpreter for programs and tests; the running one by default.
 
     Raises:
         ValueError: an option is out of bounds.
@@ -86,10 +71,10 @@ class CodeReward(JudgedReward):
         partial_credit: bool = False,
         float_tolerance: float = 1e-6,
         max_tests: int | None = None,
-        lenient_output: bool = False,
-        packages: Sequence[str] = (),
         allow_unisolated: bool = False,
         python: str | None = None,
+        lenient_output: bool = False,
+        packages: Sequence[str] = (),
     ) -> None:
         super().__init__()
         workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
@@ -101,9 +86,8 @@ class CodeReward(JudgedReward):
         if not (math.isfinite(float_tolerance) and float_tolerance >= 0):
             raise ValueError(f"float_tolerance={float_tolerance}; expected a finite number, 0 or above.")
         limits = Limits(timeout_seconds, cpu_seconds, memory_mb, max_output_kb, max_file_mb)
-        self.num_workers, self.partial_credit = workers, partial_credit
-        self.total_seconds = total_seconds
-        self.float_tolerance, self.max_tests, self.lenient_output = float_tolerance, max_tests, lenient_output
+        self.rules = Rules(total_seconds, partial_credit, float_tolerance, lenient_output)
+        self.num_workers, self.max_tests = workers, max_tests
         self.sandbox = Sandbox(limits, python, allow_unisolated, packages)
         self._failed_starts = 0
         self._reported: set[str] = set()  # tasks whose fault is in the log
@@ -134,11 +118,11 @@ class CodeReward(JudgedReward):
             verdicts = self._grade_all(completions, tests, faults)
             timeouts = sum(verdict.timed_out for verdict in verdicts)
             self.outcomes = Outcomes(len(verdicts), timeouts, errors=sum(verdict.failed for verdict in verdicts))
-        return [self._reward(verdict.passed, _count(test)) for verdict, test in zip(verdicts, tests, strict=True)]
+        return [self._reward(verdict.passed, count(test)) for verdict, test in zip(verdicts, tests, strict=True)]
 
     def _grade_all(
         self, completions: Sequence[str], tests: Sequence[Tests], faults: Sequence[str | None]
-    ) -> list[_Verdict]:
+    ) -> list[Verdict]:
         self.sandbox.stopped.clear()
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="code-reward")
         try:
@@ -148,7 +132,7 @@ class CodeReward(JudgedReward):
             pool.shutdown(cancel_futures=True)
 
     def _reward(self, passed: int, count: int) -> float:
-        return passed / count if self.partial_credit else float(passed == count)
+        return passed / count if self.rules.partial_credit else float(passed == count)
 
     def _parse(
         self, prompts: Sequence[Any], answer: Sequence[str], columns: dict[str, Any]
@@ -182,68 +166,20 @@ class CodeReward(JudgedReward):
             self._reported.add(task_id)
             log.warning("task %r: %s Its programs are scored 0 and counted as errors.", task_id, fault)
 
-    def _grade(self, completion: str, tests: Tests, fault: str | None) -> _Verdict:
+    def _grade(self, completion: str, tests: Tests, fault: str | None) -> Verdict:
         if fault:
-            return _Verdict(0, failed=True)
-        program = _program(completion, tests)
+            return Verdict(0, failed=True)
+        program = program_of(completion, tests)
         if program is None:
-            return _Verdict(0)
+            return Verdict(0)
         try:
-            if isinstance(tests, StdinTests):
-                verdict = self._grade_output(program, tests)
-            else:
-                verdict = self._grade_calls(program, tests)
+            verdict = grade(self.sandbox, program, tests, self.rules)
         except SandboxError as error:
             self._count_failed_start(error)
-            return _Verdict(0, failed=True)
+            return Verdict(0, failed=True)
         with self._lock:
             self._failed_starts = 0
         return verdict
-
-    def _grade_output(self, program: str, tests: StdinTests) -> _Verdict:
-        """Runs the program once for each case, until it fails one, or with partial credit until it takes too long."""
-        passed, started = 0, time.monotonic()
-        for text, expected in zip(tests.inputs, tests.outputs, strict=True):
-            if time.monotonic() - started > self.total_seconds:
-                return _Verdict(passed, timed_out=True)
-            size = len(expected.encode())
-            with self.sandbox.start("script", {"program": program}, text.encode(), expected=size) as process:
-                finished = process.finish()
-            right = not (finished.timed_out or finished.overflowed or finished.code)
-            right = right and same_output(finished.output, expected, self.float_tolerance, self.lenient_output)
-            passed += right
-            if finished.timed_out:
-                return _Verdict(passed, timed_out=True)
-            if not (right or self.partial_credit):
-                break
-        return _Verdict(passed)
-
-    def _grade_calls(self, program: str, tests: UnitTests) -> _Verdict:
-        """Runs the program in one sandbox and the test code in another, with a socket between them."""
-        near, far = socket.socketpair()
-        served = {"sources": [tests.prelude, program], "channel": far.fileno()}
-        graded = {
-            "prelude": tests.prelude,
-            "steps": tests.steps,
-            "cases": tests.cases,
-            "programs": dict(zip(tests.programs, tests.programs, strict=True)) | tests.aliases,
-            "all_or_nothing": not self.partial_credit,
-            "tolerance": self.float_tolerance,
-            "channel": near.fileno(),
-        }
-        with (
-            near,
-            far,
-            self.sandbox.start("serve", served, channel=far.fileno()) as server,
-            self.sandbox.start("grader", graded, channel=near.fileno()) as grader,
-        ):
-            near.close()
-            far.close()
-            finished = grader.finish(server)
-            out_of_cpu_time = server.stop()
-        passed = _read_verdict(finished.output)
-        timed_out = finished.timed_out or out_of_cpu_time
-        return _Verdict(passed or 0, timed_out, failed=passed is None and not timed_out)
 
     def _count_failed_start(self, error: SandboxError) -> None:
         with self._lock:
@@ -253,21 +189,3 @@ class CodeReward(JudgedReward):
                     f"{self._failed_starts} sandboxes in a row did not start, the last with: {error}. "
                     "Look for a lack of memory or processes on this machine."
                 ) from error
-
-
-def _program(completion: str, tests: Tests) -> str | None:
-    if isinstance(tests, StdinTests):
-        return extract_program(completion, reads_input=any(text.strip() for text in tests.inputs))
-    return extract_program(completion, tests.stub, tests.entry_point, tests.wanted)
-
-
-def _read_verdict(output: bytes) -> int | None:
-    """Tests passed; None if the grader did not come to say."""
-    try:
-        return int(json.loads(output)["passed"])
-    except ValueError:
-        return None
-
-
-def _count(tests: Tests) -> int:
-    return len(tests.inputs) if isinstance(tests, StdinTests) else sum(is_test for is_test, _ in tests.steps)

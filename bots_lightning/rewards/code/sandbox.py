@@ -8,7 +8,8 @@ slow down the grader, to outlive its time, to reach files or the network. It run
   seccomp filter (inside/seccomp.py). One process and its threads cannot leave orphans, and killing it ends everything;
 - has limits on processor time, memory, the size of a file, open files, and by the parent on wall time and output;
 - has no capabilities, an empty environment, a session of its own, and dies with the thread that started it;
-- reads the system's libraries and Python, and writes to one empty folder: Landlock, where the kernel has it (5.13).
+- reads the system's libraries, Python and the packages that were asked for, and writes to one empty folder: Landlock,
+  where the kernel has it (5.13).
 
 What it should print or return is never in its process. Output is compared by the parent; test code runs in a sandbox of
 its own (inside/grader.py), and calls the program over a socket that carries plain data.

@@ -155,6 +155,7 @@ def _text(case: Any) -> str:
         return "\n".join(_text(line) for line in case)
     if not isinstance(case, str):
         raise TypeError(f"input or output is a {type(case).__name__}; expected a string, or a list of lines")
+    case.encode()  # half of a surrogate pair is no text
     return case
 
 

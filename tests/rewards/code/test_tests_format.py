@@ -139,6 +139,7 @@ def test_only_a_prompt_that_is_python_is_a_stub() -> None:
         ('{"tests": []}', {}, "a dict with the keys ['tests']"),
         ('{"input_output": "{"}', {}, "SyntaxError"),
         ("[]", {}, "at least one case"),
+        ('{"inputs": ["1"], "outputs": ["\\ud800"]}', {}, "UnicodeEncodeError"),
     ],
 )
 def test_what_is_malformed_says_why(answer: str, columns: dict[str, Any], reason: str) -> None:

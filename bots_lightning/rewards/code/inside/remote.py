@@ -3,7 +3,8 @@
 The answers are the program's, so an object may lie about itself. What it may not do is grade itself: it compares
 and computes with plain data only as the plain data that it is (a named tuple, an IntEnum), and is never asked to
 contain some. Arithmetic with plain data may give another object, which may have seen an expected value and so never
-becomes a number: `abs(f(1) - 41) < 1e-6` holds for numbers only. Two objects of the program compare as it says, and a
+becomes a number: `abs(f(1) - 41) < 1e-6` holds for numbers only. Packages such as numpy get its items and none of its
+attributes, and it takes no part in arithmetic with arrays. Two objects of the program compare as it says, and a
 method of it that is called with an expected value may answer as it likes.
 """
 
