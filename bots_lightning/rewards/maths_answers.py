@@ -66,7 +66,7 @@ MARKS = [
         (r'"answer"\s*:\s*"?(?P<span>[^"{}]*)', re.NOFLAG),
         (r"(?:^|\n)[ \t]*A:[ \t]*(?P<span>\S[^\n]*)\s*$", re.NOFLAG),
         (
-            rf"(?:(?:^[\s#>]*(?:final\s+)?|\b{DETERMINER}\s+){NOUN}\b"
+            rf"(?:(?:^[\s#>]*(?:final\s+)?|(?<!check )(?<!verify )\b{DETERMINER}\s+){NOUN}\b"
             rf"(?:(?!\s+(?:as|by|with|from)\b)[^.\d\n:=$\\]{{0,80}}?\s{IS}\b{VERIFIED}\s*:?"
             r"|(?:\s*\([^)\n]{0,40}\)|\s+(?:to|for|in)\s[^.\d\n:=$\\]{1,60}?)?\s*[:=])"
             r"|^[ \t#]*(?:the\s+)?(?:final\s+)?answer[ \t]*\n)"
@@ -84,7 +84,7 @@ FORMULA = re.compile(
 )
 NO_WORDS = re.compile(
     r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+"
-    r"|(?<![A-Za-z])(?:[Oo]ption|[Cc]hoice|sin|cos|tan|log|sqrt|arcsin|arccos|arctan|mod|gcd|pi)\b"
+    r"|(?<![A-Za-z])(?:and|or|[Oo]ption|[Cc]hoice|sin|cos|tan|log|sqrt|arcsin|arccos|arctan|mod|gcd|pi)\b"
 )
 WORD = re.compile(r"[A-Za-zÀ-ÿЀ-ӿ]{2,}|[\u3040-\u30ff\u4e00-\u9fff]")
 COMMAND = re.compile(r"\\[^$%]|[π√∞]")
@@ -109,14 +109,28 @@ COPULA = re.compile(
     re.IGNORECASE,
 )
 CONTRAST = re.compile(r".*\bnot\b.*?\bbut\b", re.DOTALL)
-DENIED = re.compile(r"\b(?:not|never|neither|cannot|wrong|incorrect|false|unless|whether|if|nicht|pas|не)\b|n't\b", re.IGNORECASE)
+DOUBT = r"\b(?:wrong|incorrect|false|doubt|unlikely)\b|(?:\bnot|n't)\s+(?:think|believe|sure|true|certain|know)\b"
+DOUBTED = re.compile(rf"{DOUBT}|\b(?:cannot|can't|never|not) be\b|\b(?:could|might|may)\b.*\bor\b", re.IGNORECASE)
+# Before a mark: "It is not the case that the answer is", "If the answer is".
+UNCLAIMED = re.compile(rf"{DOUBT}|\b(?:not|never|cannot|unless|whether|if)\b|n't\b", re.IGNORECASE)
+NOT = r"(?:\b(?:not|never|nicht|pas|не)\b|n't\b)"
+DENIED_BEFORE = re.compile(rf"{NOT}\W+(?:[\w']+\W+){{0,3}}$", re.IGNORECASE)
+DENIED_BEHIND = re.compile(rf"\W*(?:[\w']+\W+){{0,2}}?(?:{NOT}|\b(?:wrong|incorrect|false)\b)|\w+{NOT}", re.IGNORECASE)
 HEDGED_BEFORE = re.compile(
-    r"(?:\b(?:less|fewer|more|greater|larger|smaller|higher|lower) than|\bat (?:most|least)|\bup to|\bbetween|\beither"
-    r"|\b(?:one|any|some) of|\b(?:under|over|below|above|maybe|perhaps|possibly|exceeds?))\W*$",
+    r"\b(?:than|at (?:most|least)|up to|between|either|not|maybe|perhaps|possibly|exceeds?)\W*$", re.IGNORECASE
+)
+# After a mark a value that another word relates to the answer is not the answer: "a divisor of", "different from".
+RELATED_BEFORE = re.compile(
+    r"\b(?:(?<!total )(?<!value )of|(?<!equal )to|from|by|under|over|below|above|near|within|beyond|but|except|besides|twice"
+    r"|half|double|triple|minus|plus|times|negative)\W*$",
     re.IGNORECASE,
 )
-HEDGED_BEHIND = re.compile(r"\W*\bor\b|.*\botherwise\b|\?", re.IGNORECASE)
+HEDGED_BEHIND = re.compile(
+    r"\W*\b(?:or|plus|minus|times \d|squared|cubed|divided|multiplied|(?:more|less|fewer|greater) than)\b|.*\botherwise\b|.*\?",
+    re.IGNORECASE,
+)
 OPERATION = re.compile(r"[+*×·÷]|\\(?:times(?!\s*10\^)|cdot|div|pm)(?![A-Za-z])|(?<=[\w)}\]])\s*[-−]")
+TWO_NUMBERS = re.compile(r"(?<=\d)\s+(?=\d)")
 EQUALS, CONNECTED = re.compile(r"(?<![<>\\])="), re.compile(r",|\b(?:and|or)\b")
 # How a text ends that has come to an end: with a sentence, a formula, a block or a number.
 ENDING = re.compile(rf"(?<!\.\.)(?:[\d.!?。)\]}}$*`\"'”%°]|{F})$")
@@ -230,7 +244,7 @@ class Sentences:
         bare = EMPHASIS.sub("", text)
         if "\n" not in text and len(text) <= BARE and (one := ONE_VALUE.fullmatch(bare)):
             return self._restored(one["value"])
-        if "\n" not in text and len(text) <= BARE and not WORD.search(NO_WORDS.sub("", bare)):
+        if "\n" not in text and len(text) <= BARE and not _has_words(bare):
             return self._computed(bare)
         if not ENDING.search(text):
             return None
@@ -247,31 +261,35 @@ class Sentences:
             span = mark["span"].strip()
             sentence = REASON.split(SENTENCE_END.split(span)[0])[0].strip()
             if not OPENS_A_SOLUTION.match(text[mark.start("span") - 1] + sentence):
-                denied = DENIED.search(re.split(r"[,;]", before)[-1])
+                denied = UNCLAIMED.search(re.split(r"[,;]", before)[-1])
                 return True, None if denied else self._claim(sentence, last=False)
         return False, None
 
     def _claim(self, sentence: str, last: bool) -> str | None:
         """What a sentence gives as the answer: the first value of its claim, or the last; without a value, words."""
-        claim = CONTRAST.sub("", sentence).strip()
+        claim, equation = CONTRAST.sub("", sentence).strip(), False
         for copula in reversed(list(COPULA.finditer(claim))):
-            if not WORD.search(NO_WORDS.sub("", claim)):
-                break
-            if VALUES.search(claim, copula.end()):
-                if DENIED.search(re.split(r"[,;]", claim[: copula.end()])[-1]):
+            if _has_words(claim) and VALUES.search(claim, copula.end()):
+                equation = copula.group() == "="
+                if not equation and DOUBTED.search(claim, 0, copula.end()):
                     return None
                 claim = claim[copula.end() :].strip()
                 break
-        if not WORD.search(NO_WORDS.sub("", claim)) or COMMAND.search(claim) or CHOICE.match(claim):
+        if not _has_words(claim) or COMMAND.search(claim) or CHOICE.match(claim):
             return self._restored(claim) or None
         values = list(VALUES.finditer(claim))
         if not values:
-            return None if last or DENIED.search(claim) else claim or None
-        value = values[-1 if last else 0]
+            return None if last or DENIED_BEFORE.search(claim) else claim or None
+        value = values[-1 if last and not equation else 0]
+        if equation:  # = 3 200-gram packets
+            return self._restored(TWO_NUMBERS.split(value.group())[0])
         before = claim[: value.start()]
-        if DENIED.search(before) or HEDGED_BEFORE.search(before) or HEDGED_BEHIND.match(claim, value.end()):
+        if any(pattern.search(before) for pattern in (DOUBTED, DENIED_BEFORE, HEDGED_BEFORE)):
             return None
-        return self._restored(value.group())
+        if not last and RELATED_BEFORE.search(before):
+            return None
+        hedged = any(pattern.match(claim, value.end()) for pattern in (DENIED_BEHIND, HEDGED_BEHIND))
+        return None if hedged else self._restored(value.group())
 
     def _computed(self, value: str) -> str | None:
         """A value in which nothing is left to compute; of an equation, its right side."""
@@ -301,5 +319,10 @@ class Sentences:
         return text.count("```") % 2 == 0 and not re.search(r"\$\$|\\\[|\\\(", text)
 
 
+def _has_words(text: str) -> bool:
+    """Other than those that formulas have."""
+    return bool(WORD.search(NO_WORDS.sub("", text)))
+
+
 def _is_prose(content: str) -> bool:
-    return bool(WORD.search(NO_WORDS.sub("", content))) or content.rstrip().endswith(tuple("+-*/=(,"))
+    return _has_words(content) or content.rstrip().endswith(tuple("+-*/=(,"))

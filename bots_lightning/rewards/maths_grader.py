@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 
 from bots_lightning.rewards.maths_answers import Extraction, final_answer
-from bots_lightning.rewards.maths_forms import balanced, form, same_form
+from bots_lightning.rewards.maths_forms import balanced, form, same_form, split
 from bots_lightning.rewards.maths_typography import compact, number, same_number, tidy
 from bots_lightning.rewards.maths_values import SET, same_numbers, same_relation, same_value, worked_out
 
 EQUALS = re.compile(r"(?<![\\<>!=])=(?!=)")
 WORDS = re.compile(r"[A-Za-z]{2,}")
 CHOICE = re.compile(r"(?:(?i:option|choice)\s+)?\(?([A-Z])\)?")
-CHOSEN = re.compile(r"(?<![A-Za-z])[A-J](?![A-Za-z'’])")
+CHOSEN = re.compile(r"(?<![A-Za-z])[A-HJ-Z](?![A-Za-z'’])")
+DENIED = re.compile(r"\b(?:not|never|cannot|or|but|neither|nor|except)\b|n't\b|\\neg|¬", re.IGNORECASE)
 IN_BASE = re.compile(r"(-?[\dA-Z]+)_\{?(?:\\text\{)?(\w+)\}*")
 APPROXIMATELY = re.compile(r"\s*\\approx(?![A-Za-z])\s*")
 LETTER = re.compile(r"\\?[A-Za-z]+(?:_\w)?")
@@ -34,7 +35,7 @@ def grade(item: tuple[str, str, Extraction]) -> float:
 
 def equal(gold: str, prediction: str) -> bool:
     """Whether a prediction means the same as the gold answer, and leaves nothing to compute that the latter does not."""
-    gold, prediction = tidy(gold), tidy(prediction)
+    gold, prediction = _unbraced(tidy(gold)), _unbraced(tidy(prediction))
     if len(sides := APPROXIMATELY.split(prediction)) == 2 and not APPROXIMATELY.search(gold):
         # one of them, so that nobody can give two answers
         prediction = sides["." in gold or bool(LETTER.fullmatch(sides[0]))]
@@ -53,6 +54,13 @@ def equal(gold: str, prediction: str) -> bool:
         same = same_numbers(gold, prediction)
         return same_relation(gold, prediction) if same is None else same
     return _same_forms(gold, prediction)
+
+
+def _unbraced(text: str) -> str:
+    """An answer without braces around the whole, other than those of a set."""
+    inner = text[1:-1].strip()
+    single = text[:1] == "{" and text[-1:] == "}" and balanced(inner) and (number(inner) or len(split(inner)) == 1)
+    return _unbraced(tidy(inner)) if single else text
 
 
 def _same_forms(gold: str, prediction: str) -> bool:
@@ -79,7 +87,7 @@ def _same_scalar(
 def _same_value(gold: str, prediction: str) -> bool:
     if compact(gold) == compact(prediction):
         return True
-    if not worked_out(prediction) and worked_out(gold):
+    if not worked_out(prediction, rational=number(gold) is not None) and worked_out(gold):
         return False
     if (typed := number(gold.replace(":", "/"))) and (other := number(prediction)):  # 3:4 is 3/4
         return same_number(typed, other)
@@ -96,6 +104,8 @@ def _same_text(gold: str, prediction: str) -> bool:
     """Whether words agree, capital letters and punctuation aside; "(B) 12" chooses B, and "A or B" nothing."""
     gold, prediction = _words(gold), _words(prediction)
     if choice := CHOICE.fullmatch(gold):
+        if DENIED.search(prediction):
+            return False
         return prediction.strip("().").upper() == choice.group(1) or CHOSEN.findall(prediction) == [choice.group(1)]
     return gold.casefold().strip("().'\" ") == prediction.casefold().strip("().'\" ")
 

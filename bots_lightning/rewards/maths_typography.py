@@ -109,6 +109,7 @@ DECIMAL = re.compile(
 RECURRING = re.compile(r"([+-]?)\s*(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))|\((\d+)\))")
 RATIO = re.compile(rf"([+-]?)\s*(?:(\d+)\s+)?({DIGITS})\s*/\s*({DIGITS})")
 FRACTION = re.compile(rf"([+-]?)\s*(?:(\d+)\s*)?\\frac\s*{BRACED}\s*{BRACED}")
+NUMERAL = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 LONGEST_NUMBER = 100
 
 
@@ -140,6 +141,8 @@ def plain(text: str) -> str:
 def tidy(answer: str) -> str:
     """An answer without what does not change its meaning. Applied twice it does no more than once."""
     text = plain(answer).translate(SYMBOLS).strip()
+    if NUMERAL.fullmatch(text):
+        return text
     while (wrapped := WRAPPERS.fullmatch(text)) and (content := next(filter(None, wrapped.groups()), "")) != text:
         text = content.strip()
     while (shorter := _rewritten(text)) != text:
@@ -195,7 +198,7 @@ def number(text: str) -> Number | None:
         value /= 10 ** len(fixed)
     elif match := RATIO.fullmatch(text) or FRACTION.fullmatch(text):
         above, below = (_fraction(part) for part in match.groups()[2:] if part)
-        if below == 0:
+        if below == 0 or (match.group(2) and above >= below):  # 1 3/2 is no mixed number
             return None
         value = int(match.group(2) or 0) + above / below
         division = value.denominator == 1 != below or "." in text

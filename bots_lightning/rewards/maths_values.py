@@ -1,70 +1,67 @@
-r"""The mathematics of answers, by sympy: single values, sets of numbers, equations and inequalities.
+r"""The mathematics of answers, by sympy: single values, sets of real numbers, equations and inequalities.
 
 Values are compared exactly; only where a decimal is involved, which may have been rounded, to six digits. Expressions
-with letters are the same if they agree to fifty digits at some points that nobody would choose (a polynomial identity
-that fails there is found with certainty for all practical purposes; Schwartz, 1980).
+with letters are the same if they agree to fifty digits at points that nobody would choose: two different polynomials
+hardly ever do (Schwartz, 1980).
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import sympy
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+from latex2sympy2_extended.logic import And
 from sympy.core.function import AppliedUndef
+from sympy.core.relational import Relational
 
-from bots_lightning.rewards.maths_forms import CONNECTOR, MEMBER, split
 from bots_lightning.rewards.maths_typography import number
 
 NORMALISED = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
-CONVERTED = ConversionConfig(interpret_contains_as_eq=False, lowercase_symbols=False)
+CONVERTED = ConversionConfig(interpret_as_mixed_fractions=False, interpret_contains_as_eq=False, lowercase_symbols=False)
 CONSTANTS = {sympy.Symbol("i"): sympy.I, sympy.Symbol("e"): sympy.E}
-# Digits, twice: a difference is found by the first or, if it is tiny, by the second.
+# A difference is found in the first so many digits or, if it is tiny, in the second.
 DIGITS = (50, 1000)
+SIX_DIGITS = sympy.Rational(1, 10**6)
 PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157)
 # Two numbers side by side are no product, and words are none of letters.
 NO_FORMULA = re.compile(r"(?<![_^])\d\s+[\d.]|[A-Za-z]{4,}")
 COMMANDS = re.compile(r"\\(?:begin|end)\{[a-z]+\}|\\(?!text(?![A-Za-z]))[A-Za-z]+|(?<=_)\{[A-Za-z]+\}")
-# What is the name of a computation and not of a number.
-UNEVALUATED = re.compile(r"\\(?:sum|prod|int|lim|d?binom|gcd|lcm|max|min|lfloor|lceil|det|p?mod|bmod)(?![A-Za-z])|!")
-DIVIDED = re.compile(r"(?:[\d\s.,+(){}/-]|\\frac|\\div)*(?:/|\\frac|\\div)(?:[\d\s.,+(){}/-]|\\frac|\\div)*")
-RELATION = re.compile(r"\\(?:le|ge|ne|lt|gt)(?![A-Za-z])|[<>]|(?<![\\<>!=])=(?!=)")
-SIGNS = {r"\le": "≤", r"\ge": "≥", r"\ne": "≠", r"\lt": "<", r"\gt": ">", "<": "<", ">": ">", "=": "="}
-MIRRORED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠"}
-SET = re.compile(r"\\(?:le|ge|ne|lt|gt|cup|cap|setminus|mathbb|emptyset|in|mid)(?![A-Za-z])|[<>]")
+# The names of computations; their parser carries some of them out.
+COMPUTATION = re.compile(r"\\(?:sum|prod|int|lim|d?binom|gcd|lcm|max|min|lfloor|lceil|det|p?mod|bmod|begin)(?![A-Za-z])|!|e\s*\^\s*\{[^{}]*\\(?:ln|log)(?![A-Za-z])")
+# 9(7) is a product; their parser makes it a mixed number.
+FACTORS = re.compile(r"((?<![_^\d.])\d[\d.]*|\))\s*\(")
+DIVISION = re.compile(r"(?:[\d\s.,+(){}/:-]|\\frac|\\div)*(?:[/:]|\\frac|\\div)(?:[\d\s.,+(){}/:-]|\\frac|\\div)*")
+SET = re.compile(r"\\(?:le|ge|ne|lt|gt|cup|cap|setminus|mathbb|emptyset|in|mid)(?![A-Za-z])|[<>]|\\\{\s*[A-Za-z]\s*[|:]")
 BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|\||:)(.*)\\\}", re.DOTALL)
-LETTER = re.compile(r"\\?[A-Za-z]+(?:_\w|_\{\w+\})?")
-
-
-class Numbers(NamedTuple):
-    """A set of real numbers and the letter that it is said of, if any."""
-
-    members: sympy.Set
-    letter: str | None = None
+OR = re.compile(r"\\text\s*\{\s*or\s*\}|\\lor(?![A-Za-z])|(?<![A-Za-z\\])or(?![A-Za-z])")
 
 
 @lru_cache(maxsize=1024)
 def parsed(text: str) -> Any:
-    """A tidied formula as a tree of sympy in which nothing is evaluated yet; None if it is none."""
+    """A tidied formula as a tree of sympy in which little is evaluated yet; None if it is none."""
     if NO_FORMULA.search(COMMANDS.sub("|", text)):
         return None
+    text = FACTORS.sub(r"\1\\cdot (", text)
     try:
         tree = latex2sympy(text, convert_degrees=True, normalization_config=NORMALISED, conversion_config=CONVERTED)
     except Exception:  # its parser and sympy raise whatever they like, and what they cannot read is no formula
         return None
-    return tree if isinstance(tree, sympy.Expr) else None
+    return tree if isinstance(tree, sympy.Basic) else None
 
 
 def value(text: str) -> Any:
-    """The expression that a tidied formula means; None if it is none, or is undefined."""
+    """The number or expression that a tidied formula means; None if it is none, or is undefined."""
     if typed := number(text):
         return sympy.Rational(typed.value) / (100 if typed.percent else 1)
     tree = parsed(text)
-    if tree is None:
-        return None
+    return _evaluated(tree) if isinstance(tree, sympy.Expr) else None
+
+
+def _evaluated(tree: Any) -> Any:
     found = tree.xreplace(CONSTANTS).doit()
     exact = {each: sympy.Rational(str(each)) for each in found.atoms(sympy.Float)}
     unknown = {each: sympy.Symbol(str(each)) for each in found.atoms(AppliedUndef)}
@@ -72,26 +69,46 @@ def value(text: str) -> Any:
     return None if found.has(sympy.nan, sympy.zoo) else found
 
 
-def worked_out(text: str) -> bool:
+def worked_out(text: str, rational: bool = False) -> bool:
     r"""Whether nothing is left to compute: 16, 3/4, 2\sqrt{3} and 2^{10} are, 9 + 7, 2 \cdot 8 and 12/3 are not.
 
-    Numbers that could be added or multiplied are, and so are the names of computations, as of sums and factorials.
+    Numbers that could be added or multiplied are left; so are computations by name, as of sums and factorials, and
+    inequalities without a letter alone on one side.
+
+    Args:
+        text: a tidied answer.
+        rational: whether the value should be rational, and so the answer a number, a power, a root or a logarithm.
     """
     if typed := number(text):
         return not typed.division
-    if UNEVALUATED.search(text):
+    if COMPUTATION.search(text):
         return False
     tree = parsed(text)
-    if tree is None or value(text) is None:
+    if tree is None:
         return True
-    if DIVIDED.fullmatch(text) and not tree.free_symbols and value(text).is_Integer:
+    if rational and (not _is_closed(tree) or (DIVISION.fullmatch(text) and tree.is_Integer)):
         return False
-    tree = tree.xreplace(_point(tree.free_symbols, 0)) if tree.free_symbols and value(text).is_number else tree
-    return not any(_is_open(node) for node in sympy.preorder_traversal(tree))
+    sums = any(_is_open(node) for node in sympy.preorder_traversal(tree))
+    relations = tree.atoms(Relational) if isinstance(tree, sympy.logic.boolalg.Boolean) else set()
+    return not sums and (len(tree.free_symbols) != 1 or all(any(side.is_Symbol for side in r.args) for r in relations))
+
+
+def _is_closed(node: Any) -> bool:
+    """Whether a tree is one number, power, root or function of numbers, or the inverse of one or a power of ten times it."""
+    if isinstance(node, sympy.Mul):
+        factors = [each for each in node.args if abs(each) != 1]
+        others = [each for each in factors if not _is_divisor_or_scale(each)]
+        return len(factors) < 3 and len(others) < 2 and all(map(_is_closed, factors))
+    if isinstance(node, sympy.Pow):
+        divisor = node.base.is_Integer or (node.base.is_Pow and node.base.exp.is_positive)
+        return bool(divisor or not node.exp.is_negative) and all(map(_is_closed, node.args))
+    if isinstance(node, sympy.Function):
+        return not any(each.has(sympy.Function) or _is_open(each) for each in node.args)
+    return node.is_Number or isinstance(node, sympy.UnevaluatedExpr)
 
 
 def _is_open(node: Any) -> bool:
-    """Whether two rational numbers stand in a sum or a product, signs, divisors and powers of ten aside."""
+    """Whether two numbers stand in a sum or a product, signs, divisors and powers of ten aside."""
     if not isinstance(node, sympy.Add | sympy.Mul):
         return False
     numbers = [each for each in node.args if each.is_number and isinstance(each.doit(), sympy.Number)]
@@ -103,7 +120,8 @@ def _is_open(node: Any) -> bool:
 def _is_divisor_or_scale(factor: Any) -> bool:
     if isinstance(factor, sympy.UnevaluatedExpr):  # a percent sign
         return True
-    return factor.is_Pow and (factor.exp.is_negative or factor.base == 10) or (factor.is_Rational and factor.p == 1)
+    return bool(factor.is_Pow and (factor.base == 10 or (factor.exp.is_negative and not factor.base.is_Rational)
+                or (factor.exp.is_negative and factor.base.is_Integer)))
 
 
 def same_value(gold: str, prediction: str) -> bool:
@@ -112,7 +130,7 @@ def same_value(gold: str, prediction: str) -> bool:
     if a is None or b is None:
         return False
     letters = a.free_symbols | b.free_symbols
-    rounded = any(re.search(r"\d?\.\d", text) for text in (gold, prediction))
+    rounded = any(re.search(r"\.\d", text) for text in (gold, prediction))
     if not letters:
         return _same_number(a, b, rounded)
     verdicts = [_same_at(_point(letters, turn), a, b, rounded) for turn in range(4)]
@@ -121,15 +139,17 @@ def same_value(gold: str, prediction: str) -> bool:
 
 def _point(letters: set[Any], turn: int) -> dict[Any, Any]:
     """A value for each letter, of both signs in odd turns."""
-    ordered = sorted(letters, key=str)
-    values = [sympy.Rational(PRIMES[(i + 3 * turn) % 12] + 12 * i, 59 + 2 * turn) for i in range(len(ordered))]
-    return {letter: each * (-1) ** (turn * (i + 1)) for i, (letter, each) in enumerate(zip(ordered, values, strict=True))}
+    point = {}
+    for i, letter in enumerate(sorted(letters, key=str)):
+        size = sympy.Rational(PRIMES[(i + 3 * turn) % len(PRIMES)] + 12 * i, 59 + 2 * turn)
+        point[letter] = size * (-1) ** (turn * (i + 1))
+    return point
 
 
 def _same_at(point: dict[Any, Any], a: Any, b: Any, rounded: bool) -> bool | None:
     """Whether two expressions agree at a point; None if one of them is not defined there, or only one is real."""
     a, b = a.xreplace(point), b.xreplace(point)
-    if any(each.has(sympy.nan, sympy.zoo) for each in (a, b)):
+    if a.has(sympy.nan, sympy.zoo) or b.has(sympy.nan, sympy.zoo):
         return None
     if _same_number(a, b, rounded):
         return True
@@ -137,146 +157,94 @@ def _same_at(point: dict[Any, Any], a: Any, b: Any, rounded: bool) -> bool | Non
     return None if real[0] != real[1] else False
 
 
-def _same_number(a: Any, b: Any, rounded: bool) -> bool:
-    if a.is_Rational and b.is_Rational or a.is_infinite or b.is_infinite:
-        return bool(a == b) or (rounded and _close(a, b, sympy.Rational(1, 10**6), most=1))
-    if a.is_Rational and a == 0 or b == 0:
-        return (a - b).equals(0) is True
+def _same_number(a: Any, b: Any, rounded: bool = False) -> bool:
+    if a == b or a.is_infinite or b.is_infinite:
+        return bool(a == b)
     if rounded:
-        return _close(a.evalf(20), b.evalf(20), sympy.Rational(1, 10**6), most=1)
+        return _close(a, b, SIX_DIGITS * min(1, 1 / abs(a.evalf(20))) if abs(a.evalf(20)) > 1 else SIX_DIGITS)
+    if a == 0 or b == 0 or (a.is_Rational and b.is_Rational):
+        return (a - b).equals(0) is True
     return all(_close(a.evalf(n), b.evalf(n), sympy.Float(10, n) ** (5 - n)) for n in DIGITS)
 
 
-def _close(a: Any, b: Any, tolerance: Any, most: float | None = None) -> bool:
-    """Whether b differs from a by no more than the tolerance times |a|, or times `most` if that is less."""
-    size = abs(a) if most is None else min(abs(a), most)
-    return (abs(a - b) <= tolerance * size) == True  # noqa: E712 - what sympy cannot decide is no truth value
+def _close(a: Any, b: Any, tolerance: Any) -> bool:
+    return (abs(a - b) <= tolerance * abs(a)) == True  # noqa: E712 - what sympy cannot decide is no truth value
 
 
 def same_numbers(gold: str, prediction: str) -> bool | None:
     """Whether two tidied answers are the same set of real numbers; None if they are not both sets."""
-    sets = numbers_of(gold), numbers_of(prediction)
-    if not (sets[0] and sets[1]):
+    (a, letters), (b, others) = numbers_of(gold), numbers_of(prediction)
+    if a is None or b is None:
         return None
-    if None not in (sets[0].letter, sets[1].letter) and sets[0].letter != sets[1].letter:
+    if len(letters | others) > 1 or (worked_out(gold) and not worked_out(prediction)):
         return False
-    pieces = [_pieces(each.members) for each in sets]
-    if None in pieces or len(pieces[0]) != len(pieces[1]):
-        return sets[0].members == sets[1].members
-    return all(
-        a[2:] == b[2:] and all(x == y or _same_number(x, y, False) for x, y in zip(a[:2], b[:2], strict=True))
-        for a, b in zip(*pieces, strict=True)
-    )
+    return a == b or _same_pieces(_pieces(a), _pieces(b))
 
 
-def numbers_of(text: str) -> Numbers | None:
-    """The set of real numbers that a tidied answer is, as an interval, a union, a condition or a name."""
-    text = text.strip()
-    if member := MEMBER.match(text):
-        inner = numbers_of(text[member.end() :])
-        return inner and Numbers(inner.members, text[0])
+def numbers_of(text: str) -> tuple[Any, set[str]]:
+    """The set that an interval, a union, a condition or a name means, None if it is none, and the letters it is said of."""
     if builder := BUILDER.fullmatch(text):
-        return numbers_of(builder.group(2))
-    if (text.startswith(r"\mathbb{R}") or r"\cup" in text) and len(pair := split(text, (r"\setminus", r"\backslash"))) == 2:
-        return _combined(pair, sympy.Complement)
-    if len(parts := split(text, (r"\cup",))) > 1 or len(parts := re.split(r"\\text\s*\{\s*or\s*\}|\bor\b", text)) > 1:
-        return _combined(parts, sympy.Union)
-    if len(parts := split(text, (r"\cap",))) > 1 or len(parts := split(CONNECTOR.sub(",", text), (",",))) > 1:
-        if all(RELATION.search(part) for part in parts) or r"\cap" in text:
-            return _combined(parts, sympy.Intersection)
-    return _simple_set(text)
+        text = builder.group(2).strip()
+    if len(parts := OR.split(text)) > 1:
+        sets = [numbers_of(part.strip()) for part in parts]
+        letters = set().union(*(letters for _, letters in sets))
+        return (None if any(each is None for each, _ in sets) else sympy.Union(*(each for each, _ in sets))), letters
+    tree = parsed(text)
+    letters = {str(letter) for letter in tree.free_symbols - CONSTANTS.keys()} if tree is not None else set()
+    if isinstance(tree, sympy.Contains):
+        tree = tree.args[1]
+    if isinstance(tree, Relational | And):
+        lines = [_half_line(each) for each in tree.atoms(Relational)]
+        tree = None if None in lines else sympy.Intersection(*lines)
+    return (tree.xreplace(CONSTANTS).doit() if isinstance(tree, sympy.Set) else None), letters
 
 
-def _combined(parts: list[str], how: Any) -> Numbers | None:
-    sets = [numbers_of(part) for part in parts]
-    if any(each is None for each in sets):
+def _half_line(relation: Any) -> sympy.Set | None:
+    """The numbers for which a relation of a letter and a number holds; None if it is not of those."""
+    if not relation.lhs.is_Symbol:
+        relation = relation.reversed
+    bound = _evaluated(relation.rhs)
+    if not relation.lhs.is_Symbol or bound is None or not bound.is_number:
         return None
-    letters = {each.letter for each in sets if each and each.letter}
-    if len(letters) > 1:
-        return None
-    return Numbers(how(*(each.members for each in sets if each)), next(iter(letters), None))
+    low, high, point = sympy.Interval.open(-sympy.oo, bound), sympy.Interval.open(bound, sympy.oo), sympy.FiniteSet(bound)
+    sets = {sympy.Lt: [low], sympy.Le: [low, point], sympy.Gt: [high], sympy.Ge: [high, point], sympy.Eq: [point]}
+    return sympy.Union(*sets.get(relation.func, [low, high]))
 
 
-def _simple_set(text: str) -> Numbers | None:
-    if named := {r"\mathbb{R}": sympy.S.Reals, r"\emptyset": sympy.S.EmptySet}.get(text):
-        return Numbers(named)
-    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and len(ends := split(text[1:-1], (",",))) == 2:
-        low, high = map(value, ends)
-        return _interval(low, high, text[0] == "(", text[-1] == ")")
-    if text.startswith(r"\{") and text.endswith(r"\}"):
-        members = [value(each) for each in split(text[2:-2])]
-        return None if None in members else Numbers(sympy.FiniteSet(*members))
-    return _condition(text)
+def _pieces(numbers: sympy.Set) -> list[tuple[Any, Any, bool, bool]]:
+    """Its intervals and points from left to right, as (start, end, left open, right open)."""
+    parts = numbers.args if isinstance(numbers, sympy.Union) else [numbers]
+    intervals = [(each.start, each.end, each.left_open, each.right_open) for each in parts if each.is_Interval]
+    points = [(each, each, False, False) for part in parts if part.is_FiniteSet for each in part.args]
+    return sorted(intervals + points, key=lambda piece: str(piece[0].evalf(30)))
 
 
-def _condition(text: str) -> Numbers | None:
-    """Of `x > 3`, `2 \\le x < 5`, `x \\ne 0`."""
-    sides = [side.strip() for side in RELATION.split(text)]
-    signs = [SIGNS[sign] for sign in RELATION.findall(text)]
-    letter = next((side for side in sides if LETTER.fullmatch(side) and side not in ("e", r"\pi", r"\infty")), None)
-    if letter is None or len(sides) > 3 or not signs:
-        return None
-    found: list[sympy.Set] = []
-    for left, sign, right in zip(sides, signs, sides[1:], strict=False):
-        if letter not in (left, right):
-            return None
-        sign = sign if left == letter else MIRRORED[sign]
-        bound = value(right if left == letter else left)
-        if bound is None or bound.free_symbols:
-            return None
-        found.append(_half_line(sign, bound))
-    return Numbers(sympy.Intersection(*found), letter)
-
-
-def _half_line(sign: str, bound: Any) -> sympy.Set:
-    low, high = sympy.Interval.open(-sympy.oo, bound), sympy.Interval.open(bound, sympy.oo)
-    point = sympy.FiniteSet(bound)
-    sets = {"<": [low], "≤": [low, point], ">": [high], "≥": [high, point], "=": [point], "≠": [low, high]}
-    return sympy.Union(*sets[sign])
-
-
-def _interval(low: Any, high: Any, left_open: bool, right_open: bool) -> Numbers | None:
-    if low is None or high is None or low.is_extended_real is False or high.is_extended_real is False:
-        return None
-    return Numbers(sympy.Interval(low, high, left_open, right_open))
-
-
-def _pieces(members: sympy.Set) -> list[tuple[Any, Any, bool, bool]] | None:
-    """Its intervals and points in order, as (start, end, left open, right open); None if it is no union of such."""
-    pieces: list[tuple[Any, Any, bool, bool]] = []
-    for part in members.args if isinstance(members, sympy.Union) else [members]:
-        if isinstance(part, sympy.Interval):
-            pieces.append((part.start, part.end, bool(part.left_open), bool(part.right_open)))
-        elif isinstance(part, sympy.FiniteSet):
-            pieces += [(each, each, False, False) for each in part.args]
-        elif part == sympy.S.Reals:
-            pieces.append((-sympy.oo, sympy.oo, True, True))
-        elif part is not sympy.S.EmptySet:
-            return None
-    return None if any(a.free_symbols for a, *_ in pieces) else sorted(pieces, key=lambda piece: piece[0].evalf(30))
+def _same_pieces(a: list[Any], b: list[Any]) -> bool:
+    return 0 < len(a) == len(b) and all(
+        x[2:] == y[2:] and _same_number(x[0], y[0]) and _same_number(x[1], y[1]) for x, y in zip(a, b, strict=True)
+    )
 
 
 def same_relation(gold: str, prediction: str) -> bool:
     """Whether two equations, or two inequalities, are multiples of each other, such as y = 2x + 3 and 4x - 2y = -6."""
-    sides = [_difference(text) for text in (gold, prediction)]
-    if sides[0] is None or sides[1] is None or sides[0][0] != sides[1][0]:
+    trees = parsed(gold), parsed(prediction)
+    if not all(isinstance(tree, Relational) for tree in trees) or (_is_solved(trees[0]) and not _is_solved(trees[1])):
         return False
-    sign, a, b = sides[0][0], sides[0][1], sides[1][1]
-    letters = a.free_symbols | b.free_symbols
-    ratios = [(a / b).xreplace(_point(letters, turn)) for turn in range(3)]
-    if not letters or any(ratio.has(sympy.nan, sympy.zoo) or ratio == 0 for ratio in ratios):
+    (kind, a), (other, b) = map(_difference, trees)
+    letters = (a.free_symbols | b.free_symbols) - CONSTANTS.keys()
+    ratios = [_evaluated((a / b).xreplace(_point(letters, turn))) for turn in range(3)]
+    if kind is not other or not letters or any(ratio is None or ratio == 0 for ratio in ratios):
         return False
-    positive = sign in "=≠" or ratios[0].evalf(20) > 0
-    return bool(positive) and all(_same_number(ratios[0], ratio, False) for ratio in ratios[1:])
+    signed = kind in (sympy.Eq, sympy.Ne) or ratios[0].evalf(20) > 0
+    return bool(signed) and all(_same_number(ratios[0], ratio) for ratio in ratios[1:])
 
 
-def _difference(text: str) -> tuple[str, Any] | None:
-    """The sign of a relation, ≥ and > turned round, and its left side less its right side."""
-    sides, signs = RELATION.split(text), RELATION.findall(text)
-    if len(signs) != 1:
-        return None
-    left, right = map(value, (side.strip() for side in sides))
-    if left is None or right is None:
-        return None
-    sign = SIGNS[signs[0]]
-    return (MIRRORED[sign], right - left) if sign in ">≥" else (sign, left - right)
+def _is_solved(relation: Any) -> bool:
+    """Whether one side is a letter and the other a number: 2x = 10 is not the answer x = 5."""
+    return any(side.is_Symbol for side in relation.args) and any(side.is_number for side in relation.args)
+
+
+def _difference(relation: Any) -> tuple[Any, Any]:
+    """The kind of a relation, ≥ and > turned round, and its left side less its right side."""
+    turned = relation.reversed if relation.func in (sympy.Ge, sympy.Gt) else relation
+    return turned.func, turned.lhs - turned.rhs

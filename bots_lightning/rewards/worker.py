@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from bots_lightning.rewards import worker_process
 
 
 class Worker:
-    """A process, the pipe to it and what it is at.
+    """A process and its child (see `worker_process`), the pipe to them and what they are at.
 
     Attributes:
         started: whether it has said that it is ready.
@@ -70,10 +71,14 @@ class Worker:
         return f"exit code {self.process.returncode}"
 
     def kill(self) -> None:
-        """Ends the process."""
-        self.process.kill()
-        self.connection.close()
+        """Ends the process and its child, and returns when they are gone."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        with suppress(EOFError, OSError):
+            while self.connection.poll(1.0):
+                self.connection.recv_bytes()
+        self.connection.close()
 
 
 def path_of(function: Callable[[Any], Any]) -> str:

@@ -1,11 +1,14 @@
-"""The far end of a `WorkerPool`: a process that judges one item after another. Run as a script, by file name.
+"""The far end of a `WorkerPool`: a process that has loaded a function, and its child that runs it on one item after another.
 
-It imports nothing of this package, and so nothing but what the function itself needs. It outlives Ctrl-C and SIGTERM,
-which are meant for the run, and ends with the pipe; should the pool's process die, it ends by itself.
+Run as a script, by file name. It imports nothing of this package, and so nothing but what the function itself needs. A
+child whose item takes too long is ended by the kernel, and the next one is forked with everything loaded: a kill costs
+milliseconds, not a start. Both outlive Ctrl-C and SIGTERM, which are meant for the run, and end with the pipe; should
+the pool's process die, they end by themselves.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import signal
@@ -15,7 +18,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
-# Seconds: how often an idle worker looks for its parent, and how long after its limit a busy one ends by itself.
+# Seconds: how often an idle child looks for its parent, and how long after the pool's patience a busy one ends by itself.
 PARENT_CHECK = 1.0
 GRACE = 1.0
 
@@ -44,26 +47,38 @@ def await_item(connection: Connection, parent: int) -> Any:
         sys.exit()
 
 
-def judge(function: Callable[[Any], Any], item: Any, seconds: float) -> tuple[str, Any]:
-    """What the pool hears of an item.
+def run(function: Callable[[Any], Any], item: Any, wall_seconds: float, cpu_seconds: float = 0.0) -> tuple[str, Any]:
+    """What the pool hears of an item, within limits of time on the wall and, unless it is 0, of processor time.
 
-    The pool kills a worker that takes too long. The alarm is for when there is no pool any more: its default action
-    needs no interpreter, so it also ends a call that never comes back from C.
+    The default action of both alarms needs no interpreter, so that they also end a call that never comes back from C.
     """
-    signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
+    signal.setitimer(signal.ITIMER_REAL, wall_seconds + GRACE)
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
     try:
         return "done", function(item)
     except Exception as error:  # counted by the pool as this item's error
         return "error", f"{type(error).__name__}: {error}"[:1000]
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def serve(connection: Connection, parent: int, busy: mmap.mmap, function: Callable[[Any], Any], order: Any) -> None:
+    """Runs items until the pipe closes."""
+    while True:
+        item = await_item(connection, parent)
+        busy[0] = 1
+        said = run(function, item, order["wall_seconds"], order["timeout_seconds"])
+        busy[0] = 0
+        connection.send(said)
+
+
 def main(descriptor: int, parent: int) -> None:
-    """Loads the function under the clock of the start, says so, and then judges items until the pipe closes."""
+    """Loads the function under the clock of the start, says so, and then has one child after another serve."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for ends in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(ends, signal.SIG_DFL)
     connection = Connection(descriptor)
     order = await_item(connection, parent)
     sys.path[:] = order["sys_path"]
@@ -76,10 +91,19 @@ def main(descriptor: int, parent: int) -> None:
         for item in rehearsal:
             function(item)
 
-    connection.send(judge(start, order["rehearsal"], order["start_seconds"]))
+    connection.send(run(start, order["rehearsal"], order["start_seconds"]))
+    loaded, busy = os.getpid(), mmap.mmap(-1, 1)
     while function is not None:
-        item = await_item(connection, parent)
-        connection.send(judge(function, item, order["timeout_seconds"]))
+        child = os.fork()
+        if not child:
+            serve(connection, loaded, busy, function, order)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == 0:  # nobody is left to send an item
+            return
+        if busy[0]:
+            busy[0] = 0
+            late = code in (-signal.SIGPROF, -signal.SIGALRM)
+            connection.send(("timeout", None) if late else ("error", f"its process died with exit code {code}"))
 
 
 if __name__ == "__main__":

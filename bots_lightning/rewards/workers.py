@@ -21,6 +21,8 @@ from bots_lightning.rewards.worker import Worker, path_of
 FAILED_STARTS = 3
 # Each process holds the judge's libraries in memory; a machine's every core would be too many.
 MOST_WORKERS_BY_DEFAULT = 16
+# On a busy machine an item waits for a processor far longer than it uses one.
+PATIENCE = 30
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,13 @@ class Verdict:
 class WorkerPool:
     """Processes that wait for items, one item to a process at a time.
 
-    They start at the first call. One that takes too long is killed, one that dies costs its item, and another takes its
-    place. They end with this object or this process, however it ends. A copy of the pool has processes of its own.
+    They start at the first call. One that takes too long is killed, one that dies costs its item, and a copy of what it
+    has loaded takes its place. They end with this object or this process, however it ends. A copy of the pool has processes of its own.
 
     Args:
         function: of one item, top-level, or its path `package.module:name`. Items and results are pickled.
-        timeout_seconds: for one item, by the clock on the wall, from when a process gets it.
+        timeout_seconds: processor time for one item, from when a process gets it; by the clock on the wall, which also
+            counts what the process waits for, 30 times as long.
         num_workers: processes; by default as many as cores that this process may use, 16 at most.
         start_seconds: for a process to import the function's module and to judge the rehearsal.
         rehearsal: items that each process judges as it starts, so that nothing is loaded under the clock of an item.
@@ -78,6 +81,7 @@ class WorkerPool:
             "rehearsal": list(rehearsal),
             "start_seconds": float(start_seconds),
             "timeout_seconds": self.timeout_seconds,
+            "wall_seconds": PATIENCE * self.timeout_seconds,
             "memory_bytes": memory_bytes,
         }
         self._own_nothing()
@@ -138,7 +142,7 @@ class WorkerPool:
             if not waiting:
                 return
             if worker.process.poll() is None and worker.send(messages[waiting[0]]):
-                worker.item, worker.deadline = waiting.popleft(), time.monotonic() + self.timeout_seconds
+                worker.item, worker.deadline = waiting.popleft(), time.monotonic() + self._order["wall_seconds"]
             else:  # it died between two items, which is no item's fault
                 self._remove(worker)
         starting = sum(not worker.started for worker in self._workers)
@@ -170,7 +174,7 @@ class WorkerPool:
             return None
         i, worker.item = worker.item, None
         assert i is not None
-        return i, Verdict("done", value) if kind == "done" else Verdict("error", message=value)
+        return i, {"done": Verdict("done", value), "timeout": Verdict("timeout")}.get(kind, Verdict("error", message=value))
 
     def _give_up(self, worker: Worker, verdict: Verdict) -> tuple[int, Verdict] | None:
         """Removes a process; its item has this verdict. Without an item it has failed to start."""

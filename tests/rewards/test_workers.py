@@ -269,8 +269,8 @@ def test_threads_share_pools(pools: Pools) -> None:
 
 
 def test_workers_do_not_import_torch(pools: Pools) -> None:
-    pool = WorkerPool("bots_lightning.rewards.maths_judge:judge", 5.0, 1)
-    pool.map([(r"\boxed{\sqrt{4}}", "2", False)])
+    pool = WorkerPool("bots_lightning.rewards.maths_grader:grade", 5.0, 1)
+    pool.map([(r"\boxed{\sqrt{4}}", "2", "boxed")])
     (worker,) = pool._workers
     libraries = Path(f"/proc/{worker.process.pid}/maps").read_text()
     pool.close()
