@@ -23,7 +23,7 @@ def last_tagged(text: str, tag: str) -> str | None:
 def after_thinking(text: str) -> str:
     """What follows the last thought (`<think>…</think>`, `[THINK]…[/THINK]`), white space around it aside.
 
-    The whole text if nobody thinks; nothing if a thought has begun and not ended. The beginning may stand in the prompt.
+    The whole text if there is none; nothing if a thought has begun and not ended. The beginning may be the prompt's.
     """
     marks = list(THOUGHT.finditer(text))
     if not marks:
@@ -37,7 +37,7 @@ class AnswerMatch:
     Args:
         compare: judges (given, expected); `same_text`, `same_normalised`, `same_data` and `share_of_cells` of
             `rewards.comparisons` come with the package.
-        tag: the answer stands in the last `<tag>…</tag>` behind all thoughts. None: it is all that follows the thoughts.
+        tag: the answer stands in the last `<tag>…</tag>` behind all thoughts. None: it is all that follows them.
         required: a completion without the tag has no answer and gets 0. Otherwise it is read as if `tag` were None.
 
     Raises:

@@ -21,7 +21,8 @@ NAME = r"(?:\\text\s*\{[^{}]*\}|\\?[A-Za-z]+)(?:_(?:\w|\{\w+\}))?(?:\s*\([a-z](?
 NAMED = re.compile(rf"\s*({NAME}|\(\s*\\?[A-Za-z]+(?:\s*,\s*\\?[A-Za-z]+)+\s*\))\s*=(?!=)\s*(.+)", re.DOTALL)
 FUNCTION = re.compile(r"[A-Za-z]\s*\(\s*[a-z]\s*\)")
 POINT = re.compile(r"\s*[A-Z]\s*(?=\(.*,.*\)$)", re.DOTALL)
-MATRIX = re.compile(r"\\begin\{[pbB]?(?:matrix|array)\}(?:\{[clr|]+\})?(.*?)\\end\{[pbB]?(?:matrix|array)\}", re.DOTALL)
+TABLE = r"\{[pbB]?(?:matrix|array)\}"
+MATRIX = re.compile(rf"\\begin{TABLE}(?:\{{[clr|]+\}})?(.*?)\\end{TABLE}", re.DOTALL)
 
 Part = tuple[str | None, str]
 
@@ -30,7 +31,7 @@ class Form(NamedTuple):
     r"""An answer taken apart.
 
     Attributes:
-        brackets: around the parts: "" for one thing, "," for a list, `\{\}` for a set, "()", "[)", …; "2x3" of a matrix.
+        brackets: "" for one thing, "," for a list, `\{\}` for a set, "()", "[)", …; "3x3" for a matrix of two rows.
         parts: (name or None, text) of each.
     """
 

@@ -34,7 +34,7 @@ def grade(item: tuple[str, str, Extraction]) -> float:
 
 
 def equal(gold: str, prediction: str) -> bool:
-    """Whether a prediction means the same as the gold answer, and leaves nothing to compute that the latter does not."""
+    """Whether a prediction means the same as the gold answer, and leaves no more to compute than that."""
     gold, prediction = _unbraced(tidy(gold)), _unbraced(tidy(prediction))
     if len(sides := APPROXIMATELY.split(prediction)) == 2 and not APPROXIMATELY.search(gold):
         # one of them, so that nobody can give two answers

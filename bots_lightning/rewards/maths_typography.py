@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 RAISED, LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "₀₁₂₃₄₅₆₇₈₉₊₋"
 LEVEL = str.maketrans(RAISED + LOWERED, "0123456789+-n0123456789+-")
 SIGNS = str.maketrans(
-    {sign: "-" for sign in "−‐‑‒–﹣－"}
-    | {fraction: r"\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", fraction).split("⁄")) for fraction in VULGAR}
+    dict.fromkeys("−‐‑‒–﹣－", "-")
+    | {sign: re.sub(r"(\d+)⁄(\d+)", r"\\frac{\1}{\2}", unicodedata.normalize("NFKC", sign)) for sign in VULGAR}
     | {"’": "'", "⁄": "/", "∕": "/", "\0": ""}
 )
 SYMBOLS = str.maketrans(
@@ -27,7 +27,7 @@ FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|
 POWERS = {"thousand": 3, "million": 6, "billion": 9}
 FONT = r"\\(?:text(?:bf|it|rm|sf|tt|up|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname)\*?\s*"
 # In this order, until nothing changes.
-REWRITES = [
+REWRITES: list[tuple[re.Pattern[str], Any]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\*\*|\\(?:displaystyle|textstyle|limits)(?![A-Za-z])", ""),
@@ -67,7 +67,10 @@ REWRITES = [
         (r"(?<![\\A-Za-z])pi\b", r"\\pi"),
         (r"(?<![\\A-Za-z])infinity\b", r"\\infty"),
         (r"^(?:\\text\s*\{)?(?i:all real numbers|all reals|the real numbers)\}?$", r"\\mathbb{R}"),
-        (r"^(?:\\text\s*\{)?(?i:(?:there (?:is|are) )?no (?:real )?solutions?|none|(?:the )?empty set)\}?$", r"\\emptyset"),
+        (
+            r"^(?:\\text\s*\{)?(?i:(?:there (?:is|are) )?no (?:real )?solutions?|none|(?:the )?empty set)\}?$",
+            r"\\emptyset",
+        ),
         (r"\s+", " "),
     )
 ]
@@ -92,14 +95,12 @@ UNIT_WORDS = re.compile(
     # "5kg"; "3\pi units", "2 + 3i units"
     rf"|(?<=[\d}})])(?:{SHORT}){SUPER}$|(?:(?<=\\pi)|(?<=[^A-Za-z][A-Za-z]))\s+{COMMON}{SUPER}$"
 )
-UNITS_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-NUMERALS = {word: value for value, word in enumerate(UNITS_WORDS)} | {
-    word: 10 * tens for tens, word in enumerate(TENS_WORDS, start=2)
-}
+BELOW_TWENTY = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+TENS = ("", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+NUMERALS = {word: 10 * i for i, word in enumerate(TENS)} | {word: i for i, word in enumerate(BELOW_TWENTY)}
 
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,3}(?: \d{3})+|\d+\.?\d*|\.\d+)"
 BRACED = rf"(?:\{{\s*(-?{DIGITS})\s*\}}|(\d))"
@@ -130,7 +131,7 @@ class Number(NamedTuple):
 
 
 def plain(text: str) -> str:
-    r"""A text with ASCII digits, letters, brackets and minus signs for their many relatives; ½ is \frac{1}{2}, x² x^{2}."""
+    r"""A text with ASCII digits, brackets and minus signs for their many relatives; ½ is \frac{1}{2}, x² is x^{2}."""
     if text.isascii():
         return text
     text = re.sub(f"[{RAISED}]+", lambda run: f"^{{{run.group().translate(LEVEL)}}}", text.translate(SIGNS))
@@ -162,7 +163,7 @@ def _in_digits(text: str) -> str:
     """A number in words ("twenty-one", "two hundred and five") in digits."""
     total, current = 0, 0
     for word in re.split(r"[\s-]+(?:and\s+)?", text.casefold()):
-        if word in NUMERALS:
+        if word and word in NUMERALS:
             current += NUMERALS[word]
         elif word == "hundred":
             current = (current or 1) * 100

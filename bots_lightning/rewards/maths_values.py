@@ -21,7 +21,9 @@ from sympy.core.relational import Relational
 from bots_lightning.rewards.maths_typography import number
 
 NORMALISED = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
-CONVERTED = ConversionConfig(interpret_as_mixed_fractions=False, interpret_contains_as_eq=False, lowercase_symbols=False)
+CONVERTED = ConversionConfig(
+    interpret_as_mixed_fractions=False, interpret_contains_as_eq=False, lowercase_symbols=False
+)
 CONSTANTS = {sympy.Symbol("i"): sympy.I, sympy.Symbol("e"): sympy.E}
 # A difference is found in the first so many digits or, if it is tiny, in the second.
 DIGITS = (50, 1000)
@@ -31,11 +33,15 @@ PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157)
 NO_FORMULA = re.compile(r"(?<![_^])\d\s+[\d.]|[A-Za-z]{4,}")
 COMMANDS = re.compile(r"\\(?:begin|end)\{[a-z]+\}|\\(?!text(?![A-Za-z]))[A-Za-z]+|(?<=_)\{[A-Za-z]+\}")
 # The names of computations; their parser carries some of them out.
-COMPUTATION = re.compile(r"\\(?:sum|prod|int|lim|d?binom|gcd|lcm|max|min|lfloor|lceil|det|p?mod|bmod|begin)(?![A-Za-z])|!|e\s*\^\s*\{[^{}]*\\(?:ln|log)(?![A-Za-z])")
+COMPUTATION = re.compile(
+    r"\\(?:sum|prod|int|lim|d?binom|gcd|lcm|max|min|lfloor|lceil|det|p?mod|bmod|begin)(?![A-Za-z])|!|e\s*\^\s*\{[^{}]*\\(?:ln|log)(?![A-Za-z])"
+)
 # 9(7) is a product; their parser makes it a mixed number.
 FACTORS = re.compile(r"((?<![_^\d.])\d[\d.]*|\))\s*\(")
 DIVISION = re.compile(r"(?:[\d\s.,+(){}/:-]|\\frac|\\div)*(?:[/:]|\\frac|\\div)(?:[\d\s.,+(){}/:-]|\\frac|\\div)*")
-SET = re.compile(r"\\(?:le|ge|ne|lt|gt|cup|cap|setminus|mathbb|emptyset|in|mid)(?![A-Za-z])|[<>]|\\\{\s*[A-Za-z]\s*[|:]")
+SET = re.compile(
+    r"\\(?:le|ge|ne|lt|gt|cup|cap|setminus|mathbb|emptyset|in|mid)(?![A-Za-z])|[<>]|\\\{\s*[A-Za-z]\s*[|:]"
+)
 BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|\||:)(.*)\\\}", re.DOTALL)
 OR = re.compile(r"\\text\s*\{\s*or\s*\}|\\lor(?![A-Za-z])|(?<![A-Za-z\\])or(?![A-Za-z])")
 
@@ -94,7 +100,7 @@ def worked_out(text: str, rational: bool = False) -> bool:
 
 
 def _is_closed(node: Any) -> bool:
-    """Whether a tree is one number, power, root or function of numbers, or the inverse of one or a power of ten times it."""
+    """Whether a tree is a number, a power, a root or a function of numbers, a power of ten times one, or an inverse."""
     if isinstance(node, sympy.Mul):
         factors = [each for each in node.args if abs(each) != 1]
         others = [each for each in factors if not _is_divisor_or_scale(each)]
@@ -120,8 +126,14 @@ def _is_open(node: Any) -> bool:
 def _is_divisor_or_scale(factor: Any) -> bool:
     if isinstance(factor, sympy.UnevaluatedExpr):  # a percent sign
         return True
-    return bool(factor.is_Pow and (factor.base == 10 or (factor.exp.is_negative and not factor.base.is_Rational)
-                or (factor.exp.is_negative and factor.base.is_Integer)))
+    return bool(
+        factor.is_Pow
+        and (
+            factor.base == 10
+            or (factor.exp.is_negative and not factor.base.is_Rational)
+            or (factor.exp.is_negative and factor.base.is_Integer)
+        )
+    )
 
 
 def same_value(gold: str, prediction: str) -> bool:
@@ -178,11 +190,11 @@ def same_numbers(gold: str, prediction: str) -> bool | None:
         return None
     if len(letters | others) > 1 or (worked_out(gold) and not worked_out(prediction)):
         return False
-    return a == b or _same_pieces(_pieces(a), _pieces(b))
+    return bool(a == b)
 
 
 def numbers_of(text: str) -> tuple[Any, set[str]]:
-    """The set that an interval, a union, a condition or a name means, None if it is none, and the letters it is said of."""
+    """The set that an interval, a union, a condition or a name means, None if it is none; the letters it is said of."""
     if builder := BUILDER.fullmatch(text):
         text = builder.group(2).strip()
     if len(parts := OR.split(text)) > 1:
@@ -196,7 +208,7 @@ def numbers_of(text: str) -> tuple[Any, set[str]]:
     if isinstance(tree, Relational | And):
         lines = [_half_line(each) for each in tree.atoms(Relational)]
         tree = None if None in lines else sympy.Intersection(*lines)
-    return (tree.xreplace(CONSTANTS).doit() if isinstance(tree, sympy.Set) else None), letters
+    return (_evaluated(tree) if isinstance(tree, sympy.Set) else None), letters
 
 
 def _half_line(relation: Any) -> sympy.Set | None:
@@ -206,23 +218,13 @@ def _half_line(relation: Any) -> sympy.Set | None:
     bound = _evaluated(relation.rhs)
     if not relation.lhs.is_Symbol or bound is None or not bound.is_number:
         return None
-    low, high, point = sympy.Interval.open(-sympy.oo, bound), sympy.Interval.open(bound, sympy.oo), sympy.FiniteSet(bound)
+    low, high, point = (
+        sympy.Interval.open(-sympy.oo, bound),
+        sympy.Interval.open(bound, sympy.oo),
+        sympy.FiniteSet(bound),
+    )
     sets = {sympy.Lt: [low], sympy.Le: [low, point], sympy.Gt: [high], sympy.Ge: [high, point], sympy.Eq: [point]}
     return sympy.Union(*sets.get(relation.func, [low, high]))
-
-
-def _pieces(numbers: sympy.Set) -> list[tuple[Any, Any, bool, bool]]:
-    """Its intervals and points from left to right, as (start, end, left open, right open)."""
-    parts = numbers.args if isinstance(numbers, sympy.Union) else [numbers]
-    intervals = [(each.start, each.end, each.left_open, each.right_open) for each in parts if each.is_Interval]
-    points = [(each, each, False, False) for part in parts if part.is_FiniteSet for each in part.args]
-    return sorted(intervals + points, key=lambda piece: str(piece[0].evalf(30)))
-
-
-def _same_pieces(a: list[Any], b: list[Any]) -> bool:
-    return 0 < len(a) == len(b) and all(
-        x[2:] == y[2:] and _same_number(x[0], y[0]) and _same_number(x[1], y[1]) for x, y in zip(a, b, strict=True)
-    )
 
 
 def same_relation(gold: str, prediction: str) -> bool:

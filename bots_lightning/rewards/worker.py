@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, Literal
 
 from bots_lightning.rewards import worker_process
 
@@ -57,7 +57,7 @@ class Worker:
             return False
         return True
 
-    def receive(self) -> tuple[str, Any] | None:
+    def receive(self) -> tuple[Literal["done", "timeout", "error"], Any] | None:
         """What it says, or None if it has died."""
         try:
             return self.connection.recv()

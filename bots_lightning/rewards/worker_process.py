@@ -1,4 +1,4 @@
-"""The far end of a `WorkerPool`: a process that has loaded a function, and its child that runs it on one item after another.
+"""The far end of a `WorkerPool`: a process that has loaded a function, and its child that runs items, one by one.
 
 Run as a script, by file name. It imports nothing of this package, and so nothing but what the function itself needs. A
 child whose item takes too long is ended by the kernel, and the next one is forked with everything loaded: a kill costs
@@ -18,7 +18,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
-# Seconds: how often an idle child looks for its parent, and how long after the pool's patience a busy one ends by itself.
+# Seconds: how often an idle child looks for its parent, and how long after its limit a busy one ends by itself.
 PARENT_CHECK = 1.0
 GRACE = 1.0
 

@@ -44,7 +44,8 @@ class WorkerPool:
     """Processes that wait for items, one item to a process at a time.
 
     They start at the first call. One that takes too long is killed, one that dies costs its item, and a copy of what it
-    has loaded takes its place. They end with this object or this process, however it ends. A copy of the pool has processes of its own.
+    has loaded takes its place. They end with this object or this process, however it ends. A copy of the pool has
+    processes of its own.
 
     Args:
         function: of one item, top-level, or its path `package.module:name`. Items and results are pickled.
@@ -76,12 +77,13 @@ class WorkerPool:
         self.num_workers = num_workers or min(len(os.sched_getaffinity(0)), MOST_WORKERS_BY_DEFAULT)
         self.timeout_seconds = float(timeout_seconds)
         self.max_item_bytes = max_item_bytes
+        self._patience = PATIENCE * self.timeout_seconds
         self._order = {
             "function": function if isinstance(function, str) else path_of(function),
             "rehearsal": list(rehearsal),
             "start_seconds": float(start_seconds),
             "timeout_seconds": self.timeout_seconds,
-            "wall_seconds": PATIENCE * self.timeout_seconds,
+            "wall_seconds": self._patience,
             "memory_bytes": memory_bytes,
         }
         self._own_nothing()
@@ -142,7 +144,7 @@ class WorkerPool:
             if not waiting:
                 return
             if worker.process.poll() is None and worker.send(messages[waiting[0]]):
-                worker.item, worker.deadline = waiting.popleft(), time.monotonic() + self._order["wall_seconds"]
+                worker.item, worker.deadline = waiting.popleft(), time.monotonic() + self._patience
             else:  # it died between two items, which is no item's fault
                 self._remove(worker)
         starting = sum(not worker.started for worker in self._workers)
@@ -174,7 +176,7 @@ class WorkerPool:
             return None
         i, worker.item = worker.item, None
         assert i is not None
-        return i, {"done": Verdict("done", value), "timeout": Verdict("timeout")}.get(kind, Verdict("error", message=value))
+        return i, Verdict("error", message=value) if kind == "error" else Verdict(kind, value)
 
     def _give_up(self, worker: Worker, verdict: Verdict) -> tuple[int, Verdict] | None:
         """Removes a process; its item has this verdict. Without an item it has failed to start."""

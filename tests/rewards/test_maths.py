@@ -16,7 +16,7 @@ from bots_lightning.rewards.maths import MathReward, gold_answer
 from bots_lightning.rewards.scorer import RewardFunction, Scorer
 from bots_lightning.tasks import Task
 
-pytest.importorskip("math_verify")
+pytest.importorskip("latex2sympy2_extended")
 
 from bots_lightning.rewards.maths_grader import equal, grade
 
@@ -427,7 +427,7 @@ def test_it_is_configured_by_class_path() -> None:
     assert function.extraction == "strict"
 
 
-def test_a_missing_math_verify_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_parser_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bots_lightning.rewards.maths.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"bots-lightning\[maths\]"):
         MathReward()
