@@ -125,7 +125,7 @@ def gold_answer(text: str, task_id: Any) -> str:
         ValueError: there is none, or it could equal nothing; names the task.
     """
     answer = stated_answer(str(text))
-    if answer is None or not tidy(answer):
+    if answer is None or not tidy(answer) or "####" in answer:
         fault = "has no final answer"
     elif not balanced(answer):
         fault = "has braces that do not close"

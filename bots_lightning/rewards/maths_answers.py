@@ -58,7 +58,7 @@ MARKS = [
     re.compile(pattern, flags)
     for pattern, flags in (
         (
-            r"(?<!#)####(?!#)[ \t]*(?!(?:step|case|part|solution|explanation)\b)(?:(?:final\s+)?answer[ \t]*\n)?:?"
+            r"(?<!#)####(?!#)[ \t]*+(?!(?:step|case|part|solution|explanation)\b)(?:(?:final\s+)?answer[ \t]*\n)?:?"
             r"(?P<span>[^\n]*\S[^\n]*)",
             re.IGNORECASE,
         ),

@@ -13,7 +13,9 @@ EQUALS = re.compile(r"(?<![\\<>!=])=(?!=)")
 WORDS = re.compile(r"[A-Za-z]{2,}")
 CHOICE = re.compile(r"(?:(?i:option|choice)\s+)?\(?([A-Z])\)?")
 CHOSEN = re.compile(r"(?<![A-Za-z])[A-HJ-Z](?![A-Za-z'’])")
-DENIED = re.compile(r"\b(?:not|never|cannot|or|but|neither|nor|except)\b|n't\b|\\neg|¬", re.IGNORECASE)
+DENIED = re.compile(
+    r"\b(?:not|never|cannot|or|but|neither|nor|except|other|wrong|incorrect)\b|n't\b|\\neg|¬", re.IGNORECASE
+)
 IN_BASE = re.compile(r"(-?[\dA-Z]+)_\{?(?:\\text\{)?(\w+)\}*")
 APPROXIMATELY = re.compile(r"\s*\\approx(?![A-Za-z])\s*")
 LETTER = re.compile(r"\\?[A-Za-z]+(?:_\w)?")

@@ -15,7 +15,8 @@ EMPHASIS = re.compile(r"\*\*|__|`")
 # "Answer: Janet eats three eggs and …" opens a solution.
 OPENS_A_SOLUTION = re.compile(rf"[:=]\s*[^{chr(FIRST)}-{chr(FIRST + FORMULAS)}]{{{BARE},}}", re.DOTALL)
 FORMULA = re.compile(
-    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?<!\\)\$(?P<d>[^$\n]+?)(?<!\\)\$", re.DOTALL
+    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>(?:(?!\\\[).)+?)\\\]|\\\((?P<c>(?:(?!\\\().)+?)\\\)|(?<!\\)\$(?P<d>[^$\n]+?)(?<!\\)\$",
+    re.DOTALL,
 )
 NO_WORDS = re.compile(
     r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+"

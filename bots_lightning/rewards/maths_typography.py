@@ -50,7 +50,7 @@ REWRITES: list[tuple[re.Pattern[str], Any]] = [
         (r"\\!", ""),
         (r"(?<=\d)\\[,;:](?=\d{3}(?!\d))", ","),
         (r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|~", " "),
-        (rf"{FONT}\{{\s*({FUNCTIONS})\s*\}}", r"\\\1 "),
+        (rf"{FONT}\{{\s*({FUNCTIONS})\s*\}}|(?<![\\A-Za-z])({FUNCTIONS})(?=[\s(^])", r"\\\1\2 "),
         (rf"{FONT}\{{\s*([ei])\s*\}}", r"\1 "),
         (rf"{FONT}\{{", r"\\text{"),
         (r"\{\s*\\(?:rm|bf|it)\s+", r"\\text{"),

@@ -48,6 +48,21 @@ def test_thoughts_are_no_answer() -> None:
     assert after_thinking("<think>41</think>\n42\n") == "42"
     assert after_thinking("<think>1</think>2<think>3</think> 4") == "4"
     assert after_thinking(" 42 ") == "42"
+    assert after_thinking("of the prompt's thought</think>42") == "42"
+    assert after_thinking("[THINK]41[/THINK] 42") == "42"
+    assert after_thinking("<thinking>41</thinking>42") == "42"
+    assert after_thinking("<think>41</think>42<think>43") == ""
+
+
+def test_an_answer_within_a_thought_is_none() -> None:
+    completions = [
+        "<think><answer>42</answer></think>",
+        "<think><answer>42</answer>",
+        "<think><answer>42</answer></think><answer>41</answer>",
+        "<think><answer>41</answer></think><answer>42</answer>",
+    ]
+    assert AnswerMatch()(["?"] * 4, completions, ["42"] * 4) == [0, 0, 0, 1]
+    assert AnswerMatch(required=False)(["?"] * 4, completions, ["42"] * 4) == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import random
+import re
 import time
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from bots_lightning.rewards.judged import Outcomes
 from bots_lightning.rewards.maths import MathReward, gold_answer
+from bots_lightning.rewards.maths_answers import Extraction
 from bots_lightning.rewards.scorer import RewardFunction, Scorer
 from bots_lightning.tasks import Task
 
@@ -91,6 +93,105 @@ SAME = [
     ("3:30 PM", "3:30 \\text{ p.m.}"),
     ("7", "Seven"),
     ("seven", "7"),
+    # letters
+    ("2c+3", "3 + 2c"),
+    ("p+q", "q+p"),
+    ("a+b+c", "c+b+a"),
+    ("uv", "vu"),
+    ("u^2", r"u \cdot u"),
+    ("p=3", "3"),
+    ("p(1-p)", "p - p^2"),
+    (r"\frac{p}{q}", "p/q"),
+    ("x = -5, p = 2", "-5, 2"),
+    (r"\text{x = -5, p = 2}", "x=-5, p=2"),
+    ("y=x^2", "f(x) = x^2"),
+    ("sin(x)", r"\operatorname{sin}(x)"),
+    # sizes
+    (r"\frac{3^{100}-1}{2 \cdot 3^{100}}", r"\frac{1}{2} - \frac{1}{2 \cdot 3^{100}}"),
+    (r"\frac{1}{20!}", r"\frac{1}{20!}"),
+    (r"\frac{1}{1073741824}", r"\frac{1}{2^{30}}"),
+    (r"\sqrt{2}", "1.41421356"),
+    # fonts, units, characters
+    ("e^2", r"\mathrm{e}^2"),
+    ("2+3i", r"2 + 3\mathrm{i}"),
+    (r"\log_2 8", r"\mathrm{log}_2 8"),
+    (r"\sin 30^\circ", r"\frac{1}{2}"),
+    ("9.8", r"9.8\,\mathrm{m/s^2}"),
+    ("60", r"60\ \mathrm{km\cdot h^{-1}}"),
+    ("10", "10 m s^{-1}"),
+    ("5", r"5\textnormal{ miles}"),
+    ("1/2", "½"),
+    ("3/2", "1½"),
+    (r"\sqrt{2}", "√2"),
+    (r"\sqrt{x+1}", "√(x+1)"),
+    ("x^4", "x⁴"),
+    ("x^{12}", "x¹²"),
+    ("-5", "\u20105"),
+    ("-5", "\u20115"),
+    ("-5", "\uff0d5"),
+    ("(1,2)", "（1，2）"),
+    ("5", "５"),
+    ("5", "٥"),
+    (r"12\pi", "12π"),
+    (r"2\pi", "2 pi"),
+    ("1/3", r"0.\overline{3}"),
+    ("1/6", r"0.1\bar{6}"),
+    ("1/7", r"0.\overline{142857}"),
+    (r"0.\overline{3}", r"\frac13"),
+    # sets and matrices
+    (r"\mathbb{R}", "all real numbers"),
+    (r"\mathbb{R}", r"(-\infty, \infty)"),
+    (r"\mathbb{R}\setminus\{0\}", r"(-\infty,0)\cup(0,\infty)"),
+    (r"\mathbb{R}\setminus\{0\}", r"x \ne 0"),
+    (r"\{x \mid x > 3\}", "x > 3"),
+    (r"\{x | x>3\}", r"(3, \infty)"),
+    (r"\emptyset", r"\text{no solution}"),
+    (r"\emptyset", r"\{\}"),
+    (r"[1,2]", r"1 \le x \le 2"),
+    (r"p \ge 2", r"2 \le p"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", "(1, 2)"),
+    (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", "-2"),
+    ("2x+4y=6", "x+2y=3"),
+    # words
+    ("21", "twenty-one"),
+    ("100", "one hundred"),
+    ("1250", "one thousand two hundred and fifty"),
+    (r"\infty", "infinity"),
+    ("12", r"x \approx 12"),
+    ("3:4", r"3 \text{ to } 4"),
+    ("3:4", "3/4"),
+    ("5", r"\text{The answer is } 5"),
+    (r"2 \cdot 3", "6"),
+    ("5", "|3+4i|"),
+    ("3", r"\log_2 8"),
+    ("16", "2^{2^2}"),
+    ("24", r"\{24\}"),
+]
+# A computation is no answer to itself.
+NOT_WORKED_OUT = [
+    ("16", "9 + 7"),
+    ("16", r"2 \cdot 8"),
+    ("16", "2(8)"),
+    ("16", "(2)(8)"),
+    ("16", "32/2"),
+    ("16", r"\frac{32}{2}"),
+    ("16", r"\frac{2}{8^{-1}}"),
+    ("16", r"9\frac{7}{1}"),
+    ("16", "9 - 7i^2"),
+    ("16", r"\ln(e^9 e^7)"),
+    ("16", r"e^{\ln 2 + \ln 8}"),
+    ("16", r"\begin{vmatrix} 2 & 0 \\ 0 & 8 \end{vmatrix}"),
+    ("16", r"\sum_{k=1}^{16} 1"),
+    ("16", r"\frac{16!}{15!}"),
+    ("10", r"\binom{5}{2}"),
+    ("12", r"0.15 \cdot 80"),
+    ("3/4", r"\frac{1}{4} + \frac{1}{2}"),
+    ("5 + \\pi", "2 + 3 + \\pi"),
+    ("(16, 2)", "(9+7, 2)"),
+    (r"\{16, 2\}", r"\{2, 9+7\}"),
+    ("x > 16", "x > 9 + 7"),
+    ("x > 2", "2x > 4"),
+    ("x = 5", "2x = 10"),
 ]
 DIFFERENT = [
     ("0.5", "5"),
@@ -146,6 +247,33 @@ DIFFERENT = [
     ("8", "7 \\approx 8 \\approx 9"),
     ("7", "seventeen"),
     ("B", "option C"),
+    ("2p+3", "2c+3"),
+    ("2p+3", "2u+3"),
+    ("3p^2", "3u^2"),
+    ("10c", "10u"),
+    ("p=3", "u=3"),
+    ("2A", "2B"),
+    (r"\frac{3^{100}-1}{2 \cdot 3^{100}}", r"\frac{7}{3^{100}}"),
+    (r"(\frac{2}{3})^{100}", r"(\frac{2}{3})^{99}"),
+    (r"\frac{100!}{2^{100}}", r"\frac{100!}{2^{101}}"),
+    (r"\frac{1}{20!}", r"\frac{1}{21!}"),
+    (r"\sqrt{10^{20}+1}", "10^{10}"),
+    (r"1 - \frac{1}{2^{40}}", "1"),
+    (r"x > \frac{1}{20!}", r"x > \frac{1}{21!}"),
+    (r"(0, \frac{1}{20!})", r"(0, \frac{1}{21!})"),
+    ("0", "0.0000001"),
+    ("0", "10^{-10}"),
+    ("123456789", "123456789.5"),
+    ("0.3", r"0.\overline{3}"),
+    (r"\frac{1}{0}", r"\frac{2}{0}"),
+    ("2021", "2024-01-02"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}"),
+    ("x > 3", "y > 3"),
+    ("x > 3", r"x \ge 3"),
+    ("2", r"\pm 2"),
+    ("A", "(A), (B)"),
+    ("A", "not A"),
+    ("5", "zoo"),
 ]
 
 RIGHT = [
@@ -214,6 +342,42 @@ RIGHT = [
     ("18", "The answer is 18.<|endoftext|>The answer is 3."),
     ("18", "Question: How much?\nAnswer: 18"),
     ("18", "<think>\\boxed{3}\nProblem: again.</think>\\boxed{18}"),
+    ("18", "[THINK]19[/THINK]18"),
+    ("3", "It takes 3 bolts in total. #### 3"),
+    ("18", "So she makes $18 a day. #### $18"),
+    ("18", "9*2=18\n#### Answer: 18"),
+    ("18", "9*2=18\n####: 18"),
+    ("18", "9*2=18\n####18."),
+    ("18", "9*2=18\n#### **18**"),
+    ("18", "9*2=18\n#### The answer is 18."),
+    ("18", "#### Step 2\n9*2 = 18\n\nThe answer is 18."),
+    ("3, 5", r"\boxed{3} \quad \boxed{5}"),
+    ("3, 5", r"$$\boxed{3} \quad \text{and} \quad \boxed{5}$$"),
+    ("3, 5", r"\[ x=\boxed{3} \quad \text{or} \quad x=\boxed{5} \]"),
+    ("3, 5", r"\boxed{3} \\ \boxed{5}"),
+    ("3, 5", r"\boxed{3},\ \boxed{5}"),
+    ("3, 5", "1. $\\boxed{3}$\n2. $\\boxed{5}$"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"Thus the vector is $\begin{pmatrix}1\\2\end{pmatrix}$."),
+    ("34", "The final answer is: the largest value of $n$ is $34$."),
+    ("19", "Final Answer: The maximum number of points in the domain of $f(x)$ is 19."),
+    ("5", r"\boxed{Answer: 5}"),
+    ("18", "The answer is not 17 but 18."),
+    ("18", "The answer isn't 17, it is 18."),
+    ("18", "I think the answer is 18, but I am not sure."),
+    ("18", "The final number is 18!"),
+    ("18", '{"answer": 18}'),
+    ("18", "### 18"),
+    ("5", "<answer> $x<5$ hence 5 </answer>"),
+    ("5", "La réponse est 5."),
+    ("5", "The answer is ５。"),
+    ("100", "The answer is one hundred."),
+    ("C", "Therefore, option C is correct."),
+    ("D", "The answer is for sure D."),
+    (r"12\pi", "The area is 12π."),
+    (r"\text{5:30 p.m.}", "They meet at 5:30 p.m."),
+    ("12", r"Therefore $x \approx 12$."),
+    ("600", "So the total number of books that were not sold is: 800 - 200 = 600 books."),
+    ("12", "Then 2400 / 200 = 12 200-kilobyte videos fit on it."),
 ]
 WRONG = [
     ("18", "Janet sells 9 eggs.\nShe makes \\boxed{9}"),
@@ -256,6 +420,41 @@ WRONG = [
     ("3", "The answer is 3:4."),
     ("C", "The answer is option D."),
     ("7", "The answer is eleven."),
+    ("16", "9 + 7"),
+    ("16", "9 + 7 is"),
+    ("16", "The answer is 9 + 7"),
+    ("16", "The answer is 9 + 7."),
+    ("16", "2 * 8"),
+    ("16", r"So we get \(9 + 7\)."),
+    ("16", "#### 9 + 7"),
+    ("16", "<answer>9 + 7</answer>"),
+    ("18", "The answer isn't 18"),
+    ("18", "The answer isn't 18."),
+    ("18", "The final answer is not equal to 18."),
+    ("18", "It is wrong that the answer is 18."),
+    ("18", "I doubt that the answer is 18."),
+    ("18", "The answer is less than 18."),
+    ("18", "The answer is at most 18."),
+    ("18", "The answer is 18 (or 19)."),
+    ("18", "The answer is either 18 or 19."),
+    ("18", "The answer is 18 if x>0 and 19 otherwise."),
+    ("18", "The answer is one of 18, 19, 20."),
+    ("18", "The answer is a multiple of 18."),
+    ("18", "The answer is anything but 18."),
+    ("18", "The answer is twice 18."),
+    ("18", "The answer could be 17, or it could be 18."),
+    ("18", "18 is not the answer."),
+    ("A", "The answer is (A) or (B)."),
+    ("A", "The answer is never A."),
+    ("6", "1 2 3 4 5 6"),
+    ("6", "My answer is one of 1 2 3 4 5 6"),
+    ("6", "Answer: 6\nAnswer: 7"),
+    ("18", r"\boxed{17} \boxed{18} \boxed{19}"),
+    ("18", r"\boxed{17, 18, 19}"),
+    ("5", r"\boxed{3} and \boxed{5}"),
+    ("6", r"The solutions are \[ \boxed{2} \quad \text{and} \quad \boxed{6}. \]"),
+    ("18", "```python\nprint(18)\n```"),
+    ("18", "[THINK]The answer is 18.[/THINK] I do not know."),
 ]
 
 
@@ -310,6 +509,13 @@ def test_another_answer(gold: str, prediction: str) -> None:
     assert not equal(gold, prediction)
 
 
+@pytest.mark.parametrize(("gold", "prediction"), NOT_WORKED_OUT)
+def test_what_is_still_to_be_computed_is_no_answer(gold: str, prediction: str) -> None:
+    assert not equal(gold, prediction)
+    assert equal(prediction, gold)  # the same value: it is the typing that is not paid
+    assert equal(prediction, prediction)
+
+
 @pytest.mark.parametrize("gold", sorted({gold for gold, _ in SAME}))
 def test_an_answer_equals_itself_typed_otherwise(gold: str) -> None:
     typed = [f"${gold}$", f"  {gold} ", rf"\({gold}\)", gold.replace(r"\frac", r"\dfrac"), gold + "."]
@@ -326,9 +532,17 @@ def test_a_wrong_completion(gold: str, completion: str) -> None:
     assert grade((completion, gold, "flexible")) == 0.0
 
 
-def test_only_a_box_counts_if_required() -> None:
-    completions = ["The answer is 18.", "#### 18", "18", r"\boxed{18}"]
-    assert scores(MathReward(num_workers=1, extraction="boxed"), "18", completions) == [0, 0, 0, 1]
+@pytest.mark.parametrize(
+    ("extraction", "paid"), [("boxed", [0, 0, 0, 0, 1]), ("strict", [1, 1, 0, 0, 1]), ("flexible", [1, 1, 1, 1, 1])]
+)
+def test_which_marks_count(extraction: Extraction, paid: list[float]) -> None:
+    completions = ["The answer is 18.", "#### 18", "18", "So she makes 18 dollars.", r"\boxed{18}"]
+    assert [grade((completion, "18", extraction)) for completion in completions] == paid
+
+
+def test_an_extraction_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(ValueError, match="extraction='lax'; expected one of boxed, strict, flexible"):
+        MathReward(extraction="lax")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mark", ["#### {}", "A: {}", r"\boxed{{{}}}", "The answer is {}."])
@@ -347,16 +561,19 @@ def test_a_changed_final_number_is_wrong_whatever_stands_before_it(reward: MathR
 
 
 def test_hostile_completions_cost_no_more_than_the_limit_and_harm_no_other() -> None:
-    limit, start_of_a_process = 0.5, 4.0
+    limit, share_of_a_busy_machine = 0.5, 4.0
     hostile = MathReward(timeout_seconds=limit, num_workers=1)
+    assert scores(hostile, "18", ["18"]) == [1.0]
+    (worker,) = hostile._pool._workers
     timeouts = 0
     for completion in HOSTILE:
         began = time.monotonic()
         assert scores(hostile, "18", [completion]) == [0.0], completion[:40]
-        assert time.monotonic() - began < limit + start_of_a_process, completion[:40]
+        assert time.monotonic() - began < limit + share_of_a_busy_machine, completion[:40]
         timeouts += hostile.outcomes.timeouts
         assert hostile.outcomes.errors == 0, completion[:40]
-    assert timeouts >= 3  # the powers, the factorial, the brackets
+    assert timeouts >= 3  # the powers, the fractions, the brackets
+    assert hostile._pool._workers == [worker]  # no time-out costs a start
     completions = [r"\boxed{18}", HOSTILE[1], r"\boxed{9}", r"\boxed{18}"]
     assert scores(hostile, "18", completions) == [1, 0, 0, 1]
     assert hostile.outcomes == Outcomes(items=4, timeouts=1)
@@ -389,12 +606,19 @@ def test_only_the_end_of_a_completion_is_read() -> None:
         ("First she sells.\nThen she buys.", "has no final answer"),
         (r"So it is \boxed{}", "has no final answer"),
         (r"\frac{1}{2", "has braces that do not close"),
+        (r"\frac{1}{}", "has a fraction, a root or an exponent without content"),
+        (r"\frac{1}", "has a fraction, a root or an exponent without content"),
+        (r"2^{}", "has a fraction, a root or an exponent without content"),
+        ("####", "has no final answer"),
+        ("9 ####", "has no final answer"),
         ("word " * 300, "is 1499 characters long"),
     ],
 )
 def test_an_answer_that_is_none_is_an_error_of_its_task(reward: MathReward, text: str, fault: str) -> None:
     with pytest.raises(ValueError, match=f"answer of task 'broken' {fault}"):
         reward(["?"] * 2, ["18", "18"], ["18", text], task_id=["whole", "broken"])
+    assert re.match(f"the answer of task 'broken' {fault}", reward.fault(Task("broken", "9*2?", text)) or "")
+    assert reward.fault(Task("whole", "9*2?", "18")) is None
 
 
 @pytest.mark.parametrize("text", ["72", r"\frac{3}{4}", "Monday", r"\text{(B)}", "x=5", "(1, 2]", "5 cm"])

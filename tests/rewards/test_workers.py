@@ -18,7 +18,7 @@ import pytest
 
 from bots_lightning.rewards.judged import RewardPoolError
 from bots_lightning.rewards.worker import path_of
-from bots_lightning.rewards.workers import Verdict, WorkerPool
+from bots_lightning.rewards.workers import PATIENCE, Verdict, WorkerPool
 
 ROOT = Path(__file__).parents[2]
 # What the workers run: an item is a name of something to do, or what to return.
@@ -33,6 +33,8 @@ def obey(item):
         return 9 ** 9 ** 9 ** 9
     if item == "sleep":
         time.sleep(0.2)
+    if item == "sleep for ever":
+        time.sleep(1e6)
     if item == "exit":
         os._exit(3)
     if item == "crash":
@@ -130,6 +132,29 @@ def test_a_time_out_takes_as_long_as_the_limit(pools: Pools) -> None:
     start = time.monotonic()
     assert outcomes(pool.map(["hang", "hang in C"])) == ["timeout", "timeout"]
     assert 0.4 <= time.monotonic() - start < 1.5
+
+
+def test_waiting_is_no_work(pools: Pools) -> None:
+    # As on a machine so busy that an item waits for a processor for longer than its limit.
+    assert outcomes(pools(0.1).map(["sleep", "sleep", "hang"])) == ["done", "done", "timeout"]
+
+
+def test_an_item_that_never_works_ends_by_the_clock_on_the_wall(pools: Pools) -> None:
+    pool = pools(0.02, 1)
+    pool.map([1])
+    start = time.monotonic()
+    assert outcomes(pool.map(["sleep for ever", 1])) == ["timeout", "done"]
+    assert 0.02 * PATIENCE <= time.monotonic() - start
+
+
+def test_a_time_out_costs_no_start(pools: Pools) -> None:
+    pool = pools(0.1, 1)
+    (first,) = [verdict.value for verdict in pool.map(["process"])]
+    (worker,) = pool._workers
+    verdicts = pool.map(["hang", "process", "hang", "hang in C", "process"])
+    assert outcomes(verdicts) == ["timeout", "done", "timeout", "timeout", "done"]
+    assert pool._workers == [worker]
+    assert len({first, verdicts[1].value, verdicts[4].value}) == 3
 
 
 def test_processes_are_bounded_over_many_time_outs(pools: Pools) -> None:
