@@ -10,7 +10,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 
-from bots_lightning.evaluation import effective_number, mixed_groups
+from bots_lightning.evaluation import mixed_groups
 
 
 class EffectiveTaskRatio(Callback):
@@ -68,10 +68,10 @@ class EffectiveTaskRatio(Callback):
             "selection/solved_none": (equal & ~full).float().mean(),
         }
         pl_module.log_dict(shares, batch_size=len(rewards), sync_dist=trainer.world_size > 1)
-        counts = datamodule.selection_counts
+        selected = datamodule.count_histogram
         diversity = {
-            "selection/distinct_tasks": float((counts > 0).sum()),
-            "selection/effective_tasks": effective_number(counts),
+            "selection/distinct_tasks": float(selected.distinct),
+            "selection/effective_tasks": selected.effective_number,
         }
         pl_module.log_dict(diversity | by_group, batch_size=len(rewards))
 

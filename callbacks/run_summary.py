@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bots_lightning.algorithms.step_metrics import PHASES
-from bots_lightning.evaluation import effective_number
 from callbacks.belief_quality import BeliefQuality
 from callbacks.effective_task_ratio import EffectiveTaskRatio
 from callbacks.selection_overhead import SelectionOverhead
@@ -78,7 +77,7 @@ class RunSummary(Callback):
         """The figures of the run; null where there is none."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         progress: Any = pl_module.progress
-        counts, step_seconds = datamodule.selection_counts, self.phase_seconds.total()
+        selected, step_seconds = datamodule.count_histogram, self.phase_seconds.total()
         summary = {
             "seed": pl_module.seed,
             "selector": type(datamodule.selector).__name__,
@@ -92,9 +91,9 @@ class RunSummary(Callback):
             "effective_task_ratio": self._etr.mean,
             "effective_task_ratio_by_group": self._etr.group_means,
             "selection_overhead_fraction": self._overhead.fraction,
-            "pool_tasks": len(counts),
-            "distinct_tasks": int((counts > 0).sum()),
-            "effective_tasks": effective_number(counts),
+            "pool_tasks": int(selected.tasks.sum()),
+            "distinct_tasks": selected.distinct,
+            "effective_tasks": selected.effective_number,
             "belief": None if self._belief is None else self._belief.means,
             "evaluation": _before_after_best(pl_module.evaluations),  # type: ignore[arg-type]
         }

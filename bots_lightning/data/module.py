@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from bots_lightning.beliefs import Evidence
 from bots_lightning.data.batches import DrawnBatches, FixedBatches, Places, task_loader
 from bots_lightning.data.state import arrays_to_tensors, feed, stream_of, tensors_to_arrays
+from bots_lightning.evaluation import CountHistogram
 from bots_lightning.rollouts.workload import Workload, equal_shares
 from bots_lightning.selection import TaskSelector
 from bots_lightning.tasks import Task, TaskPool, TaskSource
@@ -92,6 +93,7 @@ class TaskDataModule(LightningDataModule):
         self.pool: TaskPool | None = None
         self.eval_pools: dict[str, TaskPool] = {}
         self.selection_counts = np.zeros(0, dtype=np.int64)
+        self.count_histogram = CountHistogram(self.selection_counts)
         self.drawn: list[int] = []  # tasks whose evidence is awaited
         self._ahead = False  # whether the loader has yet to serve those
         self.workload = Workload(0, np.empty(0, dtype=np.str_))
@@ -113,6 +115,7 @@ class TaskDataModule(LightningDataModule):
         self.selector.check_batch_size(self.batch_size)
         self.eval_pools = {name: source.load() for name, source in self.evaluation.items()}
         self.selection_counts = np.zeros(len(pool), dtype=np.int64)
+        self.count_histogram = CountHistogram(self.selection_counts)
         self.pool, self._epoch_tasks = pool, len(pool)
         if _world_size() > 1:
             self.workload = Workload(len(pool), pool.groups)
@@ -137,6 +140,7 @@ class TaskDataModule(LightningDataModule):
         start = time.perf_counter()
         indices = self.selector.select(self.batch_size)
         self.select_seconds = time.perf_counter() - start
+        self.count_histogram.add(self.selection_counts[indices])
         self.selection_counts[indices] += 1
         self.drawn = indices.tolist()
         return self.drawn
@@ -216,6 +220,7 @@ class TaskDataModule(LightningDataModule):
             self.workload.add_tasks(len(pool), pool.groups)
         new = np.zeros(len(more), dtype=np.int64)
         self.selection_counts = np.concatenate([self.selection_counts, new])
+        self.count_histogram = CountHistogram(self.selection_counts)
         self._added.append(stream)
 
     # --- loaders ------------------------------------------------------------------------------------------------
@@ -298,6 +303,7 @@ class TaskDataModule(LightningDataModule):
         self._accept_corrections(state)
         self.selector.load_state_dict(state["selector"])
         self.selection_counts = state["selection_counts"].copy()
+        self.count_histogram = CountHistogram(self.selection_counts)
         self.drawn, self._ahead = list(state["drawn"]), False
         if len(state["workload"]["tokens"]) == len(self.workload.tokens):  # else of another number of ranks
             self.workload.load_state_dict(state["workload"])

@@ -1,10 +1,11 @@
 """Measures of runs: held-out quality, effective tasks."""
 
-from bots_lightning.evaluation.effective_tasks import effective_number, mixed_groups
+from bots_lightning.evaluation.effective_tasks import CountHistogram, effective_number, mixed_groups
 from bots_lightning.evaluation.metrics_csv import MetricsCSV, read_metrics
 from bots_lightning.evaluation.pass_at_k import HeldOutScore, pass_at_k
 
 __all__ = [
+    "CountHistogram",
     "HeldOutScore",
     "MetricsCSV",
     "effective_number",

@@ -14,7 +14,8 @@ WORDS = re.compile(r"[A-Za-z]{2,}")
 CHOICE = re.compile(r"(?:(?i:option|choice)\s+)?\(?([A-Z])\)?")
 CHOSEN = re.compile(r"(?<![A-Za-z])[A-HJ-Z](?![A-Za-z'’])")
 DENIED = re.compile(
-    r"\b(?:not|never|cannot|or|but|neither|nor|except|other|wrong|incorrect)\b|n't\b|\\neg|¬", re.IGNORECASE
+    r"\b(?:not|never|cannot|or|but|neither|nor|except|besides|other|than|different|unlike|wrong|incorrect)\b|n't\b|\\neg|¬",
+    re.IGNORECASE,
 )
 IN_BASE = re.compile(r"(-?[\dA-Z]+)_\{?(?:\\text\{)?(\w+)\}*")
 APPROXIMATELY = re.compile(r"\s*\\approx(?![A-Za-z])\s*")

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bots_lightning.evaluation import CountHistogram
 from callbacks import EffectiveTaskRatio
 
 SOLVED, FAILED, MIXED, HALF = [1.0, 1.0], [0.0, 0.0], [0.0, 1.0], [0.5, 0.5]
@@ -52,7 +53,8 @@ class Pool:
 
 def trainer(counts: list[int], world_size: int = 1, groups: list[str] | None = None) -> Any:
     pool = Pool(groups or [])
-    datamodule = SimpleNamespace(selection_counts=np.array(counts), require_pool=lambda: pool)
+    selected = CountHistogram(np.array(counts))
+    datamodule = SimpleNamespace(count_histogram=selected, require_pool=lambda: pool)
     return SimpleNamespace(world_size=world_size, datamodule=datamodule)
 
 

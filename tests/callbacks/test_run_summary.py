@@ -14,6 +14,7 @@ import torch
 
 from bots_lightning.algorithms.module import Progress
 from bots_lightning.algorithms.step_metrics import PHASES
+from bots_lightning.evaluation import CountHistogram
 from bots_lightning.selection import UniformSelector
 from callbacks import EffectiveTaskRatio, RunSummary, SelectionOverhead
 
@@ -44,7 +45,8 @@ def module(evaluations: list[dict[str, Any]] | None = None) -> Any:
 
 
 def trainer(folder: Path, callbacks: list[Any], first: bool = True) -> Any:
-    datamodule = SimpleNamespace(selector=UniformSelector(), selection_counts=np.array([2, 1, 1, 0]))
+    selected = CountHistogram(np.array([2, 1, 1, 0]))
+    datamodule = SimpleNamespace(selector=UniformSelector(), count_histogram=selected)
     return SimpleNamespace(
         default_root_dir=str(folder), callbacks=callbacks, datamodule=datamodule, is_global_zero=first
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from bots_lightning.algorithms import group_advantages
-from bots_lightning.evaluation import effective_number, mixed_groups
+from bots_lightning.evaluation import CountHistogram, effective_number, mixed_groups
 
 NAN = math.nan
 REWARDS = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 0, 1], [0.5, 0.5, 0.25], [0.5, 0.5, 0.5]])
@@ -46,6 +46,19 @@ def test_effective_number_by_hand() -> None:
     assert effective_number(np.array([0, 7])) == pytest.approx(1)
     # shares 1/2, 1/4, 1/4: entropy 1/2 log 2 + 1/2 log 4 = 3/2 log 2
     assert effective_number(np.array([2, 1, 1])) == pytest.approx(2**1.5)
+
+
+@given(st.lists(st.sets(st.integers(0, 9), min_size=1), min_size=1, max_size=30))
+def test_a_histogram_kept_up_to_date_is_that_of_the_counts(batches: list[set[int]]) -> None:
+    counts = np.zeros(10, dtype=np.int64)
+    kept = CountHistogram(counts)
+    for batch in batches:
+        kept.add(counts[list(batch)])
+        counts[list(batch)] += 1
+        whole = CountHistogram(counts)
+        assert np.trim_zeros(kept.tasks, "b").tolist() == whole.tasks.tolist()
+        assert kept.effective_number == whole.effective_number  # to the bit: a resumed run counts anew
+        assert kept.distinct == (counts > 0).sum()
 
 
 @pytest.mark.filterwarnings("error")
