@@ -127,29 +127,16 @@ class Sentences:
 
     def _claim(self, sentence: str, last: bool) -> str | None:
         """What a sentence gives as the answer: the first value of its claim, or the last; without a value, words."""
-        claim, equation = CONTRAST.sub("", sentence).strip(), False
-        for copula in reversed(list(COPULA.finditer(claim))):
-            if _has_words(claim) and VALUES.search(claim, copula.end()):
-                equation = copula.group() == "="
-                if not equation and DOUBTED.search(claim, 0, copula.end()):
-                    return None
-                claim = claim[copula.end() :].strip()
-                break
+        claim, copula = _behind_copula(CONTRAST.sub("", sentence).strip())
         if not _has_words(claim) or COMMAND.search(claim) or CHOICE.match(claim):
             return self._restored(claim) or None
         values = list(VALUES.finditer(claim))
+        if copula == "=" and values:  # = 3 200-gram packets
+            return self._restored(TWO_NUMBERS.split(values[0].group())[0])
         if not values:
             return None if last or DENIED_BEFORE.search(claim) else claim or None
-        value = values[-1 if last and not equation else 0]
-        if equation:  # = 3 200-gram packets
-            return self._restored(TWO_NUMBERS.split(value.group())[0])
-        before = claim[: value.start()]
-        if any(pattern.search(before) for pattern in (DOUBTED, DENIED_BEFORE, HEDGED_BEFORE)):
-            return None
-        if not last and RELATED_BEFORE.search(before):
-            return None
-        hedged = any(pattern.match(claim, value.end()) for pattern in (DENIED_BEHIND, HEDGED_BEHIND))
-        return None if hedged else self._restored(value.group())
+        value = values[-1 if last else 0]
+        return None if _is_denied(claim, value, marked=not last) else self._restored(value.group())
 
     def _computed(self, value: str) -> str | None:
         """A value in which nothing is left to compute; of an equation, its right side."""
@@ -177,6 +164,24 @@ class Sentences:
     def _closed(self, text: str) -> bool:
         """Whether every block of code and every displayed formula has ended."""
         return text.count("```") % 2 == 0 and not re.search(r"\$\$|\\\[|\\\(", text)
+
+
+def _behind_copula(sentence: str) -> tuple[str, str]:
+    """What follows the last copula before a value, and that copula; nothing where the sentence doubts it."""
+    for copula in reversed(list(COPULA.finditer(sentence))) if _has_words(sentence) else []:
+        if VALUES.search(sentence, copula.end()):
+            doubted = copula.group() != "=" and DOUBTED.search(sentence, 0, copula.end())
+            return ("" if doubted else sentence[copula.end() :].strip()), copula.group()
+    return sentence, ""
+
+
+def _is_denied(claim: str, value: re.Match[str], marked: bool) -> bool:
+    """Whether the words beside a value say that it is not the answer, or only perhaps, or something like it."""
+    before = claim[: value.start()]
+    patterns = (DOUBTED, DENIED_BEFORE, HEDGED_BEFORE, *([RELATED_BEFORE] if marked else []))
+    return any(pattern.search(before) for pattern in patterns) or any(
+        pattern.match(claim, value.end()) for pattern in (DENIED_BEHIND, HEDGED_BEHIND)
+    )
 
 
 def _has_words(text: str) -> bool:
