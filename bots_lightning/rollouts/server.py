@@ -21,7 +21,7 @@ from bots_lightning.rollouts.generate import pad_left
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask
 from bots_lightning.rollouts.server_adapter import Adapter, named_adapter, policy_adapter, write_adapter
 from bots_lightning.rollouts.server_client import RolloutServerError, Server, ServerFaultError, ServerPool
-from bots_lightning.rollouts.server_dialects import Completion, ServerDialect, VLLMDialect
+from bots_lightning.rollouts.server_dialects import Completion, ServerDialect, VLLMDialect, check_completions
 
 COMPARED_TOKENS = 64  # of each server with each policy, if completions are that long
 KEPT_ADAPTERS = 2  # the present one and that before it
@@ -51,6 +51,7 @@ class ServerEngine(RolloutEngine):
         patience_seconds: how long a request that has failed is tried again, on any server; enough for a restart.
         max_logprob_gap: the largest mean difference |Δ log p| per token between a server and the policy, in nats. In
             bfloat16 some hundredths are usual.
+        max_answer_bytes: the longest answer that is read; None takes what suffices for the completions asked for.
     """
 
     def __init__(
@@ -63,12 +64,17 @@ class ServerEngine(RolloutEngine):
         timeout_seconds: float = 600.0,
         patience_seconds: float = 600.0,
         max_logprob_gap: float = 0.2,
+        max_answer_bytes: int | None = None,
     ) -> None:
         if not urls:
             raise ValueError("urls is empty; expected at least one server, e.g. http://localhost:8000.")
         if requests_per_server < 1:
             raise ValueError(f"requests_per_server={requests_per_server}; expected at least 1.")
-        self.pool = ServerPool(urls, timeout_seconds, patience_seconds)
+        if not timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds={timeout_seconds}; expected a number above 0.")
+        if max_answer_bytes is not None and max_answer_bytes < 1:
+            raise ValueError(f"max_answer_bytes={max_answer_bytes}; expected at least 1, or null.")
+        self.pool = ServerPool(urls, timeout_seconds, patience_seconds, max_answer_bytes=max_answer_bytes)
         self.adapter_dir, self.dialect = Path(adapter_dir).resolve(), dialect or VLLMDialect()
         self.logprobs, self.requests_per_server = logprobs, requests_per_server
         self.max_logprob_gap = max_logprob_gap
@@ -78,6 +84,8 @@ class ServerEngine(RolloutEngine):
     def sync(self, policy: nn.Module, policy_version: int) -> None:
         """Writes the policy's adapter, on the first rank; servers get it when they are next asked.
 
+        What was cancelled before no longer counts.
+
         Args:
             policy: a PEFT model, with whole weights.
             policy_version: of the policy.
@@ -85,6 +93,7 @@ class ServerEngine(RolloutEngine):
         Raises:
             ValueError: the policy has no adapter.
         """
+        self.pool.requests.resume()
         self.policy_version = None
         weights = policy_adapter(policy)
         adapter = named_adapter(weights, self.adapter_dir, policy_version)
@@ -114,8 +123,8 @@ class ServerEngine(RolloutEngine):
 
         Raises:
             RolloutServerError: no server answers, or the policy is not the one that was last synced.
+            RolloutsCancelledError: see `cancel`.
         """
-        self.pool.cancelled.clear()
         if policy_version != self.policy_version:
             raise RolloutServerError(
                 f"asked for policy {policy_version}, but the servers have {self.policy_version}. Call sync first."
@@ -128,19 +137,26 @@ class ServerEngine(RolloutEngine):
             return completions
 
         num_threads = min(len(prompts), self.requests_per_server * len(self.pool.servers))
-        with rollout_mode(model), ThreadPoolExecutor(num_threads, "rollouts") as threads:
-            try:
-                completions = list(threads.map(complete, range(len(prompts)), prompts, seeds))
-            except BaseException:  # raised again; Ctrl-C too must not wait for what is queued or tried again
-                self.cancel()
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
+        try:
+            with rollout_mode(model), ThreadPoolExecutor(num_threads, "rollouts") as threads:
+                try:
+                    completions = list(threads.map(complete, range(len(prompts)), prompts, seeds))
+                except BaseException:  # raised again; Ctrl-C too must not wait for servers
+                    self.cancel()
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    raise
+        finally:
+            self.pool.requests.resume()
         rows = [completion for of_prompt in completions for completion in of_prompt]
         return self._rollouts(prompts, n, rows, sampling, model.device)
 
     def cancel(self) -> None:
-        """Drops the prompts that are queued or being tried again; requests under way end by an answer or time out."""
-        self.pool.cancelled.set()
+        """Ends all requests at once, those under way too; their servers are not at fault.
+
+        It may come while `generate` is at work, or between `sync` and `generate`, as when another thread is about to
+        begin: either way that `generate` raises `RolloutsCancelledError`, and the next one starts as ever.
+        """
+        self.pool.requests.cancel()
 
     def _complete(
         self, model: PreTrainedModel, n: int, sampling: Sampling, prompt: Sequence[int], seed: int
@@ -151,11 +167,12 @@ class ServerEngine(RolloutEngine):
 
         def ask(server: Server) -> list[Completion]:
             self._give_adapter(server)
-            self.pool.raise_if_cancelled()
+            self.pool.requests.raise_if_cancelled()
             rejected = server.rejected
             drawn = 1 if greedy else n
             completions = self.dialect.complete(server, self.adapters[-1], prompt, drawn, sampling, own_seed)
-            self._check(server, rejected, model, prompt, completions, sampling.temperature)
+            check_completions(completions, drawn, sampling, model.config.get_text_config().vocab_size)
+            self._check(server, rejected, model, prompt, completions, sampling)
             return completions * n if greedy else completions
 
         return self.pool.call(ask)
@@ -163,7 +180,7 @@ class ServerEngine(RolloutEngine):
     def _give_adapter(self, server: Server) -> None:
         *older, present = self.adapters
         with server.lock:
-            self.pool.raise_if_cancelled()
+            self.pool.requests.raise_if_cancelled()
             if server.holds == present.name:
                 return
             self.dialect.load(server, present)
@@ -178,22 +195,22 @@ class ServerEngine(RolloutEngine):
         model: PreTrainedModel,
         prompt: Sequence[int],
         completions: Sequence[Completion],
-        temperature: float,
+        sampling: Sampling,
     ) -> None:
         """Compares the first tokens of a server by each adapter with the policy; log p of greedy ones means nothing."""
         with server.lock:
             if server.rejected != rejected:  # by another request, while this one was at work
                 raise self._distrusts(server)
-            if server.compared >= COMPARED_TOKENS or temperature == 0:
+            if server.compared >= COMPARED_TOKENS or sampling.temperature == 0:
                 return
             gaps = torch.empty(0)
             for completion in completions:
-                gaps = torch.cat([gaps, logprob_gaps(model, prompt, completion, temperature)])
+                gaps = torch.cat([gaps, logprob_gaps(model, prompt, completion, sampling.temperature)])
                 if len(gaps) >= COMPARED_TOKENS:
                     break
             server.gap = float(gaps.nanmean())
             if not server.gap > self.max_logprob_gap:
-                server.compared += len(gaps)
+                server.compared += int((~gaps.isnan()).sum())
                 return
             server.rejected += 1
             self.dialect.unload(server, self.adapters[-1])  # so that it is read anew, should it be a wrong copy

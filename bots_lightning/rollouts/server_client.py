@@ -8,36 +8,25 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from http.client import HTTPException
-from threading import Event, Lock
+from contextlib import suppress
+from threading import Lock
 from typing import Any, TypeVar
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
+
+import httpx2 as httpx
 
 from bots_lightning.rollouts.engine import RolloutsCancelledError
+from bots_lightning.rollouts.server_requests import Requests, ServerFaultError
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 HEALTH_SECONDS = 5.0  # what a server that is well needs to say so, at the most
 REFUSALS = (400, 401, 403, 422)  # said of the request; asking again does not help
-_opener = build_opener(ProxyHandler({}))  # servers are near: not through the proxy that the environment may name
+SHORT_ANSWER_BYTES = 2**24  # more than any that is not asked for completions
 
 
 class RolloutServerError(RuntimeError):
     """No server has done what was asked of it."""
-
-
-class ServerFaultError(Exception):
-    """One server has failed once, and may do better the next time.
-
-    Attributes:
-        status: of HTTP, if there was an answer that has one.
-    """
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Server:
@@ -46,6 +35,8 @@ class Server:
     Args:
         url: its root, e.g. http://node-7:8000.
         timeout_seconds: the longest that an answer may take.
+        requests: sends them.
+        max_answer_bytes: the longest answer that is read; None leaves it to those who ask.
 
     Attributes:
         lock: held while an adapter is loaded or checked.
@@ -60,40 +51,47 @@ class Server:
         last_error: and what it did last.
     """
 
-    def __init__(self, url: str, timeout_seconds: float) -> None:
-        self.url, self.timeout_seconds = url.rstrip("/"), timeout_seconds
+    def __init__(
+        self, url: str, timeout_seconds: float, requests: Requests, max_answer_bytes: int | None = None
+    ) -> None:
+        self.url, self.timeout_seconds = _checked(url).rstrip("/"), timeout_seconds
+        self.requests, self.max_answer_bytes = requests, max_answer_bytes
         self.lock = Lock()
         self.holds: str | None = None
         self.compared, self.rejected, self.gap = 0, 0, 0.0
         self.outstanding, self.faults, self.rests_until = 0, 0, 0.0
         self.first_error = self.last_error = "none"
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """What it answers, from JSON; None if it is something else, as some answers are."""
-        return _parsed(self._send(Request(self.url + path, json.dumps(body).encode()), self.timeout_seconds))
+    def post(self, path: str, body: dict[str, Any], max_bytes: int = SHORT_ANSWER_BYTES) -> Any:
+        """What it answers, from JSON; the first characters, if it is something else, as some answers are.
+
+        Args:
+            path: of the endpoint.
+            body: becomes JSON.
+            max_bytes: the longest answer that is read, unless `max_answer_bytes` says so.
+        """
+        limit = self.max_answer_bytes or max_bytes
+        content = json.dumps(body).encode()
+        return _parsed(self.requests.send("POST", self.url + path, content, self.timeout_seconds, limit))
 
     def check_health(self) -> None:
         """Raises `ServerFaultError` unless it answers at once."""
-        self._send(Request(self.url + "/health"), HEALTH_SECONDS)
-
-    @staticmethod
-    def _send(request: Request, seconds: float) -> bytes:
-        request.add_header("Content-Type", "application/json")
-        try:
-            with _opener.open(request, timeout=seconds) as answer:
-                return answer.read()
-        except HTTPError as error:
-            said = error.read().decode(errors="replace")[:500]
-            raise ServerFaultError(f"{request.selector}: HTTP {error.code}: {said}", error.code) from error
-        except (OSError, HTTPException) as error:
-            raise ServerFaultError(f"{request.selector}: {type(error).__name__}: {error}") from error
+        self.requests.send("GET", self.url + "/health", None, HEALTH_SECONDS, SHORT_ANSWER_BYTES)
 
 
-def _parsed(answer: bytes) -> Any:
+def _checked(url: str) -> str:
+    with suppress(httpx.InvalidURL):
+        parts = httpx.URL(url)
+        if parts.scheme in ("http", "https") and parts.host:
+            return url
+    raise ValueError(f"urls has {url!r}; expected a scheme and a host, e.g. http://localhost:8000.")
+
+
+def _parsed(answer: bytearray) -> Any:
     try:
         return json.loads(answer)
-    except ValueError:
-        return None
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
+        return answer[:200].decode(errors="replace")
 
 
 class ServerPool:
@@ -108,9 +106,12 @@ class ServerPool:
         patience_seconds: how long after its first fault a request is tried again, on whichever server.
         rest_seconds: the first rest.
         longest_rest_seconds: the longest.
+        max_answer_bytes: the longest answer that is read; None takes what suffices for the request.
 
     Attributes:
-        cancelled: while it is set, no request is begun or tried again, and nobody waits for a server's rest to end.
+        requests: those under way; once they are cancelled, none is begun or tried again, and nobody waits for a
+            server's rest to end, until they are resumed.
+        cancelled: whether they are.
     """
 
     def __init__(
@@ -120,11 +121,13 @@ class ServerPool:
         patience_seconds: float,
         rest_seconds: float = 0.5,
         longest_rest_seconds: float = 30.0,
+        max_answer_bytes: int | None = None,
     ) -> None:
-        self.servers = [Server(url, timeout_seconds) for url in urls]
+        self.requests = Requests()
+        self.cancelled = self.requests.cancelled
+        self.servers = [Server(url, timeout_seconds, self.requests, max_answer_bytes) for url in urls]
         self.patience_seconds = patience_seconds
         self.rest_seconds, self.longest_rest_seconds = rest_seconds, longest_rest_seconds
-        self.cancelled = Event()
         self._lock = Lock()
 
     def call(self, ask: Callable[[Server], Result]) -> Result:
@@ -141,8 +144,8 @@ class ServerPool:
         while True:
             server, rest = self._borrow()
             try:
-                self.cancelled.wait(max(0.0, min(rest, deadline - time.monotonic())))
-                self.raise_if_cancelled()
+                if self.cancelled.wait(max(0.0, min(rest, deadline - time.monotonic()))):
+                    raise RolloutsCancelledError
                 if server.faults:
                     server.check_health()
                 result = ask(server)
@@ -155,16 +158,11 @@ class ServerPool:
                     raise RolloutServerError(self._account()) from fault
             else:
                 server.faults = 0
-                self.raise_if_cancelled()
+                self.requests.raise_if_cancelled()
                 return result
             finally:
                 with self._lock:
                     server.outstanding -= 1
-
-    def raise_if_cancelled(self) -> None:
-        """Raises `RolloutsCancelledError` if `cancelled` is set."""
-        if self.cancelled.is_set():
-            raise RolloutsCancelledError
 
     def _borrow(self) -> tuple[Server, float]:
         """The server to ask, and the seconds that it still rests."""

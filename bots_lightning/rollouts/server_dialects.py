@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,15 @@ from bots_lightning.rollouts.server_client import Server, ServerFaultError
 
 PLAIN = {"top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
+BYTES_PER_TOKEN = 1024  # of a completion: its text, four times over, and numbers; the longest tokens are of 128 signs
+BYTES_PER_PROMPT_TOKEN = 16  # its id
+BYTES_BESIDE = 2**20  # of what an answer says besides
+ROUNDING = 0.01  # nats that a log-probability may be above 0
+
+
+_excerpt = reprlib.Repr()  # of what is as long or as deep as a server wants
+_excerpt.maxstring = 200
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -22,7 +32,8 @@ class Completion:
 
     Attributes:
         tokens: its ids, the stop token included.
-        logprobs: of each token, under the distribution it was drawn from; NaN where the server does not say.
+        logprobs: of each token, under the distribution it was drawn from; NaN for a stop token of which the server does
+            not say it.
     """
 
     tokens: list[int]
@@ -44,7 +55,49 @@ class ServerDialect(ABC):
     def complete(
         self, server: Server, adapter: Adapter, prompt: Sequence[int], n: int, sampling: Sampling, seed: int
     ) -> list[Completion]:
-        """Samples n completions of a prompt by an adapter; completion j uses the randomness of seed + j."""
+        """Samples n completions of a prompt by an adapter; completion j uses the randomness of seed + j.
+
+        Whoever asks passes `longest_answer` to `Server.post`.
+        """
+
+
+def longest_answer(prompt: Sequence[int], n: int, sampling: Sampling) -> int:
+    """Bytes that suffice for the answer to a request for n completions of a prompt; a server that says more is lost."""
+    return BYTES_BESIDE + n * (BYTES_PER_TOKEN * sampling.max_completion_length + BYTES_PER_PROMPT_TOKEN * len(prompt))
+
+
+def check_completions(completions: Sequence[Completion], n: int, sampling: Sampling, vocabulary: int) -> None:
+    """Refuses what no model draws.
+
+    Args:
+        completions: of one answer.
+        n: how many were asked for.
+        sampling: how they were to be drawn; log-probabilities of greedy ones mean nothing.
+        vocabulary: of the policy, in tokens.
+
+    Raises:
+        ServerFaultError: a token outside of the vocabulary, a log-probability that is none, or another number of them.
+    """
+    if len(completions) != n:
+        raise ServerFaultError(f"{len(completions)} completions; expected {n}.")
+    for completion in completions:
+        tokens, logprobs = completion.tokens, completion.logprobs
+        if not tokens or len(tokens) != len(logprobs):
+            raise ServerFaultError(
+                f"{len(tokens)} tokens with {len(logprobs)} log-probabilities; expected one for each token."
+            )
+        for token in tokens:
+            if type(token) is not int or not 0 <= token < vocabulary:
+                raise ServerFaultError(
+                    f"token id {_excerpt.repr(token)}; expected 0 to {vocabulary - 1}, the policy's vocabulary. Does "
+                    "it serve the same base model?"
+                )
+        if sampling.temperature == 0:
+            continue
+        unsaid = tokens[-1] in sampling.stop_token_ids and math.isnan(logprobs[-1])
+        for logprob in logprobs[: len(tokens) - unsaid]:
+            if not -math.inf < logprob <= ROUNDING:
+                raise ServerFaultError(f"a token's log-probability is {logprob}; expected a finite number up to 0.")
 
 
 class VLLMDialect(ServerDialect):
@@ -88,13 +141,12 @@ class VLLMDialect(ServerDialect):
             "logprobs": 0,
             "return_token_ids": True,
         }
-        answer = server.post("/v1/completions", request)
+        answer = server.post("/v1/completions", request, longest_answer(prompt, n, sampling))
         with _malformed(answer):
             if answer["model"] != adapter.name:
-                raise ServerFaultError(f"{answer['model']} has answered, {adapter.name} was asked.")
-            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-            completions = [_choice(choice) for choice in choices]
-        return _counted(completions, n)
+                raise ServerFaultError(f"{_excerpt.repr(answer['model'])} has answered, {adapter.name} was asked.")
+            choices = {choice["index"]: choice for choice in answer["choices"]}
+            return [_choice(choices[index]) for index in sorted(choices)]
 
 
 class SGLangDialect(ServerDialect):
@@ -137,41 +189,30 @@ class SGLangDialect(ServerDialect):
             "lora_path": [adapter.name] * n,
         }
         try:
-            answer = server.post("/generate", request)
+            answer = server.post("/generate", request, longest_answer(prompt, n, sampling))
         except ServerFaultError as fault:
             raise ServerFaultError(str(fault), 404 if "lora" in str(fault).lower() else fault.status) from fault
         with _malformed(answer):
-            completions = [
+            return [
                 Completion(
-                    [int(token) for token in one["output_ids"]],
+                    list(one["output_ids"]),
                     [float(entry[0]) for entry in one["meta_info"]["output_token_logprobs"]],
                 )
                 for one in answer
             ]
-        return _counted(completions, n)
 
 
 def _choice(choice: dict[str, Any]) -> Completion:
-    tokens = [int(token) for token in choice["token_ids"]]
+    tokens = list(choice["token_ids"])
     logprobs = [float(value) for value in choice["logprobs"]["token_logprobs"]]
     if choice["finish_reason"] not in ("stop", "length"):
-        raise ServerFaultError(f"a completion has ended by {choice['finish_reason']!r}; expected 'stop' or 'length'.")
+        reason = _excerpt.repr(choice["finish_reason"])
+        raise ServerFaultError(f"a completion has ended by {reason}; expected 'stop' or 'length'.")
     stop = choice.get("stop_reason")
     if isinstance(stop, int) and tokens[-1:] != [stop]:  # some versions keep it to themselves
         tokens.append(stop)
         logprobs.append(math.nan)
     return Completion(tokens, logprobs)
-
-
-def _counted(completions: list[Completion], n: int) -> list[Completion]:
-    if len(completions) != n:
-        raise ServerFaultError(f"{len(completions)} completions; expected {n}.")
-    for completion in completions:
-        if not completion.tokens or len(completion.tokens) != len(completion.logprobs):
-            raise ServerFaultError(
-                f"{len(completion.tokens)} tokens with {len(completion.logprobs)} log-probabilities."
-            )
-    return completions
 
 
 def _about_loading(fault: ServerFaultError, adapter: Adapter) -> ServerFaultError:
@@ -188,9 +229,9 @@ def _malformed(answer: Any) -> Iterator[None]:
     """Turns what an answer lacks into a fault of its server."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise ServerFaultError(
-            f"an answer of another form ({type(error).__name__}: {error}): {str(answer)[:200]}"
+            f"an answer of another form ({type(error).__name__}: {str(error)[:200]}): {_excerpt.repr(answer)}"
         ) from error
 
 

@@ -7,7 +7,9 @@ and port. All of them end with the input. The servers know no adapters at first,
 fail:
 
     {"kind": "error", "times": 3}    the next three completions are answered so: error, busy, slow, hang, garbage,
-                                     truncated, wrong (the base model answers), or die (kill -9, the answer unsent)
+                                     truncated, nested, drip (a byte every 0.1 s), endless, cut_error (a 500 that
+                                     promises more), stalled_error (and keeps the connection), wrong (the base model
+                                     answers), die (kill -9, the answer unsent), or by a lie, one of `LIES`
     {"kind": "die", "after": 30}     so is the 30th completion from now
     {"kind": "stale", "times": 1}    the next adapter is loaded, they say, and an older one serves under its name
     {"kind": "forget"}               all adapters are gone
@@ -18,11 +20,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
@@ -34,6 +38,32 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 MAX_LENGTH = 128
 DEFAULT_TOP_K = 2  # as a checkpoint's generation config has one, which servers take for requests that name none
+PROMISED = 10_000  # bytes, of answers that have fewer
+Choices = list[dict[str, Any]]  # true completions, as vLLM gives them
+
+
+def _tokens(lie: int) -> Callable[[Choices], object]:
+    return lambda choices: choices[-1]["token_ids"].__setitem__(0, lie)
+
+
+def _logprobs(lie: float) -> Callable[[Choices], object]:
+    return lambda choices: [one["logprobs"].update(token_logprobs=[lie] * len(one["token_ids"])) for one in choices]
+
+
+LIES: dict[str, Callable[[Choices], object]] = {  # what becomes of them
+    "beyond_vocabulary": _tokens(10**6),
+    "far_beyond_vocabulary": _tokens(2**70),
+    "negative_token": _tokens(-1),
+    "nan_logprobs": _logprobs(math.nan),
+    "infinite_logprobs": _logprobs(-math.inf),
+    "positive_logprobs": _logprobs(3.0),
+    "fewer": lambda choices: choices.pop(),
+    "more": lambda choices: choices.append(choices[-1] | {"index": len(choices)}),
+    "twice": lambda choices: choices[-1].update(index=0),
+    "fewer_logprobs": lambda choices: choices[-1]["logprobs"]["token_logprobs"].pop(),
+    "no_tokens": lambda choices: choices[-1].update(token_ids=[], logprobs={"token_logprobs": []}, stop_reason=None),
+    "other_end": lambda choices: choices[-1].update(finish_reason="\ud800" * 10**4),
+}
 
 
 class Served:
@@ -150,6 +180,9 @@ class Handler(BaseHTTPRequestHandler):
                 }
                 for index, completion in enumerate(completions)
             ]
+            for kind, lie in LIES.items():
+                if served.fault(kind):
+                    lie(choices)
             self.answer(200, {"object": "text_completion", "model": body["model"], "choices": choices})
 
     def generate(self, body: dict[str, Any]) -> None:
@@ -202,9 +235,35 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, b"<html>proxy says no</html>")
             return True
         elif fault("truncated"):
-            self.send(200, b'{"model": "x", "choices": [', promised=10_000)
+            self.send(200, b'{"model": "x", "choices": [', PROMISED)
+            return True
+        elif fault("nested"):
+            self.send(200, b"[" * 100_000)
+            return True
+        elif fault("cut_error"):
+            self.send(500, b"EngineCore", PROMISED)
+            return True
+        elif fault("stalled_error"):
+            self.go_on(500, b"EngineCore", pause=60.0)
+            return True
+        elif fault("drip"):
+            self.go_on(200, b"[", pause=0.1)
+            return True
+        elif fault("endless"):
+            self.go_on(200, b"1," * 2**15)
             return True
         return False
+
+    def go_on(self, status: int, content: bytes, pause: float = 0.0) -> None:
+        """Says that again and again, for as long as the client listens, while others are served."""
+        self.served.lock.release()
+        with contextlib.suppress(OSError):
+            self.send_response(status)
+            self.end_headers()
+            while True:
+                self.wfile.write(content)
+                time.sleep(pause)
+        self.served.lock.acquire()
 
     def load(self, body: dict[str, Any]) -> None:
         name, path = body["lora_name"], body["lora_path"]

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import signal
+import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -184,7 +187,7 @@ def test_prompts_that_are_queued_for_servers_are_dropped_and_the_answer_under_wa
     assert generate.engine.pool.servers[0].outstanding == 0
     assert_equal(generate(), Generation(policy, url, tmp_path)())
     assert generate.told == [0, 1, 2, 3]
-    assert "load" not in generate.dialect.calls  # the adapter that was being loaded has been
+    assert ("load" in generate.dialect.calls) == (where == "load")  # unless the adapter has been loaded
 
 
 def test_requests_that_wait_for_an_adapter_to_be_loaded_do_not_load_it_themselves(
@@ -213,10 +216,10 @@ def test_requests_that_wait_for_an_adapter_to_be_loaded_do_not_load_it_themselve
     assert generate.dialect.calls == ["load"]
 
 
-def test_a_request_that_times_out_after_that_is_not_tried_again(
+def test_a_request_of_a_server_that_hangs_ends_at_once_and_is_not_tried_again(
     policy: nn.Module, servers: Any, url: str, tmp_path: Path
 ) -> None:
-    generate = Generation(policy, url, tmp_path, requests_per_server=1, timeout_seconds=0.3, patience_seconds=HOURS)
+    generate = Generation(policy, url, tmp_path, requests_per_server=1, timeout_seconds=HOURS, patience_seconds=HOURS)
     expected = generate()
     servers.signal(url, signal.SIGSTOP)
     gate = generate.dialect.gates["complete"]
@@ -226,8 +229,89 @@ def test_a_request_that_times_out_after_that_is_not_tried_again(
     assert_cancelled(generated)
     servers.signal(url, signal.SIGCONT)
     assert generate.dialect.calls == ["complete"]
-    assert "timed out" in generate.engine.pool.servers[0].last_error
+    assert generate.engine.pool.servers[0].last_error == "none"  # it is not at fault
     assert_equal(generate(), expected)
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """Listens, and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10 * SECONDS)
+        yield listening
+
+
+def url_of(listening: socket.socket) -> str:
+    return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_the_connection_of_a_request_under_way_is_closed(
+    policy: nn.Module, silent: socket.socket, tmp_path: Path
+) -> None:
+    """Servers see it, and stop sampling."""
+    generate = Generation(policy, url_of(silent), tmp_path, timeout_seconds=HOURS, patience_seconds=HOURS)
+    generated = begin(generate)
+    connection, _ = silent.accept()
+    with connection:
+        connection.settimeout(SECONDS)
+        assert connection.recv(4) == b"POST"
+        generate.engine.cancel()
+        assert_cancelled(generated)
+        while connection.recv(2**16):
+            pass
+    assert generate.dialect.calls == ["load"]
+    assert generate.engine.pool.servers[0].outstanding == 0
+
+
+def test_a_generate_that_is_cancelled_before_it_begins_asks_nothing(
+    policy: nn.Module, url: str, tmp_path: Path
+) -> None:
+    """As by a thread that gives up what another one has not yet begun."""
+    generate = Generation(policy, url, tmp_path)
+    generate.engine.sync(policy, 0)
+    generate.engine.cancel()
+    for _ in range(2):
+        with pytest.raises(RolloutsCancelledError):
+            generate.engine.generate(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS)
+        assert generate.dialect.calls == []
+        generate.engine.cancel()  # again, since a cancellation counts once
+    assert_equal(generate(), Generation(policy, url, tmp_path)())
+
+
+def test_a_cancellation_counts_once(policy: nn.Module, url: str, tmp_path: Path) -> None:
+    generate = Generation(policy, url, tmp_path)
+    expected = generate()
+    generate.engine.cancel()
+    with pytest.raises(RolloutsCancelledError):
+        generate.engine.generate(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS)
+    assert_equal(generate.engine.generate(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS), expected)
+
+
+INTERRUPTED = """
+import sys
+from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
+from bots_lightning.rollouts import Sampling, ServerEngine
+
+checkpoint, url, folder = sys.argv[1:]
+policy = load_policy(checkpoint, LoRA(r=4, alpha=8)).eval()
+engine = ServerEngine([url], folder, timeout_seconds=7200.0, patience_seconds=7200.0)
+engine.sync(policy, 0)
+engine.generate(language_model(policy), [[5, 6, 7], [8]], 2, Sampling(6, (1,), 0), [1, 2])
+"""
+
+
+def test_ctrl_c_does_not_wait_for_servers(checkpoint: str, silent: socket.socket, tmp_path: Path) -> None:
+    program = [sys.executable, "-c", INTERRUPTED, checkpoint, url_of(silent), str(tmp_path)]
+    process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+    try:
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=3 * SECONDS)
+    finally:
+        process.kill()
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert process.returncode not in (0, -signal.SIGKILL)
 
 
 def test_nobody_waits_for_servers_that_rest(

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import signal
 import threading
@@ -28,7 +30,7 @@ from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
 from bots_lightning.rollouts import CompactEngine, Rollouts, Sampling, server_client
 from bots_lightning.rollouts.server import ServerEngine
 from bots_lightning.rollouts.server_client import RolloutServerError, ServerFaultError, ServerPool
-from bots_lightning.rollouts.server_dialects import SGLangDialect
+from bots_lightning.rollouts.server_dialects import Completion, SGLangDialect, check_completions, longest_answer
 
 PROMPTS = [[5, 6, 7], [8], [9, 10], [5, 6, 7]]
 SEEDS = [1, 2, 3, 4]
@@ -275,6 +277,81 @@ def test_one_server_recovers_from(
     assert (engine.pool.servers[0].last_error == "none") == (kind in ("slow", "forget"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("drip", "timed out after 1 s with [0-9]+ bytes"),
+        ("endless", r"longer than 1,07\d,\d+ bytes.*raise max_answer_bytes"),
+        ("cut_error", "HTTP 500: EngineCore .*received 10 bytes, expected 10000"),
+        ("stalled_error", "HTTP 500: EngineCore .*timed out after 1 s"),
+        ("nested", r"an answer of another form .*\[\[\["),
+        ("beyond_vocabulary", "token id 1000000; expected 0 to .*same base model"),
+        ("far_beyond_vocabulary", "token id 1180591620717411303424; expected 0 to"),
+        ("negative_token", "token id -1; expected 0 to"),
+        ("nan_logprobs", "log-probability is nan; expected a finite number up to 0"),
+        ("infinite_logprobs", "log-probability is -inf; expected a finite number up to 0"),
+        ("positive_logprobs", r"log-probability is 3\.0; expected a finite number up to 0"),
+        ("fewer", "3 completions; expected 4"),
+        ("more", "5 completions; expected 4"),
+        ("twice", "3 completions; expected 4"),
+        ("fewer_logprobs", "tokens with [0-9] log-probabilities; expected one for each"),
+        ("no_tokens", "0 tokens with 0 log-probabilities"),
+        ("other_end", r"a completion has ended by '\\ud800"),
+    ],
+)
+def test_answers_that_cannot_be_are_told_and_asked_for_again(
+    kind: str, said: str, policy: nn.Module, url: str, tmp_path: Path, undisturbed: list[list[int]]
+) -> None:
+    engine = make_engine(tmp_path, url, timeout_seconds=1.0 if kind in ("drip", "stalled_error") else 20.0)
+    assert survive(engine, policy, lambda: send(url, "/fault", kind=kind, times=2)) == undisturbed
+    assert re.search(said, engine.pool.servers[0].first_error)
+    assert len(engine.pool.servers[0].first_error) < 1000
+
+
+@pytest.mark.parametrize("kind", ["drip", "endless", "stalled_error", "hang"])
+def test_without_patience_a_batch_fails_within_twice_the_deadline(
+    kind: str, policy: nn.Module, url: str, tmp_path: Path
+) -> None:
+    engine = make_engine(tmp_path, url, timeout_seconds=4.0, patience_seconds=0.0)
+    completed(engine, policy)
+    send(url, "/fault", kind=kind, times=100)
+    start = time.monotonic()
+    with pytest.raises(RolloutServerError):
+        completed(engine, policy)
+    assert time.monotonic() - start < 8.0
+
+
+def test_sglang_lies_are_told_too(policy: nn.Module, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(tmp_path, url, dialect=SGLangDialect(), patience_seconds=0.0)
+    honest = server_client.Server.post
+
+    def post(self: server_client.Server, path: str, *args: Any) -> Any:
+        answer = honest(self, path, *args)
+        if path == "/generate":
+            answer[0]["output_ids"][0] = 10**6
+        return answer
+
+    monkeypatch.setattr(server_client.Server, "post", post)
+    with pytest.raises(RolloutServerError, match="token id 1000000; expected 0 to"):
+        completed(engine, policy)
+
+
+def test_a_stop_token_whose_log_probability_is_not_said_is_taken() -> None:
+    check_completions([Completion([5, 4], [-1.0, math.nan])], 1, SAMPLING, 10)
+    with pytest.raises(ServerFaultError, match="log-probability is nan"):
+        check_completions([Completion([4, 5], [math.nan, -1.0])], 1, SAMPLING, 10)
+    with pytest.raises(ServerFaultError, match="log-probability is nan"):
+        check_completions([Completion([5, 5], [-1.0, math.nan])], 1, SAMPLING, 10)
+    check_completions([Completion([5, 5], [math.nan, 7.0])], 1, GREEDY, 10)  # of greedy ones they mean nothing
+    assert longest_answer([1, 2, 3], 4, SAMPLING) == 2**20 + 4 * (6 * 1024 + 3 * 16)
+
+
+@pytest.mark.parametrize(("option", "value"), [("timeout_seconds", 0.0), ("max_answer_bytes", 0)])
+def test_options_that_cannot_be_are_refused(option: str, value: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{option}={value}; expected"):
+        make_engine(tmp_path, "http://localhost:8000", **{option: value})
+
+
 def test_an_adapter_that_is_forgotten_meanwhile_is_loaded_again(
     policy: nn.Module, url: str, tmp_path: Path, undisturbed: list[list[int]]
 ) -> None:
@@ -332,7 +409,7 @@ def test_a_server_of_another_base_model_takes_no_part(
     other.save_pretrained(other_folder)
     engine = make_engine(tmp_path, url, servers.start(str(other_folder)))
     assert survive(engine, policy, lambda: None) == undisturbed
-    assert "same base model" in engine.pool.servers[1].last_error
+    assert "same base model" in engine.pool.servers[1].first_error
     alone = make_engine(tmp_path, engine.pool.servers[1].url, patience_seconds=0.1)
     with pytest.raises(RolloutServerError, match="nats from the policy's"):
         completed(alone, policy)
