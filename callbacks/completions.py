@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 
+from bots_lightning.checkpoints import append_text, put_in_place, unfinished, writing
 from bots_lightning.tasks import Task
 
 
@@ -35,9 +37,7 @@ class CompletionsLog(Callback):
         path = Path(trainer.default_root_dir) / "completions.jsonl"
         progress: Any = pl_module.progress
         if trainer.is_global_zero and path.is_file():
-            lines = path.read_text(encoding="utf-8").split("\n")  # completions may hold other line separators
-            kept = [line for line in lines if line and json.loads(line)["iteration"] <= progress.iterations]
-            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            _drop_after(path, progress.iterations)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -70,12 +70,27 @@ class CompletionsLog(Callback):
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            _write_rows(file, tasks, outputs, head)
+        append_text(path, "".join(_lines(tasks, outputs, head)))
 
 
-def _write_rows(file: TextIO, tasks: Sequence[Task], outputs: Any, head: dict[str, Any]) -> None:
+def _drop_after(path: Path, iterations: int) -> None:
+    """Rewrites the file without lines of later iterations, and without those that cannot be read."""
+    damaged = 0
+    with writing(path):
+        with path.open("rb") as file, unfinished(path).open("wb") as kept:
+            for line in file:  # in bytes, since completions may hold other line separators
+                try:
+                    keep = json.loads(line)["iteration"] <= iterations
+                except (ValueError, TypeError, KeyError):
+                    damaged += 1
+                else:
+                    kept.write(line.rstrip(b"\n") + b"\n" if keep else b"")
+        put_in_place(path)
+    if damaged:
+        rank_zero_warn(f"{path}: {damaged} damaged line(s) left out, as a kill or a full disk leaves them.")
+
+
+def _lines(tasks: Sequence[Task], outputs: Any, head: dict[str, Any]) -> Iterator[str]:
     rewards = outputs["rewards"].tolist()
     generations = len(rewards[0])
     for b, task in enumerate(tasks):
@@ -89,4 +104,4 @@ def _write_rows(file: TextIO, tasks: Sequence[Task], outputs: Any, head: dict[st
                 "completion": completion,
                 "reward": None if math.isnan(reward) else reward,
             }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            yield json.dumps(row, ensure_ascii=False) + "\n"

@@ -54,6 +54,21 @@ def shards(path: Path, number: int) -> Path:
     return path
 
 
+def save_at(path: Path, iteration: int) -> Path:
+    """A checkpoint file that tells its iteration, as those of runs do."""
+    IO.save_checkpoint({"weights": torch.zeros(9), "progress": {"iterations": iteration}}, path)
+    return path
+
+
+def shards_at(path: Path, iteration: int) -> Path:
+    """A folder that does."""
+    folder = begin_folder(path)
+    write_state(folder, {"progress": {"iterations": iteration}})
+    write_manifest(folder, stage=2, world_size=2, weights={})
+    put_in_place(path)
+    return path
+
+
 def number_of(path: Path) -> int:
     content = torch.load(path / "state.pt" if path.is_dir() else path)
     return int(content["number"])
@@ -149,6 +164,7 @@ def test_last_is_the_newest_whole_one_of_the_newest_run_that_has_any(tmp_path: P
     runs = [tmp_path / name for name in ("run", "run-2", "run-3", "run-5")]
     for run in runs:
         (run / "checkpoints").mkdir(parents=True)
+    (runs[3] / "config.yaml").write_text("name: run-5\n")
     assert run_folders(tmp_path / "run") == [runs[2], runs[1], runs[0]]  # run-5 has a name of its own
     older, newer = (save(runs[1] / "checkpoints" / name, 1) for name in ("a.ckpt", "b.ckpt"))
     save(runs[0] / "checkpoints" / "last.ckpt", 1)
@@ -164,6 +180,27 @@ def test_last_is_the_newest_whole_one_of_the_newest_run_that_has_any(tmp_path: P
         pytest.raises(ValueError, match=r"all 2 checkpoints of .*run-2 are damaged"),
     ):
         find_checkpoint("last", run_folders(tmp_path / "run"), required=True)
+
+
+@pytest.mark.parametrize("write", [save_at, shards_at])
+def test_the_iteration_decides_which_is_newest_and_not_the_clock(
+    write: Callable[[Path, int], Path], tmp_path: Path
+) -> None:
+    """A copy of a run may have any times."""
+    folder = tmp_path / "checkpoints"
+    paths = {number: write(folder / f"{number}.ckpt", number) for number in (9, 10, 2)}
+    os.utime(paths[10], (1000, 1000))
+    assert find_checkpoint("last", [tmp_path], required=True) == str(paths[10])
+    twin = write(folder / "last.ckpt", 10)
+    assert find_checkpoint("last", [tmp_path], required=True) == str(twin)
+
+
+def test_a_damaged_one_is_named_though_its_iteration_is_unknown(tmp_path: Path) -> None:
+    good, torn = (save_at(tmp_path / "checkpoints" / f"{number}.ckpt", number) for number in (1, 2))
+    torn.write_bytes(torn.read_bytes()[:-30])
+    os.utime(torn, (1000, 1000))
+    with pytest.warns(UserWarning, match=r"2\.ckpt is damaged and left out"):
+        assert find_checkpoint("last", [tmp_path], required=True) == str(good)
 
 
 def test_without_a_checkpoint_training_starts_and_evaluation_fails(

@@ -1,4 +1,4 @@
-"""How a checkpoint, file or folder, takes its place: complete, or not at all."""
+"""How a checkpoint, file or folder, or another file of a run takes its place: complete, or not at all."""
 
 # Hidden names beside NAME.ckpt: .NAME.ckpt.unfinished is being written, .NAME.ckpt.removed is being deleted, and
 # .NAME.ckpt.replaced is a good one that waits for its successor, since no folder can be renamed onto another.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written. An earlier one of its name is as it was."""
+    """A checkpoint, or another file of a run, could not be written. An earlier one of its name is as it was."""
 
 
 @contextmanager
@@ -26,12 +26,43 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError: of torch.save
-        _delete(unfinished(path))
-        free = shutil.disk_usage(path.parent).free >> 20
+        free = shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.is_dir())).free >> 20
+        if path.parent.is_dir():
+            _delete(unfinished(path))
         raise CheckpointError(
             f"{path} could not be written ({error}); {free:,} MiB are free there. Earlier checkpoints are as they "
             "were. Make room, or name another disk by runs_dir; to continue: --ckpt_path last"
         ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Puts a text file in place of an earlier one, at once.
+
+    Raises:
+        CheckpointError: there is no room for it; the earlier one is as it was.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished(path).write_text(text, encoding="utf-8", newline="")
+        put_in_place(path)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Appends to a text file: all of it, or nothing.
+
+    Raises:
+        CheckpointError: there is no room for it; the file is as it was.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:  # a buffer would be written again when the file is closed
+            end, rest = file.tell(), memoryview(text.encode("utf-8"))
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except BaseException:
+                file.truncate(end)
+                raise
 
 
 def unfinished(path: Path) -> Path:

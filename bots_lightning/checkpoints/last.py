@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 from collections.abc import Sequence
-from itertools import count, takewhile
 from pathlib import Path
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from bots_lightning.checkpoints.damage import damage
 from bots_lightning.checkpoints.files import standing
+from bots_lightning.checkpoints.run_folders import FOLDER
+from bots_lightning.checkpoints.sharded import STATE
 
-FOLDER = "checkpoints"  # in a run folder
 LEFT_TO_LIGHTNING = ("best", "hpc")
-
-
-def run_folders(folder: Path) -> list[Path]:
-    """The runs of a name, NAME, NAME-2, NAME-3, …, the newest first."""
-    names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
-    return list(takewhile(Path.is_dir, names))[::-1]
 
 
 def find_checkpoint(given: str, folders: Sequence[Path], required: bool) -> str | None:
     """The checkpoint that `--ckpt_path` names; None if it is "last" and there is none to go on from.
 
     Args:
-        given: a path, or "last": the newest that is whole, of the first run folder that has checkpoints.
+        given: a path, or "last": of the first run folder that has checkpoints, the whole one of the latest iteration.
         folders: the run folders of the run's name, the newest first.
         required: whether none is an error.
 
@@ -71,9 +68,24 @@ def _first_whole(folder: Path, candidates: Sequence[Path]) -> Path:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """All checkpoints of a folder; of two from the same moment, the one called last."""
+    """All checkpoints of a folder by their iteration, whatever their files' times say, which a copy does not keep.
+
+    Of two from the same iteration, the younger file is first; of two from the same moment, the one called last.
+    """
     found = [standing(path) for path in _names(folder)]
-    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, "last" in path.name), reverse=True)
+    return sorted(
+        found, key=lambda path: (_iteration(path), path.stat().st_mtime_ns, "last" in path.name), reverse=True
+    )
+
+
+def _iteration(path: Path) -> float:
+    """At which a checkpoint was written; infinite for a damaged one, so that it is looked at and named."""
+    try:
+        state = torch.load(path / STATE if path.is_dir() else path, map_location="meta", mmap=True, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):  # `damage` tells which
+        return math.inf if damage(path) else -1
+    progress = state.get("progress") if isinstance(state, dict) else None
+    return int(progress["iterations"]) if progress else -1  # of another program
 
 
 def _names(folder: Path) -> set[Path]:

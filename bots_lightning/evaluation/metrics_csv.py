@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from bots_lightning.checkpoints import append_text, write_text
 
 
 class MetricsCSV(Logger):
@@ -54,7 +57,6 @@ class MetricsCSV(Logger):
         """Adds to the row of a step."""
         row = {"step": step or 0} | {name: float(value) for name, value in metrics.items()}
         if not self._rows and self._last is not None and self._last["step"] == row["step"]:
-            self._rewrite_without_last()
             self._rows = [self._last]
         if self._rows and self._rows[-1]["step"] == row["step"]:
             self._rows[-1] |= row
@@ -73,43 +75,58 @@ class MetricsCSV(Logger):
         self._flush()
 
     def _flush(self) -> None:
-        """Appends the rows held back; rewrites the file when there are new columns."""
+        """Appends the rows held back; rewrites the file for new columns, and for a last row that has grown.
+
+        Where that fails, file and rows are as they were.
+        """
         if not self._rows:
             return
-        if self._columns is None:
-            self._rows = [row for row in read_metrics(self.path) if row["step"] < self._rows[0]["step"]] + self._rows
-            self._columns = []
-        new = [name for row in self._rows for name in row if name not in self._columns]
-        if new:
-            earlier = read_metrics(self.path) if self._columns else []
-            self._columns = ["step", *sorted({*self._columns, *new} - {"step"})]
-            self._write(earlier + self._rows, mode="w")
+        new = {name for row in self._rows for name in row} - set(self._columns or ())
+        if new or self._rows[0] is self._last:
+            rows = self._earlier() + self._rows
+            columns = ["step", *sorted({name for row in rows for name in row} - {"step"})]
+            write_text(self.path, _lines(columns, rows, header=True))
+            self._columns = columns
         else:
-            self._write(self._rows, mode="a")
+            append_text(self.path, _lines(self._columns or [], self._rows))
         self._last, self._rows = self._rows[-1], []
 
-    def _rewrite_without_last(self) -> None:
-        self._write(read_metrics(self.path)[:-1], mode="w")
+    def _earlier(self) -> list[dict[str, float]]:
+        """The rows on disk that stay: not those that a resumed run writes anew, nor one that has grown."""
+        rows = read_metrics(self.path)
+        if self._columns is None:
+            return [row for row in rows if row["step"] < self._rows[0]["step"]]
+        return rows[:-1] if self._rows[0] is self._last else rows
 
-    def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
-        """Appends, or puts another file in place of the old one at once."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path.with_name(".metrics.csv.unfinished") if mode == "w" else self.path
-        with path.open(mode, newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=self._columns or [])
-            if mode == "w":
-                writer.writeheader()
-            writer.writerows(rows)
-        path.replace(self.path)
+
+def _lines(columns: list[str], rows: list[dict[str, Any]], header: bool = False) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=columns)
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """The rows of a metrics file, empty cells left out; no rows where there is no file.
 
-    A last line without an end is one that a kill has torn, and left out.
+    A last line without an end is one that a kill has torn, and left out. Another line that cannot be read is left out
+    with a warning.
     """
     if not Path(path).is_file():
         return []
-    whole = Path(path).read_text().rpartition("\n")[0]
-    rows = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(whole.splitlines())]
-    return [row | {"step": int(row["step"])} for row in rows]
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").rpartition("\n")[0].splitlines()
+    columns = next(csv.reader(lines[:1]), [])
+    rows, damaged = [], []
+    for number, cells in enumerate(csv.reader(lines[1:]), start=2):
+        if not cells:
+            continue
+        try:
+            row = {name: float(cell) for name, cell in zip(columns, cells, strict=True) if cell}
+            rows.append(row | {"step": int(row["step"])})
+        except (ValueError, KeyError, OverflowError):
+            damaged.append(number)
+    if damaged:
+        rank_zero_warn(f"{path}: damaged and left out are {len(damaged)} rows, the first in line {damaged[0]}.")
+    return rows

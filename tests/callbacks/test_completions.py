@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from bots_lightning.checkpoints import CheckpointError
 from bots_lightning.data import TaskBatch
 from bots_lightning.tasks import Task
 from callbacks import CompletionsLog
@@ -34,6 +37,11 @@ def train(callback: CompletionsLog, folder: Path, iterations: range, first: bool
     for iteration in iterations:
         module: Any = SimpleNamespace(progress=SimpleNamespace(iterations=iteration))
         callback.on_train_batch_end(trainer(folder, first), module, OUTPUTS, TaskBatch([0], TASKS[:1], [0]), 0)
+
+
+def resume(folder: Path, iterations: int) -> None:
+    module: Any = SimpleNamespace(progress=SimpleNamespace(iterations=iterations))
+    CompletionsLog(every_n_steps=1).on_train_start(trainer(folder), module)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -70,6 +78,52 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> N
     rows = read(tmp_path / "completions.jsonl")
     assert [row["iteration"] for row in rows] == [1] * 6 + [2] * 6 + [3] * 6
     assert rows[4]["completion"] == "x\u2028y"
+
+
+@pytest.mark.parametrize("torn", ['{"iteration": 3, "compl', "{}", "7", '"x"', "\0\0", '{"iteration": null}'])
+@pytest.mark.parametrize("place", [0, 6, 18])
+def test_a_torn_line_is_left_out_with_a_warning_wherever_it_is(place: int, torn: str, tmp_path: Path) -> None:
+    train(CompletionsLog(every_n_steps=1), tmp_path, range(1, 4))
+    path = tmp_path / "completions.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    end = "" if place == 18 else "\n"
+    path.write_text("\n".join([*lines[:place], torn, *lines[place:]]) + end, encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"completions\.jsonl: 1 damaged line"):
+        resume(tmp_path, 2)
+    assert path.read_text(encoding="utf-8") == "".join(f"{line}\n" for line in lines[:12])
+
+
+def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path: Path) -> None:
+    train(CompletionsLog(every_n_steps=1), tmp_path, range(1, 2))
+    path = tmp_path / "completions.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    resume(tmp_path, 1)
+    assert path.read_bytes() == whole
+
+
+def test_a_kill_while_lines_are_dropped_leaves_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(CompletionsLog(every_n_steps=1), tmp_path, range(1, 4))
+    before = (tmp_path / "completions.jsonl").read_bytes()
+    monkeypatch.setattr(json, "loads", lambda line: sys.exit("killed"))
+    with pytest.raises(SystemExit):
+        resume(tmp_path, 2)
+    assert (tmp_path / "completions.jsonl").read_bytes() == before
+
+
+def test_a_full_disk_is_told_in_a_line_and_leaves_whole_lines(tmp_path: Path) -> None:
+    """The limit on the size of a file stands for the end of a disk."""
+    callback, path = CompletionsLog(every_n_steps=1), tmp_path / "completions.jsonl"
+    train(callback, tmp_path, range(1, 3))
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"completions\.jsonl could not be written .* Make room"):
+            train(callback, tmp_path, range(3, 4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
 
 
 def test_every_nth_iteration_is_written_and_earlier_ones_are_kept(tmp_path: Path) -> None:

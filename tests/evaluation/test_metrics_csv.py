@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from bots_lightning.checkpoints import CheckpointError
 from bots_lightning.evaluation import MetricsCSV, read_metrics
 
 
@@ -101,3 +105,59 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     resumed.log_metrics({"loss": 0.25}, step=2)
     resumed.finalize("success")
     assert read_metrics(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+
+
+@contextmanager
+def full_disk(path: Path, room: int) -> Iterator[None]:
+    """A limit on the size of files, that many bytes above a file's, stands for the end of a disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("later", [{"loss": 0.125}, {"loss": 0.125, "avg": 0.5}])  # a further row, a further column
+def test_a_row_that_finds_a_full_disk_is_whole_or_not_there_and_comes_when_there_is_room(
+    later: dict[str, float], tmp_path: Path
+) -> None:
+    path = tmp_path / "metrics.csv"
+    logger = MetricsCSV(tmp_path)
+    logger.log_metrics({"loss": 0.5}, step=1)
+    logger.after_save_checkpoint(None)
+    before = path.read_bytes()
+    logger.log_metrics(later, step=2)
+    with full_disk(path, room=3):
+        for _ in range(2):  # the run ends, and closes its loggers
+            with pytest.raises(CheckpointError, match=r"metrics\.csv could not be written .* Make room"):
+                logger.finalize("failed")
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
+    logger.log_metrics({"loss": 0.25}, step=3)
+    logger.finalize("success")
+    rows: list[dict[str, float]] = [{"step": 1, "loss": 0.5}, {"step": 2} | later, {"step": 3, "loss": 0.25}]
+    assert read_metrics(path) == rows
+
+
+@pytest.mark.parametrize("damaged", ["2,32,0.25", "2", "2,x", ",0.5", "2.0.1,3", "\0\0\0", "nan,1"])
+def test_a_damaged_row_is_left_out_with_a_warning_and_the_run_goes_on(damaged: str, tmp_path: Path) -> None:
+    """As of two rows that have run into one."""
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"step,loss\r\n1,0.5\r\n{damaged}\r\n3,0.75\r\n")
+    with pytest.warns(UserWarning, match=r"metrics\.csv: damaged and left out are 1 rows, the first in line 3"):
+        assert read_metrics(path) == [{"step": 1, "loss": 0.5}, {"step": 3, "loss": 0.75}]
+    resumed = MetricsCSV(tmp_path)
+    resumed.log_metrics({"loss": 0.25}, step=4)
+    with pytest.warns(UserWarning, match="damaged"):
+        resumed.finalize("success")
+    assert [row["step"] for row in read_metrics(path)] == [1, 3, 4]
+
+
+def test_a_last_row_that_grows_is_never_gone_from_the_disk(tmp_path: Path) -> None:
+    """A kill at any moment leaves what the checkpoint has seen."""
+    logger = MetricsCSV(tmp_path)
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.after_save_checkpoint(None)
+    logger.log_metrics({"avg": 0.5}, step=1)
+    assert read_metrics(tmp_path / "metrics.csv") == [{"step": 1, "loss": 1.0}]
