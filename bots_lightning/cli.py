@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from bots_lightning.algorithms import PolicyModule, StepFailedError
-from bots_lightning.checkpoints import AtomicCheckpointIO, CheckpointError, find_checkpoint, run_folders
+from bots_lightning.checkpoints import AtomicCheckpointIO, CheckpointError, find_checkpoint, run_folders, run_of
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV
 from bots_lightning.evaluation.command_line import HelpFormatter
 from bots_lightning.rewards import RewardFunctionError
+from bots_lightning.run_folder import RunFolder
 from bots_lightning.strategies import LostRankError, RankWatch
 
 DESCRIPTION = """\
@@ -51,7 +52,6 @@ COMMANDS = {
     "compare": "Compare methods by their runs; its options: bots-lightning compare --help.",
 }
 OWN_COMMANDS = ("export", "replay", "compare")  # not LightningCLI's
-RUN_FOLDER = "BOTS_LIGHTNING_RUN_FOLDER"  # the environment variable that tells subprocesses
 # What libraries say of things that are as they are meant to be.
 NOISE = (
     r".*does not have many workers.*",  # a draw must not run ahead of the evidence
@@ -66,15 +66,6 @@ NOISE = (
     r".*all_gather\S* is deprecated.*",
     r".*Using ModelCheckpoint with manual optimization.*",  # a checkpoint after the step is meant
 )
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes the config of what is trained; the other commands leave a run's config alone."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Once, when fitting starts."""
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
 
 
 class BotsCLI(LightningCLI):
@@ -102,6 +93,7 @@ class BotsCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Looks the checkpoint up, before anything large is loaded."""
         config = self.config[self.subcommand]
+        self._named_folder()
         if config.get("ckpt_path"):
             config["ckpt_path"] = self._checkpoint(str(config["ckpt_path"]))
         if self.subcommand == "predict":
@@ -112,58 +104,48 @@ class BotsCLI(LightningCLI):
         variable = "BOTS_LIGHTNING_CHECKPOINT"
         if "LOCAL_RANK" in os.environ and variable in os.environ:
             return os.environ[variable] or None
-        own = self._get(self.config, "trainer").default_root_dir
-        folders = [Path(own)] if own else run_folders(self._named_folder())
-        found = find_checkpoint(given, folders, required=self.subcommand != "fit")
+        found = find_checkpoint(given, run_folders(self._named_folder()), required=self.subcommand != "fit")
         os.environ[variable] = found or ""
         return found
 
     def _named_folder(self) -> Path:
-        return Path(self._get(self.config, "runs_dir")) / self._get(self.config, "name")
+        """RUNS_DIR/NAME, or the trainer's `default_root_dir`.
+
+        Raises:
+            ValueError: the name leads out of RUNS_DIR.
+        """
+        if own := self._get(self.config, "trainer").default_root_dir:
+            return Path(own).expanduser()
+        name = self._get(self.config, "name")
+        path = Path(name)
+        if path.is_absolute() or not path.parts or ".." in path.parts:
+            raise ValueError(
+                f"name={name!r}; expected the name of a folder below runs_dir. Set runs_dir for its place."
+            )
+        return Path(self._get(self.config, "runs_dir")).expanduser() / path
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that writes below the run folder."""
         config = self._get(self.config_init, "trainer")
-        folder = Path(config.default_root_dir or self._run_folder())
+        named = self._named_folder()
+        continued = run_of(self._get(self.config, "ckpt_path"), named)
+        folder, loggers = continued or named, _listed(config.logger)
+        if self.subcommand == "fit":
+            text = self._parser("fit").dump(self.config["fit"], skip_none=False)
+            keeper = RunFolder(named, continued, text)
+            kwargs["callbacks"] = [keeper, *_listed(config.callbacks)]
+            folder, loggers = keeper.folder, [MetricsCSV(keeper.folder), *loggers]
         kwargs["default_root_dir"] = str(folder)
-        if config.logger in (None, True):
-            kwargs["logger"] = self._loggers(folder)
+        kwargs["logger"] = config.logger is not False and loggers  # the other commands leave the run's curves alone
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no plugin of the user's
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
-    def _loggers(self, folder: Path) -> list[Logger] | bool:
-        """CSV and TensorBoard while fitting; the other commands leave the run's curves alone."""
-        if self.subcommand != "fit":
-            return False
-        return [MetricsCSV(folder), TensorBoardLogger(folder, name="tensorboard", version="")]
 
-    def _run_folder(self) -> Path:
-        """The folder of the checkpoint's run, or a new one that no earlier run has used."""
-        checkpoint = self._get(self.config_init, "ckpt_path")
-        if checkpoint and Path(checkpoint).parent.name == "checkpoints":
-            return Path(checkpoint).parent.parent
-        folder = self._named_folder()
-        num_nodes = self._get(self.config_init, "trainer").num_nodes
-        return folder if self.subcommand != "fit" or _launched_together(num_nodes) else _unused(folder)
-
-
-def _launched_together(num_nodes: int) -> bool:
-    """Whether other processes choose the same folder, which must not depend on what they find there."""
-    started_here = RUN_FOLDER in os.environ  # by this run's first process, which has chosen for them
-    counts = (int(os.environ.get(variable, 1)) for variable in ("WORLD_SIZE", "SLURM_NTASKS"))
-    return not started_here and (num_nodes > 1 or max(counts) > 1 or "LOCAL_RANK" in os.environ)
-
-
-def _unused(folder: Path) -> Path:
-    """The folder, or NAME-2, NAME-3, … if earlier runs have left files there; the same in this run's subprocesses."""
-    if "LOCAL_RANK" in os.environ and RUN_FOLDER in os.environ:
-        return Path(os.environ[RUN_FOLDER])
-    candidates = [folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10_000))]
-    chosen = next(path for path in candidates if not path.exists() or not any(path.iterdir()))
-    os.environ[RUN_FOLDER] = str(chosen)
-    return chosen
+def _listed(given: Any) -> list[Any]:
+    """What the trainer takes alone or as a list."""
+    return list(given) if isinstance(given, Iterable) else [] if given in (None, True, False) else [given]
 
 
 def _run_own_command(name: str, options: list[str]) -> None:
@@ -194,8 +176,8 @@ def run() -> None:
         if failed.__cause__ is not None and _own_message(failed.__cause__) is None:
             raise  # a reward function of the user's: its traceback tells where
         sys.exit(f"error: {failed}")
-    except (ValueError, FloatingPointError, CheckpointError) as error:
-        message = _own_message(error)
+    except (ValueError, FloatingPointError, CheckpointError, OSError) as error:
+        message = _own_message(error) or _full_disk(error)
         if message is None:
             raise
         sys.exit(f"error: {message}")
@@ -210,10 +192,18 @@ def _own_message(error: BaseException | None) -> str | None:
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         of_users = isinstance(error, RewardFunctionError) and error.__cause__ is not None
-        if frames and Path(__file__).parent in Path(frames[-1].filename).parents and not of_users:
+        of_system = isinstance(error, OSError) and error.errno is not None
+        if frames and Path(__file__).parent in Path(frames[-1].filename).parents and not (of_users or of_system):
             found = str(error)
         error = error.__cause__ or error.__context__
     return found
+
+
+def _full_disk(error: BaseException) -> str | None:
+    """What to do where the disk is full, whoever has written; None for other errors."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return f"{error}: the disk is full. Make room, or name another disk by runs_dir; to continue: --ckpt_path last"
 
 
 def _understand_deepspeed() -> None:
@@ -243,8 +233,7 @@ def main(args: ArgsType | Sequence[str] = None) -> None:
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=None,  # RunFolder writes it, when training begins
             trainer_defaults={"use_distributed_sampler": False, "callbacks": watch},
             parser_kwargs={"prog": "bots-lightning", "description": DESCRIPTION, "formatter_class": HelpFormatter},
             args=args,  # type: ignore[arg-type]

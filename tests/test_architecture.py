@@ -28,6 +28,7 @@ FLOORS = (
     "data",
     "algorithms",
     "quickstart",
+    "run_folder",
     "cli",
 )
 # What the lowest floors may import from outside, beside the standard library.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import torch
 import yaml
 
 from bots_lightning.algorithms import StepFailedError
+from bots_lightning.checkpoints import append_text
 from bots_lightning.cli import main, run
 from bots_lightning.evaluation import read_metrics
 from bots_lightning.rewards import RewardFunctionError, Scorer
@@ -174,6 +177,26 @@ def test_a_reward_function_that_fails_is_named_above_its_own_traceback(monkeypat
     monkeypatch.setattr("bots_lightning.cli.main", lambda: fail_of(caught.value))
     with pytest.raises(StepFailedError, match="reward function broken raised KeyError"):
         run()
+
+
+def test_a_full_disk_is_told_in_a_line_whoever_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(number: int) -> None:
+        raise OSError(number, "said by the system", "events.out")
+
+    monkeypatch.setattr("bots_lightning.cli.main", lambda: fail(errno.ENOSPC))
+    with pytest.raises(SystemExit, match=r"error: .*'events\.out': the disk is full\. Make room"):
+        run()
+    monkeypatch.setattr("bots_lightning.cli.main", lambda: fail(errno.EACCES))
+    with pytest.raises(PermissionError):
+        run()
+    monkeypatch.setattr("bots_lightning.cli.main", lambda: append_text(tmp_path / "metrics.csv", "1"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(SystemExit, match=r"error: .*metrics\.csv could not be written .* MiB are free there"):
+            run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_wrong_option_is_named(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

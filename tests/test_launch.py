@@ -302,6 +302,21 @@ def test_plain_variables_and_slurm_launch_the_same_run(job: Callable[..., Job], 
     assert [path.name for path in slurm.folder.parent.iterdir() if path.is_dir()] == ["quickstart"]
 
 
+def test_two_starts_of_one_name_get_two_folders_and_the_first_rank_tells_the_others(
+    job: Callable[..., Job], whole: list[float]
+) -> None:
+    both = job(steps=2, name="both")
+    for _ in range(2):
+        both.start(*by_torchrun())
+    assert both.await_end(seconds=240) == [0, 0]
+    folders = [path for path in both.folder.parent.iterdir() if path.is_dir()]
+    assert sorted(folder.name for folder in folders) == ["quickstart", "quickstart-2"]
+    for folder in folders:
+        rows = read_metrics(folder / "metrics.csv")
+        assert [row["reward"] for row in rows if "reward" in row] == whole
+        assert (folder / "checkpoints" / "last.ckpt").is_file()
+
+
 def test_the_deepspeed_launcher_starts_one_node_or_two(job: Callable[..., Job], whole: list[float]) -> None:
     pytest.importorskip("deepspeed")
     one, two = job(steps=2, name="one"), job("--trainer.num_nodes", "2", steps=2, name="two", devices=1)

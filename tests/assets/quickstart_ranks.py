@@ -6,13 +6,12 @@ python tests/assets/quickstart_ranks.py single RUNS_DIR --config …
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import torch
 
-from bots_lightning.cli import RUN_FOLDER, main
+from bots_lightning.cli import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 KINDS = {"lora": [], "full": ["--config", str(CONFIGS / "algorithms/full.yaml")]}
@@ -20,7 +19,6 @@ KINDS = {"lora": [], "full": ["--config", str(CONFIGS / "algorithms/full.yaml")]
 
 def run(strategy: str, kind: str, runs_dir: str, options: list[str]) -> None:
     """One run, named STRATEGY-KIND."""
-    os.environ.pop(RUN_FOLDER, None)
     overlay = []
     if strategy != "single":
         overlay = ["--config", str(CONFIGS / f"strategies/{strategy}.yaml"), "--trainer.devices", "2"]
