@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bots_lightning.algorithms.step_metrics import PHASES
+from bots_lightning.checkpoints import write_text
 from callbacks.belief_quality import BeliefQuality
 from callbacks.effective_task_ratio import EffectiveTaskRatio
 from callbacks.selection_overhead import SelectionOverhead
@@ -68,8 +69,7 @@ class RunSummary(Callback):
             return
         folder = Path(trainer.default_root_dir)
         summary = self.summarize(trainer, pl_module)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         if self.table:
             print_summary(summary, folder)
 
