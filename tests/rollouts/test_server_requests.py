@@ -19,7 +19,8 @@ from bots_lightning.rollouts.engine import RolloutsCancelledError
 from bots_lightning.rollouts.server_client import Server, ServerPool
 from bots_lightning.rollouts.server_requests import Requests, ServerFaultError
 
-SECONDS = 2.0  # a request's deadline
+SECONDS = 3.0  # a request's deadline
+TIMED_OUT = f"timed out after {SECONDS:g} s"
 MEGABYTE = 2**20
 CHUNK = b"1," * 2**15
 
@@ -131,7 +132,7 @@ def test_one_byte_at_a_time_does_not_put_the_deadline_off(part: str) -> None:
         "error": [head("500 Internal Server Error", 1000), b"!" * 1000],
     }[part]
     start = time.monotonic()
-    with speaking(*slow, pause=0.4) as url, pytest.raises(ServerFaultError, match=r"timed out after 2 s") as fault:
+    with speaking(*slow, pause=0.4) as url, pytest.raises(ServerFaultError, match=TIMED_OUT) as fault:
         post(url)
     assert SECONDS * 0.9 < time.monotonic() - start < 2 * SECONDS
     assert fault.value.status == (500 if part == "error" else None)
@@ -140,7 +141,7 @@ def test_one_byte_at_a_time_does_not_put_the_deadline_off(part: str) -> None:
 @pytest.mark.parametrize("parts", [[], [head(length=10)], [head(length=10), b"[1"]], ids=["nothing", "head", "torn"])
 def test_a_server_that_stalls_costs_one_deadline(parts: list[bytes]) -> None:
     start = time.monotonic()
-    with speaking(*parts, stall=True) as url, pytest.raises(ServerFaultError, match="timed out after 2 s"):
+    with speaking(*parts, stall=True) as url, pytest.raises(ServerFaultError, match=TIMED_OUT):
         post(url)
     assert SECONDS * 0.9 < time.monotonic() - start < 2 * SECONDS
 
@@ -272,8 +273,6 @@ def test_the_system_s_own_words_are_told() -> None:
         port = closed.getsockname()[1]
     with pytest.raises(ServerFaultError, match="ConnectionRefusedError: Connection refused"):
         post(f"http://127.0.0.1:{port}")
-    with pytest.raises(ServerFaultError, match="gaierror"):
-        post("http://nowhere.invalid", seconds=20.0)
 
 
 def test_a_forked_process_sends_requests_of_its_own() -> None:
