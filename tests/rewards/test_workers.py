@@ -144,7 +144,7 @@ def test_an_item_that_never_works_ends_by_the_clock_on_the_wall(pools: Pools) ->
     pool.map([1])
     start = time.monotonic()
     assert outcomes(pool.map(["sleep for ever", 1])) == ["timeout", "done"]
-    assert 0.02 * PATIENCE <= time.monotonic() - start
+    assert time.monotonic() - start >= 0.02 * PATIENCE
 
 
 def test_a_time_out_costs_no_start(pools: Pools) -> None:
