@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bots_lightning.rollouts.completed import own_tokens
 from bots_lightning.rollouts.engine import Sampling
 from bots_lightning.rollouts.server_adapter import Adapter
 from bots_lightning.rollouts.server_client import Server, ServerFaultError
@@ -94,8 +95,9 @@ def check_completions(completions: Sequence[Completion], n: int, sampling: Sampl
                 )
         if sampling.temperature == 0:
             continue
-        unsaid = tokens[-1] in sampling.stop_token_ids and math.isnan(logprobs[-1])
-        for logprob in logprobs[: len(tokens) - unsaid]:
+        own = own_tokens(tokens, sampling)  # what a server gives beyond the end is dropped
+        unsaid = own[-1] in sampling.stop_token_ids and math.isnan(logprobs[len(own) - 1])
+        for logprob in logprobs[: len(own) - unsaid]:
             if not -math.inf < logprob <= ROUNDING:
                 raise ServerFaultError(f"a token's log-probability is {logprob}; expected a finite number up to 0.")
 
