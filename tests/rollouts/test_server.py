@@ -339,9 +339,10 @@ def test_sglang_lies_are_told_too(policy: nn.Module, url: str, tmp_path: Path, m
 def test_a_stop_token_whose_log_probability_is_not_said_is_taken() -> None:
     check_completions([Completion([5, 4], [-1.0, math.nan])], 1, SAMPLING, 10)
     with pytest.raises(ServerFaultError, match="log-probability is nan"):
-        check_completions([Completion([4, 5], [math.nan, -1.0])], 1, SAMPLING, 10)
+        check_completions([Completion([5, 4], [math.nan, -1.0])], 1, SAMPLING, 10)
     with pytest.raises(ServerFaultError, match="log-probability is nan"):
         check_completions([Completion([5, 5], [-1.0, math.nan])], 1, SAMPLING, 10)
+    check_completions([Completion([5, 4, 5], [-1.0, -1.0, math.nan])], 1, SAMPLING, 10)  # beyond the end
     check_completions([Completion([5, 5], [math.nan, 7.0])], 1, GREEDY, 10)  # of greedy ones they mean nothing
     assert longest_answer([1, 2, 3], 4, SAMPLING) == 2**20 + 4 * (6 * 1024 + 3 * 16)
 
