@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "assets" / "rollout_server.py"
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Servers:
@@ -39,7 +46,10 @@ class Servers:
         return f"http://127.0.0.1:{port}"
 
     def signal(self, url: str, number: signal.Signals) -> None:
+        """Sends a signal; a server that is killed has closed its port when this returns."""
         os.kill(self.started[url], number)
+        while number == signal.SIGKILL and is_open(int(url.rpartition(":")[2])):
+            time.sleep(0.01)
 
     def close(self) -> None:
         self.process.communicate()
