@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
@@ -55,6 +55,10 @@ class CompactEngine(RolloutEngine):
         self.max_tokens, self.logprobs, self.static = max_tokens, logprobs, static
         self._cancelled = False
 
+    def sync(self, policy: nn.Module, policy_version: int) -> None:
+        """Forgets a cancellation that came before; the weights are those of the policy itself."""
+        self._cancelled = False
+
     @torch.no_grad()
     def generate(
         self,
@@ -67,7 +71,30 @@ class CompactEngine(RolloutEngine):
         on_completed: OnCompleted | None = None,
     ) -> Rollouts:
         """Samples n completions of every prompt; see `RolloutEngine.generate`."""
-        self._cancelled = False
+        try:
+            self._raise_if_cancelled()
+            return self._sample(model, prompts, n, sampling, seeds, policy_version, on_completed)
+        finally:
+            self._cancelled = False
+
+    def cancel(self) -> None:
+        """Ends `generate` before its next token; where it is left to `GenerateEngine`, only before it begins."""
+        self._cancelled = True
+
+    def _raise_if_cancelled(self) -> None:
+        if self._cancelled:
+            raise RolloutsCancelledError
+
+    def _sample(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        policy_version: int,
+        on_completed: OnCompleted | None,
+    ) -> Rollouts:
         with rollout_mode(model):
             if not can_read(model):
                 rows = max(1, self.max_tokens // (max(map(len, prompts)) + sampling.max_completion_length))
@@ -83,10 +110,6 @@ class CompactEngine(RolloutEngine):
         tokens, mask = tokens.masked_fill(~mask, sampling.pad_token_id)[:, :length], mask[:, :length]
         logprobs = texts.logprobs[:, :length].masked_fill(~mask, torch.nan) if self.logprobs else None
         return Rollouts(prompt_ids, prompt_mask, tokens, mask, finished, policy_version, logprobs)
-
-    def cancel(self) -> None:
-        """Ends `generate` at its next token; where it is left to `GenerateEngine`, not at all."""
-        self._cancelled = True
 
     def _complete_all(self, model: PreTrainedModel, texts: _Texts, sampling: Sampling) -> None:
         waiting: list[int] = texts.longest_first(texts.drawn)
@@ -133,8 +156,7 @@ class CompactEngine(RolloutEngine):
         stops = torch.tensor(sampling.stop_token_ids, device=device)
         check_every = CHECK_EVERY.get(device.type, 8)
         for step in range(1, room + 1):
-            if self._cancelled:
-                raise RolloutsCancelledError
+            self._raise_if_cancelled()
             tokens = draw_tokens(logits, texts.noise[rows, columns], sampling.temperature)
             texts.tokens[rows, columns] = tokens
             if self.logprobs:

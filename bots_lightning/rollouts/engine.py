@@ -88,13 +88,14 @@ class RolloutEngine(ABC):
 
         Raises:
             Exception: whatever `on_completed` raises.
-            RolloutsCancelledError: `cancel` was called meanwhile.
+            RolloutsCancelledError: `cancel` was called meanwhile, or since the last `sync`.
         """
 
     def cancel(self) -> None:  # noqa: B027 - an engine that cannot ends as it would have
-        """Has a `generate` that runs on another thread end soon, by an error; returns at once.
+        """Has a `generate` that runs on another thread end soon, by `RolloutsCancelledError`; returns at once.
 
-        The next `generate` starts as ever, even if none was running.
+        It counts once. Where none is running it is kept for the next `generate`, which may be about to begin on another
+        thread; `sync` forgets it.
         """
 
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
 from bots_lightning.rollouts import CompactEngine, Rollouts, Sampling, ServerDialect, ServerEngine, VLLMDialect
-from bots_lightning.rollouts.engine import RolloutsCancelledError
+from bots_lightning.rollouts.engine import RolloutEngine, RolloutsCancelledError
 from bots_lightning.rollouts.server_client import Server, ServerFaultError
 from bots_lightning.rollouts.server_dialects import Completion
 
@@ -115,6 +115,7 @@ def test_a_compact_engine_that_is_cancelled_at_rest_samples_as_ever(model: PreTr
     engine = CompactEngine()
     expected = engine.generate(model, PROMPTS, 2, SAMPLING, SEEDS)
     engine.cancel()
+    engine.sync(model, 1)
     assert_equal(engine.generate(model, PROMPTS, 2, SAMPLING, SEEDS), expected)
 
 
@@ -278,13 +279,36 @@ def test_a_generate_that_is_cancelled_before_it_begins_asks_nothing(
     assert_equal(generate(), Generation(policy, url, tmp_path)())
 
 
-def test_a_cancellation_counts_once(policy: nn.Module, url: str, tmp_path: Path) -> None:
-    generate = Generation(policy, url, tmp_path)
+@pytest.mark.parametrize("kind", ["compact", "generate", "server"])
+def test_a_cancellation_between_sync_and_generate_counts_once(
+    kind: str, policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All engines alike: one that may be about to begin on another thread does not begin."""
+    monkeypatch.setattr("bots_lightning.rollouts.compact.can_read", lambda _: kind == "compact")
+    engine: RolloutEngine = (
+        ServerEngine([servers.start(checkpoint)], str(tmp_path)) if kind == "server" else CompactEngine()
+    )
+    passes: list[Any] = []
+
+    def generate() -> Rollouts:
+        return engine.generate(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS)
+
+    engine.sync(policy, 0)
     expected = generate()
-    generate.engine.cancel()
-    with pytest.raises(RolloutsCancelledError):
-        generate.engine.generate(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS)
-    assert_equal(generate.engine.generate(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS), expected)
+    hook = language_model(policy).register_forward_pre_hook(lambda *_: passes.append(1))
+    for begin_anew in (lambda: None, lambda: engine.sync(policy, 0)):
+        begin_anew()
+        engine.cancel()
+        with pytest.raises(RolloutsCancelledError, match="cancelled before all completions had ended"):
+            generate()
+        assert not passes
+        assert_equal(generate(), expected)
+        assert passes or kind == "server"  # which is compared with the policy in its first answers alone
+        passes.clear()
+    engine.cancel()
+    engine.sync(policy, 0)
+    assert_equal(generate(), expected)
+    hook.remove()
 
 
 INTERRUPTED = """
