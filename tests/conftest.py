@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -74,3 +79,25 @@ def cache(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keeps the quickstart's cache away from the user's."""
     monkeypatch.setenv("BOTS_LIGHTNING_CACHE", str(shared_cache))
     return shared_cache
+
+
+@pytest.fixture
+def on_two_ranks(tmp_path: Path) -> Callable[[str], list[Any]]:
+    """Runs a function of `assets/on_two_ranks.py` on two ranks, which meet by a file; what each has returned."""
+
+    def run(name: str) -> list[Any]:
+        folder = tmp_path / name
+        folder.mkdir()
+        program = [sys.executable, str(Path(__file__).parent / "assets/on_two_ranks.py"), name]
+        ranks = [
+            subprocess.Popen([*program, str(rank), str(folder)], stderr=subprocess.PIPE, text=True) for rank in range(2)
+        ]
+        try:
+            said = [rank.communicate(timeout=300)[1] for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+        assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)[-3000:]
+        return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+    return run

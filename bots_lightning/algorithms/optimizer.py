@@ -118,7 +118,7 @@ class OptimizerModule(OnlineModule):
 
     def clip_and_step(self, part: Experience, loss: float) -> float:
         """Clips the gradient and steps, or skips; the gradient's norm before clipping, not finite if skipped."""
-        trained = [weight for weight in self.parameters() if weight.grad is not None]
+        trained = [weight for weight in self.parameters() if weight.requires_grad]
         finite = math.isfinite(loss)
         norm, taken = take_step(self.trainer.strategy, self._optimizer, trained, self.max_grad_norm, finite)
         if taken:

@@ -74,7 +74,7 @@ def take_step(
     Args:
         strategy: of the trainer.
         optimizer: Lightning's.
-        trained: the weights that have gradients.
+        trained: all trainable weights, in the same order on all ranks; some may have no gradient.
         max_norm: the gradients' largest norm.
         finite: whether this rank's loss is.
 

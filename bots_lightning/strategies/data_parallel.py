@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -50,8 +51,26 @@ class DataParallel(DDPStrategy, OnlineStrategy):
         self, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool
     ) -> tuple[float, bool]:
         """Averages, clips, steps."""
+        complete_gradients(trained)
         average_over_ranks([weight.grad for weight in trained if weight.grad is not None])
         return clipped_step(self, optimizer, trained, max_norm, finite)
+
+
+def complete_gradients(weights: Sequence[nn.Parameter]) -> None:
+    """Zeros for the weights that have a gradient on other ranks only, so that all ranks average the same ones.
+
+    Weights without a gradient on any rank stay so: the optimizer leaves them, and their moments, alone.
+
+    Args:
+        weights: the trainable ones, in the same order on all ranks.
+    """
+    if not weights:
+        return
+    found = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.int32, device=weights[0].device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    for weight, anywhere in zip(weights, found.tolist(), strict=True):
+        if anywhere and weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
 
 
 def average_over_ranks(tensors: Sequence[Tensor]) -> None:

@@ -15,7 +15,7 @@ from lightning import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
+from torch import Tensor, nn
 
 from bots_lightning.checkpoints import (
     TAG,
@@ -33,6 +33,7 @@ from bots_lightning.checkpoints import (
     writing,
 )
 from bots_lightning.strategies.base import Computed, OnlineStrategy
+from bots_lightning.strategies.reached import check_same_weights
 
 
 class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
@@ -143,6 +144,11 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
     def trained_pass(self, compute: Callable[[], Computed]) -> Computed:
         """Through the engine."""
         return self.deepspeed_engine(compute)
+
+    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Through the engine, which averages gradients over ranks in the order in which they come."""
+        check_same_weights(closure_loss, self._module)
+        return super().backward(closure_loss, optimizer, *args, **kwargs)
 
     def take_step(
         self, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from lightning import Trainer
 
 from bots_lightning.algorithms import GRPO, LoRA
@@ -172,43 +171,8 @@ def test_options_out_of_bounds_are_refused(options: Any, message: str) -> None:
 # --- several ranks ----------------------------------------------------------------------------------------------------
 
 
-def one_of_two(rank: int, folder: str) -> None:
-    """A step in which only the second rank has tasks of the group b, none of them solved."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    said: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("callbacks.stalled_learning").addHandler(handler)
-
-    def all_gather(counts: torch.Tensor) -> torch.Tensor:
-        found = [torch.zeros_like(counts) for _ in range(2)]
-        dist.all_gather(found, counts)
-        return torch.stack(found)
-
-    rewards = torch.tensor([[1.0, 0.0], [0.0, 0.0]]) * (1 - rank)
-    outputs = {
-        "rewards": rewards,
-        "evidence": rewards,
-        "tasks": [Task(f"rank {rank}", "ask", "42", "ab"[rank])] * 2,
-        "completions": ["said"] * 4,
-        "finished": torch.ones(4, dtype=torch.bool),
-    }
-    module = SimpleNamespace(
-        scorer=SimpleNamespace(low=0.0, high=1.0),
-        max_completion_length=16,
-        progress=SimpleNamespace(iterations=1),
-        all_gather=all_gather,
-    )
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(require_pool=lambda: Pool("ab")))
-    callback = StalledLearning(group_rollouts=4)
-    callback.on_train_batch_end(trainer, module, outputs, None, 0)  # type: ignore[arg-type]
-    Path(folder, f"{rank}.json").write_text(json.dumps([said, callback.state_dict()]))
-    dist.destroy_process_group()
-
-
-def test_the_first_rank_tells_what_another_has_seen(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
-    (said, state), (silent, same) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+def test_the_first_rank_tells_what_another_has_seen(on_two_ranks: Callable[[str], list[Any]]) -> None:
+    (said, state), (silent, same) = on_two_ranks("unsolved_group")
     (line,) = said
     assert line.startswith("none of the first 4 completions for the group 'b' has solved its task.")
     assert "For example, task 'rank 1' with the prompt 'ask'" in line

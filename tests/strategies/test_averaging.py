@@ -1,0 +1,20 @@
+"""Ranks with gradients of different weights: zeros where one has none, and an error where that cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def test_each_weight_is_averaged_with_itself(on_two_ranks: Callable[[str], list[Any]]) -> None:
+    first, second = on_two_ranks("gradients_of_different_weights")
+    assert first == {"a": [2 / 2] * 2, "b": [2 / 2] * 2, "c": [(4 + 6) / 2] * 2, "d": None}
+    assert second == first
+
+
+def test_deepspeed_refuses_losses_of_different_weights(on_two_ranks: Callable[[str], list[Any]]) -> None:
+    first, second = on_two_ranks("losses_of_different_weights")
+    assert first[:2] == ["", ""]
+    assert first[2].startswith("2 weights have a gradient on some ranks only, a on 1 of 2; DeepSpeed would average")
+    assert "stack configs/strategies/ddp.yaml" in first[2]
+    assert second == first
