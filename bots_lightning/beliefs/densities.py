@@ -15,7 +15,12 @@ from bots_lightning.beliefs.belief import FloatArray
 
 def log_density(x: FloatArray | float, alpha: FloatArray, beta: FloatArray) -> FloatArray:
     """Log density of Beta(α, β) at x: (α−1) log x + (β−1) log(1−x) − log B(α, β)."""
-    logs: FloatArray = xlogy(alpha - 1, x) + xlog1py(beta - 1, -np.asarray(x)) - betaln(alpha, beta)
+    return _log_kernel(x, alpha, beta) - betaln(alpha, beta)
+
+
+def _log_kernel(x: FloatArray | float, alpha: FloatArray, beta: FloatArray) -> FloatArray:
+    """The log density but for its constant, which takes as long."""
+    logs: FloatArray = xlogy(alpha - 1, x) + xlog1py(beta - 1, -np.asarray(x))
     return logs
 
 
@@ -27,9 +32,9 @@ def largest_density(low: float, high: float, alpha: FloatArray, beta: FloatArray
     """
     inner = (alpha > 1) & (beta > 1)
     mode = np.where(inner, (alpha - 1) / np.where(inner, alpha + beta - 2, 1.0), low)
-    logs = [log_density(x, alpha, beta) for x in (low, high, np.clip(mode, low, high))]
+    logs = [_log_kernel(x, alpha, beta) for x in (low, high, np.clip(mode, low, high))]
     with np.errstate(over="ignore"):
-        return np.exp(np.max(logs, axis=0))
+        return np.exp(np.max(logs, axis=0) - betaln(alpha, beta))
 
 
 def beta_moment(alpha: FloatArray, beta: FloatArray, i: int, j: int) -> FloatArray:

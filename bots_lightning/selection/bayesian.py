@@ -8,6 +8,7 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bots_lightning.beliefs import Belief, Evidence, TaskFeatures
 from bots_lightning.beliefs.belief import FloatArray
@@ -44,20 +45,30 @@ class BayesianSelector(TaskSelector):
 
     def _use_groups(self, features: TaskFeatures) -> None:
         self.group_codes = features.group_codes
-        self._slots = self.rules.slots(features.group_names)
-        self._due = np.zeros(len(self._slots))
+        self._shares, self._slots = self.rules.slots(features.group_names)
+        self._due = np.zeros(len(self._shares))
+        self._members: list[npt.NDArray[Any]] | None = None
+
+    def _members_of(self, eligible: Eligible) -> list[npt.NDArray[Any]]:
+        """The tasks of each slot, in the order of the pool; with quotas they are kept, 4 bytes a task."""
+        if eligible.slots is None:
+            return [np.arange(self.num_tasks)]
+        if self._members is None:
+            places = eligible.places(np.arange(self.num_tasks), len(self._shares))
+            self._members = [tasks.astype(np.uint32) for tasks in places]
+        return self._members
 
     def select(self, batch_size: int) -> Indices:
         """(B,) tasks, the best of each slot first."""
         self.check_batch_size(batch_size)
         batch = self._review(batch_size)
-        self._due += (batch_size - len(batch)) * np.array([share for share, _ in self._slots])
+        self._due += (batch_size - len(batch)) * self._shares
         sizes = whole_tasks(self._due, batch_size - len(batch))
         self._due -= sizes
-        for slot, size in enumerate(sizes.tolist()):
-            batch = self._extended(batch, size, self._recent, slot)
+        batch = self._extended(batch, sizes, self._recent, self._slots)
         for rested in range(len(self._recent) + 1):  # a group, or the pool, may have too few tasks that may be chosen
-            batch = self._extended(batch, batch_size - len(batch), self._recent[rested:], None)
+            missing = np.array([batch_size - len(batch)])
+            batch = self._extended(batch, missing, self._recent[rested:], None)
         if len(batch) < batch_size:
             raise RuntimeError(
                 f"{type(self).__name__} chose {len(batch)} of {batch_size} tasks, though {self.num_tasks - len(batch)} "
@@ -68,21 +79,21 @@ class BayesianSelector(TaskSelector):
         self.steps += 1
         return batch
 
-    def _extended(self, batch: Indices, size: int, resting: list[Indices], slot: int | None) -> Indices:
-        if size == 0:
+    def _extended(
+        self, batch: Indices, sizes: Indices, resting: list[Indices], slots: npt.NDArray[Any] | None
+    ) -> Indices:
+        if not sizes.any():
             return batch
-        groups = None if slot is None else self._slots[slot][1]
-        eligible = Eligible(np.concatenate([batch, *resting]), self.group_codes, groups)
-        return np.concatenate([batch, self._choose(size, eligible, slot or 0)])
+        eligible = Eligible(np.concatenate([batch, *resting]), self.group_codes, slots)
+        return np.concatenate([batch, *self._choose(sizes, eligible)])
 
     @abstractmethod
-    def _choose(self, size: int, eligible: Eligible, slot: int) -> Indices:
-        """The best eligible tasks, best first; fewer only if there are not so many.
+    def _choose(self, sizes: Indices, eligible: Eligible) -> list[Indices]:
+        """The best eligible tasks of each slot, best first; fewer only if there are not so many.
 
         Args:
-            size: how many.
-            eligible: which may be chosen.
-            slot: for which slot of the batch, for what a subclass remembers of each.
+            sizes: (S,) how many.
+            eligible: which may be chosen, and for which slot.
         """
 
     def _review(self, batch_size: int) -> Indices:
@@ -148,9 +159,9 @@ class BayesianSelector(TaskSelector):
             ValueError: the state was saved with quotas for other groups.
         """
         super().load_state_dict(state)
-        if len(state["due"]) != len(self._slots):
+        if len(state["due"]) != len(self._shares):
             raise ValueError(
-                f"the saved selector fills {len(state['due'])} shares of each batch, this one {len(self._slots)}. "
+                f"the saved selector fills {len(state['due'])} shares of each batch, this one {len(self._shares)}. "
                 "Resume with the `group_quotas` of the checkpoint's config."
             )
         self.belief.load_state_dict(state["belief"])

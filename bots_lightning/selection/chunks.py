@@ -23,31 +23,45 @@ def chunks(num_tasks: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Eligible:
-    """Which tasks may be chosen.
+    """Which tasks may be chosen, and for which slot of the batch.
 
     Attributes:
         blocked: positions of tasks that may not.
         group_codes: (N,) group of each task.
-        groups: (K,) bool, groups that may; None for all.
+        slots: (K,) slot that each group's tasks are for; None if there is one slot, of all groups.
     """
 
     blocked: Indices
     group_codes: npt.NDArray[Any]
-    groups: npt.NDArray[np.bool_] | None = None
+    slots: npt.NDArray[Any] | None = None
 
     def exclude(self, scores: npt.NDArray[Any], where: slice) -> npt.NDArray[Any]:
-        """Sets the scores (n,) of all other tasks of a chunk to infinity."""
+        """Sets the scores (n,) of a chunk's blocked tasks to infinity."""
         start = where.start or 0
         inside = self.blocked[(self.blocked >= start) & (self.blocked < start + len(scores))]
         scores[inside - start] = np.inf
-        if self.groups is not None:
-            scores[~self.groups[self.group_codes[where]]] = np.inf
         return scores
 
     def of(self, tasks: Indices) -> npt.NDArray[np.bool_]:
         """Whether each of some tasks may be chosen."""
-        allowed = ~np.isin(tasks, self.blocked)
-        return allowed if self.groups is None else allowed & self.groups[self.group_codes[tasks]]
+        return ~np.isin(tasks, self.blocked)
+
+    def of_slots(self, values: npt.NDArray[Any], where: slice | Indices) -> npt.NDArray[Any]:
+        """(n,) the value of each task's slot; (1,) if there is one slot.
+
+        Args:
+            values: (S,).
+            where: of the tasks.
+        """
+        return values if self.slots is None else values[self.slots].take(self.group_codes[where])
+
+    def places(self, tasks: Indices, count: int) -> list[Indices]:
+        """The places of some tasks, (n,), that are of each of so many slots; ascending."""
+        if self.slots is None:
+            return [np.arange(len(tasks))]
+        slots = self.slots.take(self.group_codes[tasks])
+        order = np.argsort(slots, kind="stable")  # of small integers: in linear time
+        return np.split(order, np.cumsum(np.bincount(slots, minlength=count))[:-1])
 
 
 def smallest(scores: npt.NDArray[Any], k: int) -> Indices:
@@ -64,22 +78,30 @@ def smallest_with_random_ties(scores: npt.NDArray[Any], k: int, rng: np.random.G
     return shuffled[smallest(scores[shuffled].round(12), k)]
 
 
-def smallest_of_pool(score: Callable[[slice], npt.NDArray[Any]], num_tasks: int, k: int, eligible: Eligible) -> Indices:
-    """(k,) eligible tasks of smallest score, ascending; fewer if there are not so many.
+def smallest_of_pool(
+    score: Callable[[slice], npt.NDArray[Any]], num_tasks: int, sizes: npt.NDArray[np.int64], eligible: Eligible
+) -> list[Indices]:
+    """The eligible tasks of smallest score for each slot, ascending, in one pass; fewer if there are not so many.
 
     Args:
         score: the scores of a chunk, (n,), computed when asked for.
         num_tasks: N.
-        k: how many.
-        eligible: which may be chosen.
+        sizes: (S,) how many.
+        eligible: which may be chosen, and for which slot.
     """
-    best, best_scores = np.empty(0, dtype=np.int64), np.empty(0)
+    best = [(np.empty(0, dtype=np.int64), np.empty(0))] * len(sizes)
+    bounds = np.where(sizes > 0, np.inf, -np.inf)  # (S,) that a score must be below
     for where in chunks(num_tasks):
         scores = eligible.exclude(score(where), where)
-        bound = best_scores[-1] if len(best) == k else np.inf
-        near = np.flatnonzero(scores < bound)
-        if len(near):
-            tasks, values = np.concatenate([best, near + where.start]), np.concatenate([best_scores, scores[near]])
-            kept = smallest(values, k)
-            best, best_scores = tasks[kept], values[kept]
-    return best
+        near = np.flatnonzero(scores < eligible.of_slots(bounds.astype(scores.dtype), where))
+        if not len(near):
+            continue
+        for slot, places in enumerate(eligible.places(near + where.start, len(sizes))):
+            if len(places):
+                found = near[places]
+                tasks = np.concatenate([best[slot][0], found + where.start])
+                values = np.concatenate([best[slot][1], scores[found]])
+                kept = smallest(values, sizes[slot])
+                best[slot] = tasks[kept], values[kept]
+                bounds[slot] = values[kept[-1]] if len(kept) == sizes[slot] else np.inf
+    return [tasks for tasks, _ in best]

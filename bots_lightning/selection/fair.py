@@ -129,12 +129,12 @@ class FairShareSelector(BayesianSelector):
         keys -= self._table[cells]
         return keys
 
-    def _choose(self, size: int, eligible: Eligible, slot: int) -> Indices:
+    def _choose(self, sizes: Indices, eligible: Eligible) -> list[Indices]:
         """The tasks most due, in order; each has then had a turn."""
         if round(self.gain_left * PER_UNIT) != self._ahead:
             self._look_ahead()
-        due = smallest_of_pool(self._keys, self.num_tasks, size, eligible)
-        self.turns[due] += 1
+        due = smallest_of_pool(self._keys, self.num_tasks, sizes, eligible)
+        self.turns[np.concatenate(due)] += 1
         return due
 
     def _review(self, batch_size: int) -> Indices:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bots_lightning.beliefs import Belief, Evidence, TaskFeatures
 from bots_lightning.beliefs.belief import FloatArray
@@ -15,8 +16,8 @@ from bots_lightning.selection.chunks import Eligible, Indices, smallest
 from bots_lightning.selection.informative import mixed_at
 from bots_lightning.selection.rules import SelectionRules
 
-# Up to so many tasks, a draw for each is cheap; beyond, so many are proposed at a time.
-DENSE, PROPOSALS = 1 << 14, 1024
+# Up to so many tasks, a draw for each is cheap; beyond, so many are proposed at a time, so many of each slot at least.
+DENSE, PROPOSALS, LEAST = 1 << 14, 1024, 64
 
 
 class ProportionalSelector(BayesianSelector):
@@ -56,29 +57,43 @@ class ProportionalSelector(BayesianSelector):
         with np.errstate(divide="ignore"):
             return self.power * np.log(np.maximum(mixed_at(draws, self._group_size), 1e-300) / most)
 
-    def _choose(self, size: int, eligible: Eligible, slot: int) -> Indices:
+    def _choose(self, sizes: Indices, eligible: Eligible) -> list[Indices]:
         """By the Gumbel trick: the largest log weight + Gumbel noise are a draw without replacement."""
-        if self.num_tasks > DENSE:
-            return self._choose_of_many(size, eligible)
+        choose = self._choose_of_many if self.num_tasks > DENSE else self._choose_of_few
+        members = None if eligible.slots is None else self._members_of(eligible)
+        none, shares = np.empty(0, dtype=np.int64), sizes / sizes.sum()
+        return [
+            choose(int(size), eligible, None if members is None else members[slot], share) if size else none
+            for slot, (size, share) in enumerate(zip(sizes, shares, strict=True))
+        ]
+
+    def _choose_of_few(self, size: int, eligible: Eligible, tasks: npt.NDArray[Any] | None, share: float) -> Indices:
         keys = -self._log_weights(self.belief.sample(self.rng)) - self.rng.gumbel(size=self.num_tasks)
-        chosen = smallest(eligible.exclude(keys, slice(0, self.num_tasks)), size)
+        eligible.exclude(keys, slice(0, self.num_tasks))
+        tasks = np.arange(self.num_tasks) if tasks is None else tasks.astype(np.int64)
+        chosen = tasks[smallest(keys[tasks], size)]
         return chosen[np.isfinite(keys[chosen])]
 
-    def _choose_of_many(self, size: int, eligible: Eligible) -> Indices:
-        """By rejection; what as many proposals as there are tasks have not found is taken from them at random."""
-        groups = eligible.groups
-        tasks = None if groups is None else np.flatnonzero(groups[eligible.group_codes])  # None: all of the pool
-        count = self.num_tasks if tasks is None else len(tasks)
+    def _choose_of_many(self, size: int, eligible: Eligible, tasks: npt.NDArray[Any] | None, share: float) -> Indices:
+        """By rejection; what as many proposals as there are tasks have not found is taken from them at random.
+
+        Args:
+            size: how many.
+            eligible: which may be chosen.
+            tasks: of the slot; None for the whole pool.
+            share: of the batch that the slot is, and so of the proposals.
+        """
+        count, proposals = self.num_tasks if tasks is None else len(tasks), max(LEAST, round(PROPOSALS * share))
         chosen = np.empty(0, dtype=np.int64)
-        for _ in range(-(-count // PROPOSALS)):
-            proposed = self.rng.integers(count, size=PROPOSALS)
-            proposed = proposed if tasks is None else tasks[proposed]
+        for _ in range(-(-count // proposals)):
+            proposed = self.rng.integers(count, size=proposals)
+            proposed = proposed if tasks is None else tasks[proposed].astype(np.int64)
             draws = self.rng.beta(*self._concentrations(proposed))
-            kept = proposed[np.log(self.rng.random(PROPOSALS)) < self._log_weights(draws)]
+            kept = proposed[np.log(self.rng.random(proposals)) < self._log_weights(draws)]
             chosen = _first_of_each(np.concatenate([chosen, kept[eligible.of(kept)]]))
             if len(chosen) >= size:
                 return chosen[:size]
-        rest = self.rng.permutation(self.num_tasks if tasks is None else tasks)
+        rest = self.rng.permutation(self.num_tasks if tasks is None else tasks.astype(np.int64))
         return _first_of_each(np.concatenate([chosen, rest[eligible.of(rest)]]))[:size]
 
     def observe(self, evidence: Evidence) -> None:

@@ -40,30 +40,35 @@ class SelectionRules:
                 f"group_quotas={dict(self.group_quotas)}; expected shares in [0, 1] that sum to at most 1."
             )
 
-    def slots(self, groups: Sequence[str]) -> list[tuple[float, npt.NDArray[np.bool_] | None]]:
-        """What a batch is made of: shares of it, each with the groups (K,) it is chosen from (None: all of them).
+    def slots(self, groups: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.unsignedinteger] | None]:
+        """What a batch is made of.
+
+        Args:
+            groups: the K groups of the pool.
+
+        Returns:
+            the share of each slot, (S,); and the slot that each group's tasks are for, (K,), None if there is one.
 
         Raises:
             ValueError: a quota names a group that the pool lacks, or all groups have quotas that do not sum to 1.
         """
         if not self.group_quotas:
-            return [(1.0, None)]
+            return np.ones(1), None
         unknown = sorted(set(self.group_quotas) - set(groups))
         if unknown:
             raise ValueError(
                 f"group_quotas names {unknown}; the pool has the groups {sorted(groups)}. Correct the names, or give "
                 "the tasks a `group`."
             )
-        slots: list[tuple[float, npt.NDArray[np.bool_] | None]] = [
-            (share, np.array([group == name for group in groups])) for name, share in self.group_quotas.items()
-        ]
-        others = np.array([group not in self.group_quotas for group in groups])
-        rest = 1 - sum(self.group_quotas.values())
-        if others.any():
-            return [*slots, (rest, others)]
+        places = {name: place for place, name in enumerate(self.group_quotas)}
+        slots = np.array([places.get(group, len(places)) for group in groups])  # the last is of all other groups
+        slots = slots.astype(np.min_scalar_type(len(places)))  # sorted in linear time
+        shares, rest = [*self.group_quotas.values()], 1 - sum(self.group_quotas.values())
+        if len(places) < len(groups):
+            return np.array([*shares, rest]), slots
         if rest > 1e-9:
             raise ValueError(f"group_quotas={dict(self.group_quotas)} names all groups; expected shares that sum to 1.")
-        return slots
+        return np.array(shares), slots
 
 
 def whole_tasks(due: npt.NDArray[np.float64], batch_size: int) -> npt.NDArray[np.int64]:

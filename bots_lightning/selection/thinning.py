@@ -35,9 +35,14 @@ def next_radius(radius: float, found: int, size: int) -> float:
 
 
 def draws_within(
-    belief: Belief, target: float, radius: float, num_tasks: int, eligible: Eligible, rng: np.random.Generator
+    belief: Belief,
+    target: float,
+    radius: FloatArray,
+    num_tasks: int,
+    eligible: Eligible,
+    rng: np.random.Generator,
 ) -> tuple[Indices, FloatArray]:
-    """The tasks whose draw p̂_k ~ Beta(α_k, β_k) lies within a radius of the target, and those draws.
+    """The tasks whose draw p̂_k ~ Beta(α_k, β_k) lies within their slot's radius of the target, and those draws.
 
     By thinning: a task is a candidate with a probability that bounds that of a draw in the interval, looked up by its
     cell; a candidate's draw is uniform in the interval and kept with probability f_k(p̂)/bound. Each task so yields
@@ -47,42 +52,62 @@ def draws_within(
     Args:
         belief: with cells.
         target: p*.
-        radius: r.
+        radius: (S,) r of each slot; 0 where none of its tasks is wanted.
         num_tasks: N.
-        eligible: which tasks may be chosen.
+        eligible: which tasks may be chosen, and for which slot.
         rng: two uniform numbers a candidate and one a task.
 
     Returns:
         tasks and draws, in the order of the pool.
     """
-    low, high = max(target - radius, 0.0), min(target + radius, 1.0)
-    bound = _bounds(belief, low, high)
+    low, high = np.maximum(target - radius, 0.0), np.minimum(target + radius, 1.0)
+    bound, start = _bounds_of_slots(belief, low, high)
     candidates, probabilities = [], []
     for where in chunks(num_tasks):
-        likely = bound[belief.cells(where)]
+        cells = belief.cells(where)
+        likely = bound.take(cells if eligible.slots is None else cells + eligible.of_slots(start, where))
         hits = np.flatnonzero(rng.random(len(likely), dtype=np.float32) < likely)
         candidates.append(hits + where.start)
         probabilities.append(likely[hits])
     tasks, probability = np.concatenate(candidates), np.concatenate(probabilities).astype(np.float64)
     allowed = eligible.of(tasks)
     tasks, probability = tasks[allowed], probability[allowed]
+    low, high = (np.broadcast_to(eligible.of_slots(end, tasks), tasks.shape) for end in (low, high))
     return _kept(belief, tasks, probability, low, high, rng)
 
 
 def _kept(
-    belief: Belief, tasks: Indices, probability: FloatArray, low: float, high: float, rng: np.random.Generator
+    belief: Belief,
+    tasks: Indices,
+    probability: FloatArray,
+    low: FloatArray,
+    high: FloatArray,
+    rng: np.random.Generator,
 ) -> tuple[Indices, FloatArray]:
-    """Draws of the candidates, those outside of the interval dropped."""
+    """Draws of the candidates, those outside of their interval dropped."""
     concentrations = belief.concentrations(tasks)
     assert concentrations is not None
     alpha, beta = concentrations
-    draws = rng.uniform(low, high, len(tasks))
+    draws = rng.uniform(low, high)
     density = np.exp(log_density(draws, alpha, beta))
     kept = rng.random(len(tasks)) * probability < density * (high - low)
     sure = probability >= 1  # the bound says nothing: an ordinary draw
     draws[sure] = rng.beta(alpha[sure], beta[sure])
-    kept[sure] = (draws[sure] >= low) & (draws[sure] <= high)
+    kept[sure] = (draws[sure] >= low[sure]) & (draws[sure] <= high[sure])
     return tasks[kept], draws[kept]
+
+
+def _bounds_of_slots(
+    belief: Belief, low: FloatArray, high: FloatArray
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Bounds for the intervals of all slots, one behind the other, and where those of each slot begin, (S,)."""
+    intervals = list(zip(low.tolist(), high.tolist(), strict=True))
+    if len(intervals) == 1:
+        return _bounds(belief, *intervals[0]), np.zeros(1, dtype=np.int32)
+    places = {interval: place for place, interval in enumerate(dict.fromkeys(intervals))}
+    bounds = [_bounds(belief, low, high) for low, high in places]
+    start = len(bounds[0]) * np.array([places[interval] for interval in intervals])
+    return np.concatenate(bounds), start.astype(np.int32)
 
 
 def _bounds(belief: Belief, low: float, high: float) -> npt.NDArray[np.float32]:
@@ -92,7 +117,7 @@ def _bounds(belief: Belief, low: float, high: float) -> npt.NDArray[np.float32]:
     """
     grid = belief.grid()
     assert grid is not None
-    return _bounds_on(_Grid(*grid), low, high)
+    return _bounds_on(_Grid(*grid), low, high) if low < high else np.zeros(grid[0].size, dtype=np.float32)
 
 
 class _Grid:
@@ -108,7 +133,7 @@ class _Grid:
         return isinstance(other, _Grid) and other.alpha is self.alpha and other.beta is self.beta
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _bounds_on(grid: _Grid, low: float, high: float) -> npt.NDArray[np.float32]:
     lower, higher = low - _SPACING * low * (1 - low), high + _SPACING * high * (1 - high)
     density = largest_density(lower, higher, grid.alpha, grid.beta)

@@ -48,7 +48,10 @@ class ThompsonSelector(BayesianSelector):
 
     def _use_groups(self, features: TaskFeatures) -> None:
         super()._use_groups(features)
-        self._radius = np.zeros(len(self._slots))  # of the draws that were made last, for each slot
+        slots, quotas = self._slots, 0 if self._slots is None else len(self._shares)
+        self._radius = np.zeros(quotas + 1)  # of the draws that were made last, for each slot and, last, for the pool
+        if slots is not None:
+            self._slot_counts = np.bincount(slots.take(self.group_codes), minlength=quotas)
 
     @property
     def target(self) -> float:
@@ -56,30 +59,47 @@ class ThompsonSelector(BayesianSelector):
         fixed = self.target_pass_rate
         return fixed.at(self.steps) if isinstance(fixed, LinearSchedule) else fixed
 
-    def _choose(self, size: int, eligible: Eligible, slot: int) -> Indices:
+    def _choose(self, sizes: Indices, eligible: Eligible) -> list[Indices]:
         """Tasks nearest to the target first."""
         if self.explore and self.num_tasks > DENSE and self.belief.grid() is not None:
-            return self._choose_of_many(size, eligible, slot)
-        # |0.2 − 0.5| and |0.8 − 0.5| differ in their last bit and are a tie all the same.
-        believed = self.belief.sample(self.rng) if self.explore else self.belief.mean()
-        distance = eligible.exclude(np.abs(believed - self.target), slice(0, self.num_tasks))
-        nearest = smallest(distance, size) if self.explore else smallest_with_random_ties(distance, size, self.rng)
-        return nearest[np.isfinite(distance[nearest])]
+            return self._choose_of_many(sizes, eligible)
+        chosen, distance = [np.empty(0, dtype=np.int64)] * len(sizes), None
+        members = self._members_of(eligible)
+        for slot in np.flatnonzero(sizes).tolist():
+            if distance is None or (self.explore and self.num_tasks <= DENSE):  # small pools: new draws for each slot
+                # |0.2 − 0.5| and |0.8 − 0.5| differ in their last bit and are a tie all the same.
+                believed = self.belief.sample(self.rng) if self.explore else self.belief.mean()
+                distance = eligible.exclude(np.abs(believed - self.target), slice(0, self.num_tasks))
+            mine, size = distance[members[slot]], int(sizes[slot])
+            nearest = smallest(mine, size) if self.explore else smallest_with_random_ties(mine, size, self.rng)
+            chosen[slot] = members[slot][nearest[np.isfinite(mine[nearest])]].astype(np.int64)
+        return chosen
 
-    def _choose_of_many(self, size: int, eligible: Eligible, slot: int) -> Indices:
+    def _choose_of_many(self, sizes: Indices, eligible: Eligible) -> list[Indices]:
         """The same from a large pool: draws near the target only, in an interval that is widened until it holds enough.
 
         That an interval holds too few draws happens once in a billion selections, but for the first ones; only then
         does drawing anew in a wider one deviate from a single draw of all tasks.
         """
-        radius = float(self._radius[slot]) or first_radius(self.num_tasks, size)
-        while True:
-            tasks, draws = draws_within(self.belief, self.target, radius, self.num_tasks, eligible, self.rng)
-            if len(tasks) >= size or radius >= 1:
-                break
-            radius = min(4 * radius, 1.0)
-        self._radius[slot] = next_radius(radius, len(tasks), size)
-        return tasks[smallest(np.abs(draws - self.target), size)]
+        one = eligible.slots is None
+        radius = self._radius[-1:] if one else self._radius[:-1]  # of each slot; changed in place
+        counts = [self.num_tasks] if one else self._slot_counts.tolist()
+        chosen, wanted = [np.empty(0, dtype=np.int64)] * len(sizes), sizes > 0
+        for slot in np.flatnonzero(wanted & (radius == 0)).tolist():
+            radius[slot] = first_radius(counts[slot], int(sizes[slot]))
+        while wanted.any():
+            asked = np.where(wanted, radius, 0.0)
+            tasks, draws = draws_within(self.belief, self.target, asked, self.num_tasks, eligible, self.rng)
+            found = eligible.places(tasks, len(sizes))
+            for slot in np.flatnonzero(wanted).tolist():
+                mine, size = found[slot], int(sizes[slot])
+                if len(mine) < size and radius[slot] < 1:
+                    radius[slot] = min(4 * radius[slot], 1.0)
+                    continue
+                wanted[slot] = False
+                radius[slot] = next_radius(float(radius[slot]), len(mine), size)
+                chosen[slot] = tasks[mine[smallest(np.abs(draws[mine] - self.target), size)]]
+        return chosen
 
     def metrics(self) -> dict[str, float]:
         """The belief's metrics, and the target if it moves."""
@@ -93,4 +113,5 @@ class ThompsonSelector(BayesianSelector):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores generator, belief, rules and radius."""
         super().load_state_dict(state)
-        self._radius = np.array(state["radius"], dtype=np.float64)
+        saved = np.array(state["radius"], dtype=np.float64)
+        self._radius[: len(saved)] = saved  # an earlier version has none for the pool beside quotas

@@ -117,6 +117,33 @@ def test_a_group_with_too_few_tasks_is_filled_up_by_the_others(new_selector: Cal
         assert {0, 1} <= set(batch.tolist())
 
 
+class Counting(BetaBelief):
+    """Counts how many tasks are looked at."""
+
+    looked_at = 0
+
+    def cells(self, where: slice) -> np.ndarray:
+        cells = super().cells(where)
+        self.looked_at += len(cells)
+        return cells
+
+
+@pytest.mark.parametrize("selector", [ThompsonSelector, FairShareSelector])
+def test_a_large_pool_is_gone_through_once_however_many_quotas_there_are(
+    selector: Callable[..., BayesianSelector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots_lightning.selection.thompson.DENSE", 0)
+    monkeypatch.setattr("bots_lightning.selection.chunks.CHUNK", 128)
+    belief, n, quotas = Counting(), 4000, dict.fromkeys("abcdefgh", 1 / 8)
+    chooses = selector(belief, rules=SelectionRules(cooldown=1, group_quotas=quotas))
+    chooses.setup(pool_of(n, "abcdefgh"))
+    run(chooses, range(8), 16)  # the first selections find the radius
+    belief.looked_at = 0
+    for batch in run(chooses, range(8, 28), 16):
+        assert np.bincount(batch % 8).tolist() == [2] * 8
+    assert belief.looked_at <= 1.1 * 20 * n
+
+
 @pytest.mark.parametrize(
     ("quotas", "message"), [({"z": 0.5}, r"names \['z'\]"), ({"a": 0.5, "b": 0.4}, "names all groups")]
 )

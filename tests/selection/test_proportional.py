@@ -101,12 +101,12 @@ def test_if_nothing_is_informative_tasks_come_at_random(law: str) -> None:
     """Rejection gives up after N proposals; every eligible task is then equally likely, and none comes twice."""
     selector = selector_of(exactly(np.full(12, 1e-7)), 8)
     eligible = Eligible(np.array([0, 5]), np.zeros(12, dtype=np.uint8))
-    chosen = [selector._choose(4, eligible, 0) for _ in range(1000)]
+    chosen = [selector._choose(np.array([4]), eligible)[0] for _ in range(1000)]
     assert all(len(set(batch.tolist())) == 4 for batch in chosen)
     counts = np.bincount(np.concatenate(chosen), minlength=12)
     assert counts[[0, 5]].tolist() == [0, 0]
     np.testing.assert_allclose(np.delete(counts, [0, 5]) / 1000, 0.4, atol=0.065)
-    assert sorted(selector._choose(50, eligible, 0).tolist()) == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+    assert sorted(selector._choose(np.array([50]), eligible)[0].tolist()) == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
 
 
 def test_the_group_size_follows_the_evidence_and_survives_a_resume() -> None:

@@ -60,22 +60,29 @@ BELIEFS = [(KINDS, False), (MOMENTS, True)]
 
 @pytest.mark.parametrize(("target", "radius"), [(0.5, 0.03), (0.3, 0.2), (0.0, 0.02), (1.0, 0.1), (0.7, 1.0)])
 @pytest.mark.parametrize(("posteriors", "ability"), BELIEFS)
+@pytest.mark.parametrize("slots", [False, True])
 def test_every_task_lies_within_the_radius_as_often_as_its_beta_says_and_there_follows_its_density(
-    posteriors: list[tuple[float, float]], ability: bool, target: float, radius: float
+    posteriors: list[tuple[float, float]], ability: bool, target: float, radius: float, slots: bool
 ) -> None:
     each, repeats, kinds = 500, 20, len(posteriors)
     belief, rng = known(posteriors, each, ability), np.random.default_rng(7)
     everything = Eligible(np.empty(0, dtype=np.int64), np.zeros(kinds * each, dtype=np.uint8))
-    found = [draws_within(belief, target, radius, kinds * each, everything, rng) for _ in range(repeats)]
+    radii = np.array([radius])
+    if slots:  # each kind is a group; the even ones have half the radius, the last is not wanted
+        codes = (np.arange(kinds * each) % kinds).astype(np.uint8)
+        of_kind = np.array([*(kind % 2 for kind in range(kinds - 1)), 2], dtype=np.uint8)
+        everything, radii = Eligible(everything.blocked, codes, of_kind), np.array([radius / 2, radius, 0.0])
+    found = [draws_within(belief, target, radii, kinds * each, everything, rng) for _ in range(repeats)]
     tasks, draws = np.concatenate([t for t, _ in found]), np.concatenate([d for _, d in found])
-    assert np.abs(draws - target).max() <= radius * (1 + 1e-12)
     alpha, beta = concentrations_of(belief, kinds)
     for kind in range(kinds):
-        low, high = stats.beta.cdf([max(target - radius, 0), min(target + radius, 1)], alpha[kind], beta[kind])
-        of_kind = draws[tasks % kinds == kind]
-        assert stats.binomtest(len(of_kind), each * repeats, min(high - low, 1.0)).pvalue > 1e-4
-        if len(of_kind) > 50:
-            inside = (stats.beta.cdf(of_kind, alpha[kind], beta[kind]) - low) / (high - low)
+        mine = radii[of_kind[kind]] if slots else radius
+        assert (np.abs(draws - target)[tasks % kinds == kind] <= mine * (1 + 1e-12)).all()
+        low, high = stats.beta.cdf([max(target - mine, 0), min(target + mine, 1)], alpha[kind], beta[kind])
+        drawn = draws[tasks % kinds == kind]
+        assert stats.binomtest(len(drawn), each * repeats, min(high - low, 1.0)).pvalue > 1e-4
+        if len(drawn) > 50:
+            inside = (stats.beta.cdf(drawn, alpha[kind], beta[kind]) - low) / (high - low)
             assert stats.kstest(inside, "uniform").pvalue > 1e-4
 
 
@@ -212,7 +219,7 @@ def test_a_pool_with_few_eligible_tasks_gives_these(monkeypatch: pytest.MonkeyPa
     selector = selector_of(belief, 1000, 0.5, monkeypatch)
     left = [3, 77, 500]
     eligible = Eligible(np.delete(np.arange(1000), left), np.zeros(1000, dtype=np.uint8))
-    orders = {tuple(selector._choose(5, eligible, 0).tolist()) for _ in range(100)}
+    orders = {tuple(selector._choose(np.array([5]), eligible)[0].tolist()) for _ in range(100)}
     assert {tuple(sorted(order)) for order in orders} == {tuple(left)}
     assert len(orders) > 1
     assert selector._radius[0] == 1.0
@@ -236,3 +243,17 @@ def test_each_slot_has_its_own_radius(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (selector.select(6) < 30).sum() == 3
     assert selector._radius[0] >= 0.25
     assert selector._radius[1] <= 2.0**-6
+
+
+def test_the_radii_of_an_earlier_version_are_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It kept none for the whole pool beside those of the slots."""
+    monkeypatch.setattr(thompson, "DENSE", 0)
+    groups = np.array(["rare"] * 30 + ["common"] * 600)
+    saved, resumed = (ThompsonSelector(BetaBelief(), rules=SelectionRules(group_quotas={"rare": 0.5})) for _ in "ab")
+    for selector in (saved, resumed):
+        selector.setup(TaskFeatures(630, groups=groups))
+    saved.select(6)
+    state = saved.state_dict()
+    resumed.load_state_dict(state | {"radius": state["radius"][:2]})
+    np.testing.assert_array_equal(resumed._radius, saved._radius)
+    np.testing.assert_array_equal(resumed.select(6), saved.select(6))
