@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from reprlib import repr as short
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bots_lightning.tasks.arrays import Column, Place, is_number, numbers, values
 from bots_lightning.tasks.prompts import ROLES, is_text, suspects
+
+# Columns of a program's tests, which may stand there instead of in the answer.
+TEST_COLUMNS = ("test", "test_list")
 
 
 def check_prompts(prompts: Column, place: Place) -> None:
@@ -91,6 +95,29 @@ def answer_texts(answers: Column, place: Place) -> Column:
     return [_json(answer, place, row) for row, answer in enumerate(values(answers))]
 
 
+def check_filled(answers: Column, columns: Mapping[str, Column], place: Place) -> None:
+    """No answer is empty, except where the tests of a program stand in a column of their own.
+
+    An empty completion would match it.
+
+    Args:
+        answers: N strings.
+        columns: of the same rows, `TEST_COLUMNS` perhaps among them.
+        place: names a row.
+
+    Raises:
+        ValueError: naming the first row whose answer is.
+    """
+    empty = [row for row, answer in enumerate(values(answers)) if not answer.strip()]
+    tests = [columns[name] for name in TEST_COLUMNS if name in columns]
+    for row in empty:
+        if not any(_at(column, row) for column in tests):
+            raise ValueError(
+                f"{place(row)}: the answer is empty. Fill it in (with any text, if no reward reads it) or remove the "
+                "task."
+            )
+
+
 def id_texts(ids: Sequence[Any], place: Place) -> list[str]:
     """The ids as strings, unique.
 
@@ -111,6 +138,19 @@ def texts(name: str, column: Column, place: Place) -> Column:
     if isinstance(column, pa.ChunkedArray) and is_text(column.type) and not column.null_count:
         return column
     return [_text(name, value, place, row) for row, value in enumerate(values(column))]
+
+
+def check_no_nul(name: str, labels: pa.ChunkedArray, place: Place) -> None:
+    """No label holds a NUL: numpy drops it at the end of a text, and takes two labels for one.
+
+    Raises:
+        ValueError: naming the first row that does.
+    """
+    row = pc.index(pc.match_substring(labels, "\0"), True).as_py() if is_text(labels.type) else -1
+    if row >= 0:
+        raise ValueError(
+            f"{place(row)}: the {name} {labels[row].as_py()!r} holds a NUL character; expected text without. Remove it."
+        )
 
 
 def check_unique(ids: Column, place: Place) -> None:
@@ -173,6 +213,8 @@ def _text(name: str, value: Any, place: Place, row: int) -> str:
             f"{place(row)}: the {name} is {_kind(value)} {short(value)}; expected a string or a number. "
             f"Rewrite it, or name another `{name}_column`."
         )
+    if math.isinf(value):
+        raise ValueError(f"{place(row)}: the {name} is {value}; expected a finite number or text. Correct it.")
     return str(value)
 
 
@@ -184,7 +226,17 @@ def _json(answer: Any, place: Place, row: int) -> str:
             f"{place(row)}: the answer is {_kind(answer)}, but that of {place(0)} is a list or an object. "
             "Write all answers alike, for example as JSON text."
         )
-    return json.dumps(answer, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(answer, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(
+            f"{place(row)}: the answer {short(answer)} holds a number that JSON has not (NaN or infinity). Write it as "
+            "text."
+        ) from error
+
+
+def _at(column: Column, row: int) -> Any:
+    return column[row].as_py() if isinstance(column, pa.ChunkedArray) else column[row]
 
 
 def _is_null(value: Any) -> bool:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bots_lightning.tasks.arrays import MISFITS, numbers
+from bots_lightning.tasks.checks import check_no_nul
 from bots_lightning.tasks.prompts import characters, is_text
 
 # Made from the prompt: the natural logarithm of its characters, of all messages together.
@@ -46,6 +47,7 @@ class PoolColumns(Mapping[str, npt.NDArray[Any]]):
             return _logs(characters(self.table["prompt"]))
         column = self.table[name]
         if is_text(column.type):
+            check_no_nul(name, column, lambda row: f"task {self.table['id'][row].as_py()!r}")
             return np.array([label or "" for label in column.to_pylist()], dtype=np.str_)
         length = _length_of_lists(name, column) if _is_list(column.type) else None
         try:

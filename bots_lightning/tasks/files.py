@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from glob import glob
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 
 from bots_lightning.tasks.arrays import Column, Place, stacked
 from bots_lightning.tasks.tables import Rows, TableTasks
+from bots_lightning.tasks.texts import UnsoundJSONError, read_json
 
 PARQUET_MAGIC = b"PAR1"
 # Read piece by piece, a Parquet file takes little more memory than its rows do.
@@ -116,9 +116,11 @@ def _object(file: Path, number: int, line: bytes) -> dict[str, Any]:
     if number == 1 and line.startswith(PARQUET_MAGIC):
         raise ValueError(f"{file} is a Parquet file, not JSON lines. Use ParquetTasks.")
     try:
-        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        row = read_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}, line {number}: not UTF-8 ({error}). Save the file as UTF-8.") from error
+    except UnsoundJSONError as error:
+        raise ValueError(f"{file}, line {number}: {error}") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits and endless nesting too
         raise ValueError(
             f"{file}, line {number}: not JSON ({error}). Write one complete JSON object per line."
@@ -145,6 +147,8 @@ def _read_parquet(path: Path, limit: int | None) -> pa.Table:
                 pa.default_memory_pool().release_unused()
             return pa.Table.from_batches(batches, file.schema_arrow).slice(0, limit)
     except (pa.ArrowInvalid, OSError) as error:
+        if "Invalid UTF8" in str(error):  # of a category
+            raise ValueError(f"{path} holds text that is not UTF-8 ({error}). Write it as UTF-8.") from error
         if magic == PARQUET_MAGIC:
             raise ValueError(f"{path} is cut off or damaged ({error}). Write or fetch it again.") from error
         raise ValueError(f"{path} is not a Parquet file ({error}). Use JsonlTasks for JSON lines.") from error

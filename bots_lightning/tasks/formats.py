@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import repr as short
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -124,9 +125,24 @@ def rates_of_counts(name: str, counts: Column, place: Place) -> list[float | Non
     return [_rate(name, count, place, row) for row, count in enumerate(values(counts))]
 
 
-def behind_mark(answers: Column, mark: str) -> list[str]:
-    """What stands behind the last mark of each answer, the whole where there is no mark."""
-    return [answer.rpartition(mark)[2].strip() if mark in answer else answer for answer in values(answers)]
+def behind_mark(answers: Column, mark: str, place: Place) -> list[str]:
+    """What stands behind the last mark of each answer, the whole where there is no mark.
+
+    Raises:
+        ValueError: naming the first row that has nothing there.
+    """
+    return [_behind_mark(answer, mark, place, row) for row, answer in enumerate(values(answers))]
+
+
+def _behind_mark(answer: str, mark: str, place: Place, row: int) -> str:
+    if mark not in answer:
+        return answer
+    if final := answer.rpartition(mark)[2].strip():
+        return final
+    raise ValueError(
+        f"{place(row)}: nothing stands behind the last {mark!r} of the answer {short(answer)}; expected the final "
+        "answer there. Fill it in or remove the task."
+    )
 
 
 def _holds_counts(column: Column) -> bool:

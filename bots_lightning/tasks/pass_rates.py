@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from bots_lightning.tasks.checks import check_rates, check_unique
 from bots_lightning.tasks.pool import TaskPool
 from bots_lightning.tasks.source import TaskSource
+from bots_lightning.tasks.texts import check_encoding
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +70,13 @@ def read_pass_rates(path: Path) -> pa.Table:
         raise ValueError(f"{path} is not a Parquet file, or damaged ({error}). {HOW}") from error
     if missing := [name for name in ("id", "pass_rate") if name not in table.column_names]:
         raise ValueError(f"{path} has no column {missing}; it has {table.column_names}. {HOW}")
-    check_unique(table["id"], lambda row: f"{path}, row {row}")
-    check_rates("pass_rate", table["pass_rate"], lambda row: f"{path}, row {row}")
+
+    def place(row: int) -> str:
+        return f"{path}, row {row}"
+
+    check_encoding({"id": table["id"]}, place)
+    check_unique(table["id"], place)
+    check_rates("pass_rate", table["pass_rate"], place)
     return table.select(["id", "pass_rate"])
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from bots_lightning.beliefs import TaskFeatures
 from bots_lightning.tasks.arrays import SLICE, Place, numbers, stacked, values
-from bots_lightning.tasks.checks import check_prompts, check_rates, check_unique
+from bots_lightning.tasks.checks import check_no_nul, check_prompts, check_rates, check_unique
 from bots_lightning.tasks.columns import PoolColumns
 from bots_lightning.tasks.contents import Contents
 from bots_lightning.tasks.prompts import as_prompt, is_text
@@ -209,6 +209,8 @@ class TaskPool:
             row = next(row for row, value in enumerate(values(column)) if value is None)
             place = self.place(row) if name == "id" else self.named(row)
             raise ValueError(f"{place}: the {name} is null. Fill it in or remove the task.")
+        if name != "answer":
+            check_no_nul(name, column, self.place)
 
     def named(self, row: int) -> str:
         """A task by its id and its place."""

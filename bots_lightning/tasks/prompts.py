@@ -72,11 +72,17 @@ def plain(prompts: pa.ChunkedArray) -> pa.ChunkedArray:
 def as_prompt(value: Any) -> Any:
     """A sound prompt as Python data, its messages without null fields: chat templates ask which fields there are.
 
-    Arrow gives every message of a column the fields of all others.
+    Arrow gives every object of a column the keys of all others, at any depth: the arguments of one tool call those of
+    every tool. A null that the file has is no longer told from those and goes too, except in a list. Arguments as JSON
+    text, as OpenAI has them, stay what they are.
     """
-    if isinstance(value, str):
-        return value
-    return [{name: field for name, field in message.items() if field is not None} for message in value]
+    return value if isinstance(value, str) else [_without_null_keys(message) for message in value]
+
+
+def _without_null_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null_keys(item) for key, item in value.items() if item is not None}
+    return [_without_null_keys(item) for item in value] if isinstance(value, list) else value
 
 
 def fill_template(prompts: pa.ChunkedArray, template: str) -> pa.ChunkedArray:

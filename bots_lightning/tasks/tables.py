@@ -16,10 +16,18 @@ import pyarrow as pa
 
 from bots_lightning.tasks import prompts as shapes
 from bots_lightning.tasks.arrays import Column, Place, arrow, values
-from bots_lightning.tasks.checks import answer_texts, check_prompts, check_rates, check_unique, texts
+from bots_lightning.tasks.checks import (
+    answer_texts,
+    check_filled,
+    check_prompts,
+    check_rates,
+    check_unique,
+    texts,
+)
 from bots_lightning.tasks.formats import Format, behind_mark, find, rates_of_counts, recognise
 from bots_lightning.tasks.pool import TaskPool, chosen_places, task_id
 from bots_lightning.tasks.source import TaskSource
+from bots_lightning.tasks.texts import chats_of_texts, check_encoding, group_labels, objects_of_texts
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +60,8 @@ class TableTasks(TaskSource):
 
     Columns stay under their own names, for reward functions. What serves as `id`, `prompt`, `answer` or `group`
     under another name is copied, and a column whose name it takes becomes `original_…`. Answers that are lists or
-    objects become JSON text.
+    objects become JSON text. Chats that are JSON text, as in CSV, become chats, and a dotted name also reaches into
+    objects that are JSON text.
 
     Args:
         path: the file or files.
@@ -116,12 +125,14 @@ class TableTasks(TaskSource):
                 f"{self.path} holds no tasks; expected one per {rows.row_word}. "
                 "Add tasks, or correct the source's `path`."
             )
+        check_encoding(rows.columns, rows.place)
         kind = recognise(rows.columns)
         if self.named["answer"] is not None:
             kind = replace(kind, answer_mark="")  # an answer that the configuration names is meant as it stands
-        roles = self._roles(kind, rows.columns)
-        references = self._references(kind, rows.columns)
-        own = self._own_columns(kind, roles, rows) | _rates(kind, references, rows)
+        read = self._with_objects(kind, rows)
+        roles = self._roles(kind, read.columns)
+        references = self._references(kind, read.columns)
+        own = self._own_columns(kind, roles, read) | _rates(kind, references, read)
         unchanged = {name for role, name in roles.items() if role == name} | set(references)
         for name in self.columns or ():
             self._require(rows.columns, name, "columns")
@@ -137,6 +148,13 @@ class TableTasks(TaskSource):
             *(", ".join(f"{role} from {name!r}" for role, name in roles.items()), references or "none"),
         )
         return TaskPool(table, references, rows.name, place)
+
+    def _with_objects(self, kind: Format, rows: Rows) -> Rows:
+        """The rows with objects for JSON text, in columns that a dotted name reaches into."""
+        names = {*kind.prompt, *kind.answer, *kind.id, *kind.group, *self.named.values(), *(self.references or ())}
+        heads = {name.partition(".")[0] for name in names if name and "." in name and name not in rows.columns}
+        found = {name: objects_of_texts(name, rows.columns[name], rows.place) for name in heads & set(rows.columns)}
+        return replace(rows, columns=rows.columns | found)
 
     def _roles(self, kind: Format, columns: dict[str, Column]) -> dict[str, str]:
         """Which column is the prompt, the answer and, if there are such, the id and the group."""
@@ -169,10 +187,12 @@ class TableTasks(TaskSource):
     def _own_columns(self, kind: Format, roles: dict[str, str], rows: Rows) -> dict[str, Column]:
         """The columns of a pool by their names there, each (N,); checked."""
         raw = {role: _column(rows, name) for role, name in roles.items()}
+        raw["prompt"] = chats_of_texts(raw["prompt"], rows.place)
         check_prompts(raw["prompt"], rows.place)
         answers = answer_texts(raw["answer"], rows.place)
         if kind.answer_mark:
-            answers = behind_mark(answers, kind.answer_mark)
+            answers = behind_mark(answers, kind.answer_mark, rows.place)
+        check_filled(answers, rows.columns, rows.place)
         if "id" in raw:
             ids = texts("id", raw["id"], rows.place)
         else:
@@ -181,7 +201,7 @@ class TableTasks(TaskSource):
             check_unique(ids, rows.place)
         prompts = arrow("prompt", raw["prompt"], rows.place)
         own: dict[str, Column] = {"id": ids, "prompt": self._shaped(shapes.plain(prompts)), "answer": answers}
-        return own | ({"group": _labels(raw["group"], rows.place)} if "group" in raw else {})
+        return own | ({"group": group_labels(raw["group"], rows.place)} if "group" in raw else {})
 
     def _shaped(self, prompts: pa.ChunkedArray) -> pa.ChunkedArray:
         """The prompts as `prompt_template`, `chat` and `system_prompt` want them."""
@@ -206,7 +226,8 @@ def _column(rows: Rows, name: str) -> Column:
 
 def _first_of_each(table: pa.Table, path: str) -> npt.NDArray[np.int64]:
     """The rows of a pool but for those whose id has come before."""
-    first = np.unique(np.array(table["id"].to_pylist()), return_index=True)[1]
+    codes = table["id"].combine_chunks().dictionary_encode().indices  # numpy's own texts drop NULs at their end
+    first = np.unique(codes.to_numpy(), return_index=True)[1]
     if len(first) < table.num_rows:
         log.info("%s: %d rows left out whose id had come before", path, table.num_rows - len(first))
     return np.sort(first)
@@ -234,15 +255,3 @@ def _arrow_columns(own: dict[str, Column], rows: Rows, others: list[str]) -> dic
             )
         columns[kept] = rows.columns[name]
     return {name: arrow(name, column, rows.place) for name, column in columns.items()}
-
-
-def _labels(groups: Column, place: Place) -> Column:
-    """The groups as strings, "" for null."""
-    if isinstance(groups, pa.ChunkedArray) and shapes.is_text(groups.type):
-        return groups
-    for row, group in enumerate(values(groups)):
-        if isinstance(group, (list, dict)):
-            raise ValueError(
-                f"{place(row)}: the group is {short(group)}; expected a label. Set another `group_column`."
-            )
-    return ["" if group is None else str(group) for group in values(groups)]

@@ -15,10 +15,11 @@ import pytest
 
 from bots_lightning.tasks import JsonlTasks, ParquetTasks, task_id
 
-NAN = float("nan")
+NAN, INFINITE = float("nan"), float("inf")
 GOOD = {"prompt": "1+1=", "answer": "2"}
 USER = {"role": "user", "content": "1+1="}
 GURU = {"data_source": "math", "prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "2"}}
+GSM8K = {"question": "1+1=", "answer": "1+1 is 2.\n#### 2"}
 POLARIS = {"problem": "1+1=", "answer": "2", "difficulty": "3/8"}
 RATE = {"references": ["rate"]}
 
@@ -46,6 +47,10 @@ def counts(difficulty: str) -> bytes:
 PROMPT = "Give the task a prompt or remove it."
 ANOTHER_PROMPT = "Rewrite it, or name another `prompt_column`."
 FILL_IN = "Fill it in or remove the task."
+FILL_IN_TEXT = "Fill it in (with any text, if no reward reads it) or remove the task."
+FINITE = "Write a finite number, or null where it is unknown."
+ONE_KEY = "Keep one of them."
+NUL = "Remove it."
 ROLES = "use one of system, user, assistant, tool."
 MESSAGE = "Give every message a role and a content."
 AS_MESSAGE = 'Write it as {"role": "user", "content": …}.'
@@ -186,6 +191,96 @@ JSONL: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
     "9 of 8": (counts("9/8"), {}, "line 2: difficulty='9/8'; expected passed/attempts", COUNT),
     "none of 0": (counts("0/0"), {}, "line 2: difficulty='0/0'; expected passed/attempts", COUNT),
     "word as count": (counts("hard"), {}, "line 2: difficulty='hard'; expected passed/attempts", COUNT),
+    "empty answer": (second(answer=""), {}, "line 2: the answer is empty", FILL_IN_TEXT),
+    "white answer": (second(answer=" \u3000\n"), {}, "line 2: the answer is empty", FILL_IN_TEXT),
+    "empty answer, empty tests": (second(answer="", test_list=[]), {}, "line 2: the answer is empty", FILL_IN_TEXT),
+    "nothing behind the mark": (
+        lines(GSM8K, GSM8K | {"answer": "1+1=2\n#### "}),
+        {},
+        r"line 2: nothing stands behind the last '####' of the answer '1\+1=2",
+        FILL_IN,
+    ),
+    "nothing behind the last mark": (lines(GSM8K | {"answer": "#### 2 ####"}), {}, "line 1: nothing stands", FILL_IN),
+    "infinite answer": (second(answer=INFINITE), {}, "line 2: Infinity is no number of JSON", FINITE),
+    "infinite level": (second(level=[{"x": -INFINITE}]), {}, "line 2: -Infinity is no number of JSON", FINITE),
+    "answer beyond floats": (
+        b'{"prompt": "p", "answer": 1e999}',
+        {},
+        "line 1: the answer is inf; expected a finite number or text",
+        "Correct it.",
+    ),
+    "NaN in a list": (
+        lines({"prompt": "p", "answer": [1]}, {"prompt": "q", "answer": [NAN]}),
+        {},
+        r"line 2: the answer \[nan\] holds a number that JSON has not",
+        "Write it as text.",
+    ),
+    "a key twice": (
+        lines(GOOD) + b'{"prompt": "p", "answer": "2", "answer": "3"}',
+        {},
+        "line 2: an object has the key 'answer' more than once",
+        ONE_KEY,
+    ),
+    "a key twice inside": (
+        b'{"prompt": "p", "answer": "2", "info": [{"a": {"b": 1, "c": 2, "b": 1}}]}',
+        {},
+        "line 1: an object has the key 'b' more than once",
+        ONE_KEY,
+    ),
+    "NUL behind a group": (
+        lines(GOOD | {"group": "a"}, {"prompt": "p", "answer": "2", "group": "a\0"}),
+        {},
+        r"line 2: the group 'a\\x00' holds a NUL character",
+        NUL,
+    ),
+    "NUL behind an id": (
+        lines(GOOD | {"id": "a"}, GOOD | {"id": "a\0"}),
+        {},
+        r"line 2: the id 'a\\x00' holds a NUL character",
+        NUL,
+    ),
+    "NUL behind an id, duplicates dropped": (
+        lines(GOOD | {"id": "a"}, GOOD | {"id": "a\0"}),
+        {"drop_duplicates": True},
+        r"line 2: the id 'a\\x00' holds a NUL character",
+        NUL,
+    ),
+    "a chat as Python prints it": (
+        lines(GOOD | {"prompt": str([USER])}),
+        {},
+        r"line 1: the prompt is a chat as Python prints it, .*; expected JSON",
+        "Write it with json.dumps.",
+    ),
+    "a chat as JSON, and a text": (
+        lines(GOOD | {"prompt": json.dumps([USER])}, GOOD),
+        {},
+        "line 2: the prompt is the text '1.1=', but that of .*line 1 is a chat as JSON text",
+        "Write all prompts as strings, or all as chats.",
+    ),
+    "a broken chat as JSON": (
+        lines(GOOD | {"prompt": json.dumps([USER])}, GOOD | {"prompt": json.dumps([USER])[:-1]}),
+        {},
+        "line 2: the prompt is the text .*, but that of .*line 1 is a chat as JSON text",
+        "Write all prompts as strings, or all as chats.",
+    ),
+    "a faulty chat as JSON": (
+        lines(GOOD | {"prompt": json.dumps([USER])}, GOOD | {"prompt": json.dumps([USER | {"role": "bot"}])}),
+        {},
+        "line 2: message 1 of the prompt has role='bot'",
+        ROLES,
+    ),
+    "a chat as JSON with a key twice": (
+        lines(GOOD | {"prompt": '[{"role": "user", "content": "x", "content": "y"}]'}),
+        {},
+        "line 1: an object has the key 'content' more than once",
+        ONE_KEY,
+    ),
+    "a truth as JSON that is none": (
+        lines(GURU | {"reward_model": json.dumps(GURU["reward_model"])}, GURU | {"reward_model": "2"}),
+        {},
+        "line 2: reward_model is 2; expected an object as JSON text",
+        "Correct it.",
+    ),
     "mixed types": (
         lines(GOOD | {"level": 1}, {"prompt": "p", "answer": "2", "level": "hard"}),
         {},
@@ -247,6 +342,17 @@ def scribbled_on(path: Path) -> None:
     path.write_bytes(content)
 
 
+def not_utf8() -> pa.Array:
+    """Two texts; the second is Latin-1."""
+    return pa.array([b"caf\xc3\xa9", b"caf\xe9"], pa.binary()).view(pa.string())
+
+
+def not_utf8_inside() -> pa.Array:
+    """Two lists of objects, with a Latin-1 text in the second."""
+    objects = pa.StructArray.from_arrays([not_utf8()], names=["note"])
+    return pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), objects)
+
+
 STRUCT = pa.struct([("role", pa.string()), ("content", pa.string())])
 TWO = {"prompt": ["1+1=", "2+2="], "answer": ["2", "4"]}
 
@@ -302,6 +408,49 @@ PARQUET: dict[str, tuple[Callable[[Path], None], dict[str, Any], str, str]] = {
     "infinite rate": (table(rate=[0.5, float("inf")], **TWO), RATE, "row 1: rate=inf; expected a pass rate", DIVIDE),
     "boolean rate": (table(rate=[True, False], **TWO), RATE, "row 0: rate is a boolean True; expected a num", NUMBER),
     "no rows": (table(prompt=pa.array([], "str"), answer=pa.array([], "str")), {}, "no tasks; .*per row", ADD),
+    "Latin-1 prompt": (
+        table(**TWO | {"prompt": not_utf8()}),
+        {},
+        "row 1: column 'prompt' holds text that is not UTF-8",
+        "Write it as UTF-8.",
+    ),
+    "large Latin-1 answer": (
+        table(**TWO | {"answer": not_utf8().cast(pa.binary()).cast(pa.large_binary()).view(pa.large_string())}),
+        {},
+        "row 1: column 'answer' holds text that is not UTF-8",
+        "Write it as UTF-8.",
+    ),
+    "Latin-1 inside": (
+        table(note=not_utf8_inside(), **TWO),
+        {},
+        "row 1: column 'note' holds text that is not UTF-8",
+        "Write it as UTF-8.",
+    ),
+    "Latin-1 category": (
+        table(note=pa.DictionaryArray.from_arrays([0, 1], not_utf8()), **TWO),
+        {},
+        "tasks.parquet holds text that is not UTF-8",
+        "Write it as UTF-8.",
+    ),
+    "empty answer": (table(**TWO | {"answer": ["2", ""]}), {}, "row 1: the answer is empty", FILL_IN_TEXT),
+    "infinite answer": (
+        table(**TWO | {"answer": [2.0, -INFINITE]}),
+        {},
+        "row 1: the answer is -inf",
+        "Correct it.",
+    ),
+    "NUL behind a group": (
+        table(group=["a", "a\0"], **TWO),
+        {},
+        r"row 1: the group 'a\\x00' holds a NUL character",
+        NUL,
+    ),
+    "a chat as JSON, and a text": (
+        table(**TWO | {"prompt": ["1+1=", json.dumps([USER])]}),
+        {},
+        "row 0: the prompt is the text '1.1=', but that of .*row 1 is a chat as JSON text",
+        "Write all prompts as strings, or all as chats.",
+    ),
     "JSON inside": (
         lambda path: path.write_bytes(lines(GOOD)) and None,
         {},

@@ -100,6 +100,10 @@ def test_a_missing_file_is_named_and_a_run_that_was_begun(tmp_path: Path) -> Non
         ({"id": ["a", "a"], "pass_rate": [0.1, 0.2]}, r"1 task ids appear more than once: 'a' \(.*t.parquet, row 0; "),
         ({"id": ["a", "b"], "pass_rate": [0.1, 1.2]}, r"t.parquet, row 1: pass_rate=1.2; expected a pass rate in"),
         ({"id": ["a", "b"], "rate": [0.1, 1.2]}, r"t.parquet has no column \['pass_rate'\]; it has \['id', 'rate'\]"),
+        (
+            {"id": pa.array([b"a", b"\xe9"], pa.binary()).view(pa.string()), "pass_rate": [0.1, 0.2]},
+            r"t.parquet, row 1: column 'id' holds text that is not UTF-8",
+        ),
     ],
 )
 def test_what_is_no_table_of_pass_rates_is_refused(columns: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 from bots_lightning.rewards.code.assertions import unit_tests
 from bots_lightning.rewards.code.inside.names import imported
 from bots_lightning.rewards.code.task_tests import StdinTests, UnitTests
+from bots_lightning.tasks.checks import TEST_COLUMNS
 
 EXPECTED = (
     'expected JSON with "inputs" and "outputs", with "functional" or with "pytest", a list of cases or of assert '
@@ -58,7 +59,7 @@ def parse_tests(
 def _specification(answer: str, columns: Mapping[str, Any]) -> Any:
     """Decoded JSON, a list of assert statements, or code."""
     if not answer or not answer.strip():
-        given = [columns[name] for name in ("test", "test_list") if columns.get(name)]
+        given = [columns[name] for name in TEST_COLUMNS if columns.get(name)]
         if not given:
             raise ValueError("there are none")
         return given[0]
