@@ -27,12 +27,17 @@ def prompt_tokens(tokenizer: Any, prompt: Any) -> list[int]:
 
     Args:
         tokenizer: of transformers.
-        prompt: a string, taken as it is; or chat messages, put through the tokenizer's template.
+        prompt: a string, taken as it is, with the first token that the tokenizer puts before texts unless it begins
+            with that; or chat messages, put through the tokenizer's template, which writes all special tokens itself.
     """
-    if isinstance(prompt, str):
-        return tokenizer(prompt)["input_ids"]
-    chat = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
-    return chat["input_ids"]
+    if not isinstance(prompt, str):
+        chat = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
+        return chat["input_ids"]
+    first, last = tokenizer.bos_token, tokenizer.eos_token
+    rendered = bool(first) and prompt.startswith(first)  # by a chat template, say
+    tokens = tokenizer(prompt, add_special_tokens=not rendered)["input_ids"]
+    ended = bool(last) and tokens[-1:] == [tokenizer.eos_token_id] and not prompt.endswith(last)
+    return tokens[:-1] if ended else tokens  # some tokenizers end each text, and a prompt is to go on
 
 
 def is_text(kind: pa.DataType) -> bool:

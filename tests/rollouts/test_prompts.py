@@ -8,10 +8,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.rollouts import PromptEncoder, load_tokenizer
+from bots_lightning.tasks import PromptTokens, TaskPool
 from bots_lightning.tasks.procedural import ALPHABET
 
 TEMPLATE = (
@@ -42,6 +47,40 @@ def test_chat_messages_go_through_the_template_and_end_where_the_answer_begins(
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "1+2="}]
     encoded = PromptEncoder(tokenizer, 64).encode([messages], ["a"])
     assert encoded == [ids(tokenizer, "s:be brief,u:1+2=,a:")]
+
+
+@pytest.fixture
+def opening() -> PreTrainedTokenizerBase:
+    """As Llama's: it puts <s> before every text, and so does its chat template."""
+    words = ["<s>", "</s>", "<unk>", "u:", "a:", "one", "two"]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    whole = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    )
+    whole.chat_template = "{{ bos_token }}" + TEMPLATE.replace("[0] }}:", "[0] }}: ").replace(",", " ")
+    return whole
+
+
+def test_a_prompt_has_its_first_token_once(opening: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "one two"}]
+    rendered = opening.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert rendered == "<s>u: one two a:"
+    encoded = PromptEncoder(opening, 8).encode([messages, rendered, "one two", "<s> one", "two <s>"], list("abcde"))
+    assert encoded == [[0, 3, 5, 6, 4], [0, 3, 5, 6, 4], [0, 5, 6], [0, 5], [0, 6, 0]]
+    opening.save_pretrained(tmp_path)
+    rows = [{"id": "x", "prompt": rendered, "answer": "1"}, {"id": "y", "prompt": "one one two two", "answer": "1"}]
+    assert PromptTokens(5, str(tmp_path)).keeps(TaskPool.from_rows(rows)).tolist() == [True, True]
+    assert PromptTokens(4, str(tmp_path)).keeps(TaskPool.from_rows(rows)).tolist() == [False, False]
+
+
+def test_a_prompt_is_not_ended(opening: PreTrainedTokenizerBase) -> None:
+    """Though some tokenizers end every text; a stop token that the prompt itself ends with stays."""
+    opening.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    assert PromptEncoder(opening, 8).encode(["one", "<s> one </s>"], ["a", "b"]) == [[0, 5], [0, 5, 1]]
 
 
 def test_a_prompt_of_exactly_the_longest_length_fits(tokenizer: PreTrainedTokenizerBase) -> None:
