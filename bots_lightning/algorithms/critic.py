@@ -19,6 +19,7 @@ from bots_lightning.algorithms.policy import (
     PretrainedSource,
     check_dtype,
     checkpoint_folder,
+    context_length,
     language_model,
     load_policy,
     seeded,
@@ -47,6 +48,10 @@ class Critic(nn.Module, ABC):
             folder: the checkpoint that the policy comes from.
             seed: of new weights.
         """
+
+    def context(self) -> int | None:
+        """The most tokens that it reads where it is not the policy's checkpoint; None for no bound of its own."""
+        return None
 
     @abstractmethod
     def backbone(self, policy: nn.Module) -> nn.Module:
@@ -156,6 +161,10 @@ class SeparateCritic(Critic):
             output.requires_grad_(False)
         self.model.to(next(policy.parameters()).device)
         self._make_head(self.model)
+
+    def context(self) -> int | None:
+        """That of its checkpoint."""
+        return None if self.pretrained is None else context_length(checkpoint_folder(self.pretrained))
 
     def backbone(self, policy: nn.Module) -> nn.Module:
         """Its own."""

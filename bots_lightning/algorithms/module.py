@@ -16,12 +16,13 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 
-from bots_lightning.algorithms.failures import together
+from bots_lightning.algorithms.failures import by_first_rank, together
 from bots_lightning.algorithms.policy import (
     LoRA,
     PretrainedSource,
     check_dtype,
     checkpoint_folder,
+    context_length,
     language_model,
     load_policy,
     stop_token_ids,
@@ -39,6 +40,7 @@ from bots_lightning.rollouts import (
     Sampling,
     derive_seed,
     load_tokenizer,
+    prompt_room,
 )
 from bots_lightning.strategies import whole_model
 from bots_lightning.tasks import Task, TaskPool
@@ -148,10 +150,11 @@ class PolicyModule(LightningModule):
         if self.policy is not None:
             return
         folder = checkpoint_folder(self.pretrained)
+        room = prompt_room(self.context(), self.max_prompt_length, self.max_completion_length)
         seed = derive_seed(self.seed, ADAPTERS)
         self.policy = load_policy(folder, self.lora, self.dtype_name, seed, self.gradient_checkpointing)
         self.tokenizer = load_tokenizer(folder)
-        self.encoder = PromptEncoder(self.tokenizer, self.max_prompt_length, self.truncate_prompts)
+        self.encoder = PromptEncoder(self.tokenizer, self.max_prompt_length, self.truncate_prompts, room)
         self.sampling = Sampling(
             self.max_completion_length,
             stop_token_ids(self.policy, self.tokenizer),
@@ -159,9 +162,13 @@ class PolicyModule(LightningModule):
             self.temperature,
         )
 
+    def context(self) -> int | None:
+        """The most tokens, prompt and completion together, that all models which read them take; None for no bound."""
+        return context_length(checkpoint_folder(self.pretrained))
+
     def setup(self, stage: str) -> None:
         """Refuses tasks whose answers no completion could match, before a model is loaded."""
-        check_answers(self._pools(), self.scorer, quiet=not self.trainer.is_global_zero)
+        by_first_rank(self.trainer.strategy, lambda: check_answers(self._pools(), self.scorer))
 
     def _pools(self) -> dict[str, TaskPool]:
         """All that this run may roll out, by what errors call it."""
@@ -174,7 +181,7 @@ class PolicyModule(LightningModule):
         return datamodule.eval_pools if function != TrainerFn.FITTING else training | datamodule.eval_pools
 
     def _check_prompts(self) -> None:
-        check_prompts(self._pools(), self.encoder, quiet=not self.trainer.is_global_zero)
+        by_first_rank(self.trainer.strategy, lambda: check_prompts(self._pools(), self.encoder))
 
     def on_fit_start(self) -> None:
         """Refuses prompts that do not fit."""

@@ -27,6 +27,26 @@ def checkpoint_folder(pretrained: str | PretrainedSource) -> str:
     return pretrained.prepare() if isinstance(pretrained, PretrainedSource) else pretrained
 
 
+def context_length(folder: str) -> int | None:
+    """The most tokens, prompt and completion together, that a checkpoint's model declares; None where it sets no bound.
+
+    Args:
+        folder: a local folder or a Hub name.
+    """
+    config = AutoConfig.from_pretrained(folder).get_text_config()
+    declared = getattr(config, "max_position_embeddings", None)
+    if declared is None or declared < 1:
+        return None
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # some have one for each kind of layer
+    stretched = [
+        int(kind["original_max_position_embeddings"] * kind["factor"])
+        for kind in kinds
+        if kind.get("original_max_position_embeddings") and kind.get("factor")
+    ]
+    return max(declared, *stretched) if stretched else declared
+
+
 @dataclass
 class LoRA:
     """Low-rank adapters (arXiv:2106.09685), trained instead of the model's own weights.

@@ -87,6 +87,11 @@ class PPO(PolicyGradientModule):
         assert self.policy is not None
         self.critic.build(self.policy, checkpoint_folder(self.pretrained), derive_seed(self.seed, CRITIC))
 
+    def context(self) -> int | None:
+        """Also of a critic with a checkpoint of its own."""
+        of_policy, of_critic = super().context(), self.critic.context()
+        return of_policy if of_critic is None else min(of_critic, of_policy or of_critic)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Policy, and critic."""
         assert self.policy is not None

@@ -64,14 +64,14 @@ class TaskWarmStart(SupervisedStart):
 
     @property
     def positions(self) -> int:
-        """Of the longest prompt and the longest answer, with its stop token."""
+        """Twice those of the longest prompt and answer with its stop token, since others may be longer."""
         prompts, answers = zip(*self._shown, strict=True)
-        return max(map(len, prompts)) + max(map(len, answers)) + 1
+        return 2 * (max(map(len, prompts)) + max(map(len, answers)) + 1)
 
     def key(self) -> str:
         """Changes with everything that the weights depend on; examples count by the ids of their tasks."""
         options = [self.stops, self.hidden_size, self.num_layers, self.batch_size, self.learning_rate, self.seed]
-        return digest(["tasks", *options, self._pool.fingerprint])
+        return digest(["tasks", *options, self.positions, self._pool.fingerprint])
 
     def examples(self, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
         """Draws n (prompt, answer), each task as likely as any other."""

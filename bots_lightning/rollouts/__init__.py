@@ -10,7 +10,7 @@ from bots_lightning.rollouts.engine import (
     rollout_mode,
 )
 from bots_lightning.rollouts.generate import GenerateEngine
-from bots_lightning.rollouts.prompts import PromptEncoder, load_tokenizer
+from bots_lightning.rollouts.prompts import PromptEncoder, load_tokenizer, prompt_room
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask, concatenate
 from bots_lightning.rollouts.server import ServerEngine
 from bots_lightning.rollouts.server_client import RolloutServerError
@@ -34,5 +34,6 @@ __all__ = [
     "concatenate",
     "derive_seed",
     "load_tokenizer",
+    "prompt_room",
     "rollout_mode",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bots_lightning.tasks.pool import Prompt
 from bots_lightning.tasks.prompts import prompt_tokens
 
+log = logging.getLogger(__name__)
+
 HELP = (
-    "Raise max_prompt_length, drop the task (of a source: FilteredTasks with PromptTokens), or set "
-    "truncate_prompts=true to keep the last tokens of long prompts."
+    "Raise max_prompt_length (or lower max_completion_length where the context is short), drop the task (of a source: "
+    "FilteredTasks with PromptTokens), or set truncate_prompts=true to keep the last tokens of long prompts."
 )
 
 
@@ -28,19 +31,57 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def prompt_room(context: int | None, max_prompt_length: int, max_completion_length: int) -> int | None:
+    """The tokens of the model's context that a completion leaves to a prompt; None where there is no bound.
+
+    Warns if that is less than `max_prompt_length`.
+
+    Args:
+        context: tokens that the model takes, prompt and completion together; None for no bound.
+        max_prompt_length: tokens.
+        max_completion_length: tokens.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    if context is None:
+        return None
+    room = context - max_completion_length
+    if room < 1:
+        raise ValueError(
+            f"max_completion_length={max_completion_length} leaves no room for a prompt in the model's context of "
+            f"{context} tokens. Lower it, or take a model with a longer context."
+        )
+    if room < max_prompt_length:
+        log.warning(
+            "max_prompt_length=%d and max_completion_length=%d are more than the model's context of %d tokens: prompts "
+            "have room for %d.",
+            *(max_prompt_length, max_completion_length, context, room),
+        )
+    return room
+
+
 class PromptEncoder:
     """Encodes prompts: strings as they are, chat messages through the tokenizer's template.
 
     Args:
         tokenizer: the policy's.
         max_prompt_length: tokens; a longer prompt is an error unless `truncate`.
-        truncate: keep the last `max_prompt_length` tokens of longer prompts.
+        truncate: keep the last tokens of longer prompts, as many as are allowed.
+        room: tokens that completions leave to prompts in the model's context, see `prompt_room`; None for no bound.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_prompt_length: int, truncate: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_prompt_length: int,
+        truncate: bool = False,
+        room: int | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_prompt_length = max_prompt_length
         self.truncate = truncate
+        self.most = max_prompt_length if room is None else min(room, max_prompt_length)
 
     def encode(self, prompts: Sequence[Prompt], ids: Sequence[str]) -> list[list[int]]:
         """Token ids of each prompt.
@@ -56,7 +97,7 @@ class PromptEncoder:
         for task_id, tokens in zip(ids, encoded, strict=True):
             if fault := self._fault(tokens):
                 raise ValueError(f"the prompt of task {task_id!r} {fault}. {HELP}")
-        return [tokens[-self.max_prompt_length :] for tokens in encoded]
+        return [tokens[-self.most :] for tokens in encoded]
 
     def fault(self, prompt: Prompt) -> str | None:
         """Why a prompt cannot be encoded; None if it can."""
@@ -68,6 +109,8 @@ class PromptEncoder:
             return "has no tokens, expected at least one"
         if len(tokens) > self.max_prompt_length and not self.truncate:
             return f"has {len(tokens)} tokens, max_prompt_length is {self.max_prompt_length}"
+        if len(tokens) > self.most and not self.truncate:
+            return f"has {len(tokens)} tokens, the context has room for {self.most} beside max_completion_length"
         return None
 
     def decode(self, completion_ids: Tensor, completion_mask: Tensor) -> list[str]:

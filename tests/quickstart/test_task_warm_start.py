@@ -48,7 +48,7 @@ def test_its_alphabet_and_its_length_are_those_of_the_pool() -> None:
     folder = TaskWarmStart(Twice(), steps=1, **SMALL).prepare()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert set(tokenizer.get_vocab()) == {*" ?Ticew", *"0123456789", "<pad>", "<stop>", "<unk>"}
-    assert AutoConfig.from_pretrained(folder).max_position_embeddings == len("Twice 9?") + len("18") + 1
+    assert AutoConfig.from_pretrained(folder).max_position_embeddings == 2 * (len("Twice 9?") + len("18") + 1)
 
 
 def test_every_task_is_as_likely_as_any_other() -> None:

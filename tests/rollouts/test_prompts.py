@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bots_lightning.quickstart.tokenizer import character_tokenizer
-from bots_lightning.rollouts import PromptEncoder, load_tokenizer
+from bots_lightning.rollouts import PromptEncoder, load_tokenizer, prompt_room
 from bots_lightning.tasks import PromptTokens, TaskPool
 from bots_lightning.tasks.procedural import ALPHABET
 
@@ -103,6 +103,27 @@ def test_truncation_keeps_the_end(tokenizer: PreTrainedTokenizerBase) -> None:
 def test_a_prompt_without_tokens_is_an_error(tokenizer: PreTrainedTokenizerBase, truncate: bool) -> None:
     with pytest.raises(ValueError, match="prompt of task 'b' has no tokens"):
         PromptEncoder(tokenizer, 3, truncate).encode(["1", ""], ["a", "b"])
+
+
+def test_prompts_and_completions_share_the_context(tokenizer: PreTrainedTokenizerBase) -> None:
+    room = prompt_room(12, max_prompt_length=8, max_completion_length=9)
+    assert PromptEncoder(tokenizer, 8, room=room).encode(["1+2"], ["a"]) == [ids(tokenizer, "1+2")]
+    with pytest.raises(ValueError, match=r"'a' has 4 tokens, the context has room for 3 beside max_completion"):
+        PromptEncoder(tokenizer, 8, room=room).encode(["1+2="], ["a"])
+    assert PromptEncoder(tokenizer, 8, truncate=True, room=room).encode(["1+2="], ["a"]) == [ids(tokenizer, "+2=")]
+    assert PromptEncoder(tokenizer, 2, truncate=True, room=room).encode(["1+2="], ["a"]) == [ids(tokenizer, "2=")]
+
+
+def test_a_context_without_room_for_a_prompt_is_refused_and_a_narrow_one_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert prompt_room(None, 512, 10**9) is None
+    assert prompt_room(12, max_prompt_length=3, max_completion_length=9) == 3
+    assert caplog.text == ""
+    assert prompt_room(12, max_prompt_length=4, max_completion_length=9) == 3
+    assert "are more than the model's context of 12 tokens: prompts have room for 3." in caplog.text
+    with pytest.raises(ValueError, match=r"max_completion_length=12 leaves no room for a prompt in .* of 12 tokens"):
+        prompt_room(12, max_prompt_length=1, max_completion_length=12)
 
 
 def test_as_many_ids_as_prompts_are_needed(tokenizer: PreTrainedTokenizerBase) -> None:
