@@ -86,6 +86,7 @@ class RunSummary(Callback):
             "generated_tokens": progress.generated_tokens,
             "wall_seconds": self._elapsed(),
             "tokens_per_second": progress.generated_tokens / step_seconds if step_seconds else None,
+            "rollout_tokens_per_second": self._rollout_speed(progress.generated_tokens),
             "timing_s": {phase: seconds / self.steps for phase, seconds in self.phase_seconds.items()},
             "rollout_ahead_s": self.ahead_seconds / self.steps if self.steps else 0.0,
             "effective_task_ratio": self._etr.mean,
@@ -95,9 +96,14 @@ class RunSummary(Callback):
             "distinct_tasks": selected.distinct,
             "effective_tasks": selected.effective_number,
             "belief": None if self._belief is None else self._belief.means,
-            "evaluation": _before_after_best(pl_module.evaluations),  # type: ignore[arg-type]
+            "evaluation": _before_after_best(pl_module.evaluations, progress.iterations),  # type: ignore[arg-type]
         }
         return _without_nan(summary)
+
+    def _rollout_speed(self, tokens: int) -> float | None:
+        """Tokens per second of rolling out; None where that went on beside the steps, or took no time."""
+        seconds = self.phase_seconds["rollout"]
+        return None if self.ahead_seconds or not seconds else tokens / seconds
 
     def _elapsed(self) -> float:
         running = 0.0 if self._started is None else time.perf_counter() - self._started
@@ -126,12 +132,15 @@ def _sibling(trainer: Trainer, kind: type[C]) -> C:
     return callback
 
 
-def _before_after_best(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-    """First, last and best evaluation by the mean of the overall avg@n; all null if there was none."""
-    if not evaluations:
-        return {"before": None, "after": None, "best": None}
-    best = max(evaluations, key=lambda evaluation: evaluation["overall"])
-    return {"before": evaluations[0], "after": evaluations[-1], "best": best}
+def _before_after_best(evaluations: list[dict[str, Any]], iterations: int) -> dict[str, Any]:
+    """The evaluations before the first iteration and after the last, and the best by the mean of the overall avg@n.
+
+    Null where there was none: one that was made on the way is neither before nor after.
+    """
+    made = {evaluation["iteration"]: evaluation for evaluation in evaluations}
+    scored = [evaluation for evaluation in evaluations if not math.isnan(evaluation["overall"])]
+    best = max(scored, key=lambda evaluation: evaluation["overall"], default=None)
+    return {"before": made.get(0), "after": made.get(iterations), "best": best}
 
 
 def _without_nan(value: Any) -> Any:
@@ -148,11 +157,9 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right")
     evaluation = summary["evaluation"]
-    if evaluation["before"]:
-        for name, before in evaluation["before"]["scores"].items():
-            after = evaluation["after"]["scores"].get(name)
-            table.add_row(name.removeprefix("eval/"), *_before_after(before, after))
-        table.add_section()
+    before, after = (evaluation[when]["scores"] if evaluation[when] else {} for when in ("before", "after"))
+    for name in before | after:
+        table.add_row(name.removeprefix("eval/"), *_before_after(before.get(name), after.get(name)))
     ratio, overhead = summary["effective_task_ratio"], summary["selection_overhead_fraction"]
     facts = {
         "selector": summary["selector"],
@@ -162,7 +169,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         "rollouts / tokens": f"{summary['rollouts']:,} / {summary['generated_tokens']:,}",
         "selection overhead": "–" if overhead is None else f"{100 * overhead:.3f} %",
         "belief": _belief_facts(summary.get("belief")),
-        **_step_facts(summary["timing_s"], summary["tokens_per_second"], summary["rollout_ahead_s"]),
+        **_step_facts(summary),
         "files": str(folder),
     }
     console = Console()
@@ -173,15 +180,28 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
             console.print(f"{label:<28}{fact}", highlight=False)
 
 
-def _step_facts(seconds: dict[str, float], speed: float | None, ahead: float) -> dict[str, str]:
-    """Seconds of a mean step, and of its phases with their shares; those below a thousandth are left out."""
-    if speed is None:
+def _step_facts(summary: dict[str, Any]) -> dict[str, str]:
+    """Seconds of a mean step, and of its phases with their shares; those below a thousandth are left out.
+
+    Tokens are told by the second of rolling out, and by that of the whole step, of which it may be a small part.
+    """
+    seconds, ahead = summary["timing_s"], summary["rollout_ahead_s"]
+    speeds = {"step": summary["tokens_per_second"], "rollout": summary["rollout_tokens_per_second"]}
+    if speeds["step"] is None:
         return {}
     whole = sum(seconds.values())
+    told = {phase: f"  {_digits(speed)} tokens/s" for phase, speed in speeds.items() if speed is not None}
     shown = {phase: value for phase, value in seconds.items() if value >= whole / 1000}
-    facts = {"step": f"{whole:8.3f} s          {speed:,.0f} tokens/s"}
-    facts |= {f"  {phase}": f"{value:8.3f} s {100 * value / whole:5.1f} %" for phase, value in shown.items()}
+    facts = {"step": f"{whole:8.3f} s        {told['step']}, all phases"}
+    facts |= {
+        f"  {phase}": f"{value:8.3f} s {100 * value / whole:5.1f} %{told.get(phase, '')}"
+        for phase, value in shown.items()
+    }
     return facts | ({"  rollout, beside": f"{ahead:8.3f} s"} if ahead else {})
+
+
+def _digits(speed: float) -> str:
+    return f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
 
 
 def _by_group(summary: dict[str, Any], most: int = 6) -> str:

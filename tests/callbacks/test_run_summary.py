@@ -92,6 +92,7 @@ def test_the_summary_of_a_run(tmp_path: Path, clock: Callable[[float], None]) ->
         "generated_tokens": 61_440,
         "wall_seconds": 0.0,
         "tokens_per_second": None,
+        "rollout_tokens_per_second": None,
         "timing_s": {},
         "rollout_ahead_s": 0.0,
         "effective_task_ratio": 0.75,
@@ -112,6 +113,25 @@ def test_the_best_evaluation_is_the_best_overall(tmp_path: Path) -> None:
         {"iteration": 2, "overall": 0.35, "scores": {"eval/a/avg@4": 0.1, "eval/b/avg@4": 0.6}},
     ]
     assert finish(tmp_path, module(evaluations))["evaluation"]["best"]["iteration"] == 1
+
+
+@pytest.mark.parametrize(("first", "last"), [(3, 40), (0, 39), (3, 3)])
+def test_an_evaluation_on_the_way_is_neither_before_nor_after(
+    first: int, last: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluations = [EVALUATIONS[0] | {"iteration": first}, EVALUATIONS[2] | {"iteration": last}]
+    written = finish(tmp_path, module(evaluations), RunSummary(table=True))["evaluation"]
+    assert written["before"] == (evaluations[0] if first == 0 else None)
+    assert written["after"] == (evaluations[1] if last == 40 else None)
+    assert written["best"] == evaluations[1]
+    shown = [("0.250" if first == 0 else "–"), ("0.375" if last == 40 else "–"), "–"]
+    lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert (["heldout/avg@4", *shown] in lines) == (first == 0 or last == 40)
+
+
+def test_an_evaluation_without_a_score_is_not_the_best(tmp_path: Path) -> None:
+    evaluations = [EVALUATIONS[0] | {"overall": float("nan")}, EVALUATIONS[2]]
+    assert finish(tmp_path, module(evaluations))["evaluation"]["best"] == EVALUATIONS[2]
 
 
 def test_what_is_missing_is_null(tmp_path: Path) -> None:
@@ -181,14 +201,27 @@ def test_the_profile_is_a_mean_over_steps_and_continues_after_a_resume(
     assert written["timing_s"] == pytest.approx(dict.fromkeys(PHASES, 0.0) | means)
     assert written["tokens_per_second"] == pytest.approx(61_440 / 8)
     printed = capsys.readouterr().out
-    assert "step                           4.000 s          7,680 tokens/s\n" in printed
+    assert "step                           4.000 s          7,680 tokens/s, all phases\n" in printed
     assert "  rollout                      2.500 s  62.5 %\n" in printed
     assert "  backward                     1.000 s  25.0 %\n" in printed
     assert "  sync                         0.499 s  12.5 %\n" in printed
     assert "  rollout, beside              3.500 s\n" in printed
     assert written["rollout_ahead_s"] == 3.5
+    assert written["rollout_tokens_per_second"] is None  # it went on beside the steps
     assert "  select" not in printed  # less than a thousandth
     assert "  reward" not in printed
+
+
+def test_the_speed_of_rollouts_is_not_that_of_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where little is generated and much is learned, tokens of the whole step tell little of the engine."""
+    summary = RunSummary()
+    step(summary, rollout=40.0, backward=24_536.0)
+    written = finish(tmp_path, module(), summary)
+    assert written["tokens_per_second"] == 2.5
+    assert written["rollout_tokens_per_second"] == 1536.0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["step", "24576.000", "s", "2.5", "tokens/s,", "all", "phases"] in printed
+    assert ["rollout", "40.000", "s", "0.2", "%", "1,536", "tokens/s"] in printed
 
 
 def test_without_the_table_nothing_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
