@@ -35,6 +35,29 @@ def together(strategy: Any, attempt: Callable[[], Result]) -> Result:
     raise StepFailedError(_account(failure)) from failure
 
 
+def by_first_rank(strategy: Any, check: Callable[[], None]) -> None:
+    """A check that only the first rank makes, while the others wait; what it refuses, all refuse.
+
+    Args:
+        strategy: of the trainer.
+        check: raises an error; without collectives.
+
+    Raises:
+        ValueError: on the other ranks, with the message of the first one's error.
+    """
+    failure = None
+    if strategy.is_global_zero:
+        try:
+            check()
+        except Exception as error:
+            failure = error
+    message = strategy.broadcast(None if failure is None else str(failure))
+    if failure is not None:
+        raise failure
+    if message is not None:
+        raise ValueError(message)
+
+
 def _account(failure: Exception | None) -> str:
     """What failed, and on which ranks."""
     what = "" if failure is None else f"{type(failure).__name__}: {failure}"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bots_lightning.tasks.arrays import values
+from bots_lightning.tasks.lengths import LengthCheck, picked
 from bots_lightning.tasks.pool import TaskPool
-from bots_lightning.tasks.prompts import as_prompt, characters, prompt_tokens
+from bots_lightning.tasks.prompts import characters, prompt_tokens
 from bots_lightning.tasks.source import TaskSource
 
 log = logging.getLogger(__name__)
@@ -56,9 +56,16 @@ class PromptTokens(TaskFilter):
         """(N,) whether each prompt is short enough."""
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
-        lengths = [len(prompt_tokens(tokenizer, as_prompt(prompt))) for prompt in values(pool.table["prompt"])]
-        return np.array(lengths) <= self.maximum
+        tokenizer, prompts = AutoTokenizer.from_pretrained(self.tokenizer), pool.table["prompt"]
+        check = LengthCheck(tokenizer, self.maximum)
+        doubtful = check.doubtful(prompts)
+        kept = ~doubtful
+        for rows, batch in picked(prompts, doubtful):
+            unsure = check.still_doubtful(batch)
+            kept[rows[~unsure]] = True
+            counts = [len(prompt_tokens(tokenizer, batch[at])) for at in np.flatnonzero(unsure)]
+            kept[rows[unsure]] = np.array(counts) <= self.maximum
+        return kept
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lightning import Trainer
 
-from bots_lightning.algorithms import GRPO
+from bots_lightning.algorithms import GRPO, StepFailedError, pools
 from bots_lightning.data import TaskDataModule
 from bots_lightning.rewards import ChatReward, CosineLength, Gradable, JudgedReward, exact_match
 from bots_lightning.selection import UniformSelector
@@ -120,3 +120,46 @@ def test_every_prompt_that_is_too_long_is_named_with_file_and_row(build: Any, ne
         with pytest.raises(ValueError, match="cannot be rolled out"):
             run(build, new_trainer(), how, train, train, max_prompt_length=4)
     run(build, new_trainer(limit_train_batches=1), "fit", FilteredTasks(train, [PromptCharacters(6)]))
+
+
+def test_beyond_so_many_prompts_that_may_be_too_long_those_with_the_most_characters_are_looked_at(
+    build: Any, new_trainer: Any, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "LONGEST", 2)
+    train = write("train", a="1", four="2", longest="3", tiny="4", longer="5")
+    options = {"max_prompt_length": 2, "truncate_prompts": False}
+    with pytest.raises(ValueError, match=r"^2 of 5 tasks cannot be rolled out: ") as caught:
+        run(build, new_trainer(), "fit", train, **options)
+    assert "task 'longest'" in str(caught.value)
+    assert "task 'longer'" in str(caught.value)
+    monkeypatch.setattr(pools, "LONGEST", 5)
+    with pytest.raises(ValueError, match=r"^4 of 5 tasks cannot be rolled out: "):
+        run(build, new_trainer(), "fit", train, **options)
+
+
+def test_a_prompt_that_is_not_checked_at_the_start_is_an_error_when_it_is_drawn(
+    build: Any, new_trainer: Any, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "LONGEST", 0)
+    with pytest.raises(
+        StepFailedError, match=r"the prompt of task 'long' has 5 tokens, max_prompt_length is 4\. Raise"
+    ):
+        run(build, new_trainer(), "fit", write("train", long="1", tall="2"), max_prompt_length=4)
+
+
+def test_a_chat_that_the_template_refuses_is_named(build: Any, new_trainer: Any, tmp_path: Path) -> None:
+    class Strict(GRPO):
+        def configure_model(self) -> None:
+            super().configure_model()
+            refuse = "{% if m['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}"
+            self.tokenizer.chat_template = f"{{% for m in messages %}}{refuse}{{{{ m['content'] }}}}{{% endfor %}}"
+
+    user, system = {"role": "user", "content": "1+2="}, {"role": "system", "content": "brief"}
+    rows = [{"id": name, "prompt": chat, "answer": "3"} for name, chat in {"a": [user], "b": [system, user]}.items()]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    module = build(Strict, reward_funcs=[Numbers()])
+    with pytest.raises(ValueError, match=r"^1 of 2 tasks cannot be rolled out: ") as caught:
+        new_trainer().fit(module, TaskDataModule(JsonlTasks(path), UniformSelector(), 2))
+    refused = "the tokenizer's chat template refuses the prompt (no system prompt)"
+    assert f"task 'b' ({path}, line 2): {refused}" in str(caught.value)
