@@ -17,6 +17,7 @@ from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 
 from bots_lightning.algorithms.failures import by_first_rank, together
+from bots_lightning.algorithms.kept import check_kept
 from bots_lightning.algorithms.policy import (
     LoRA,
     PretrainedSource,
@@ -167,7 +168,9 @@ class PolicyModule(LightningModule):
         return context_length(checkpoint_folder(self.pretrained))
 
     def setup(self, stage: str) -> None:
-        """Refuses tasks whose answers no completion could match, before a model is loaded."""
+        """Refuses predictions that nobody keeps, and tasks whose answers no completion could match; loads no model."""
+        if stage == "predict":
+            check_kept(self.trainer)
         by_first_rank(self.trainer.strategy, lambda: check_answers(self._pools(), self.scorer))
 
     def _pools(self) -> dict[str, TaskPool]:
