@@ -13,6 +13,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 _SUMS = ("successes", "counts", "squares", "interior")
 _COLUMNS = ("indices", *_SUMS, "ages")
+SLACK = 1e-6  # of rounding
+RANGE = "Declare the reward's range so that rewards map to [0, 1]."
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Evidence:
             if values.shape != self.indices.shape:
                 raise ValueError(f"{name} has shape {values.shape}; expected {self.indices.shape}, one per task.")
             object.__setattr__(self, name, values)
-        slack = 1e-6 * np.maximum(self.counts, 1)
+        slack = SLACK * np.maximum(self.counts, 1)
         least = self.successes**2 / np.maximum(self.counts, 1e-300)
         sound = (self.squares >= least - slack) & (self.squares <= self.successes + slack)
         self._check(sound, "squares", "successes²/counts <= squares <= successes")
@@ -79,9 +81,10 @@ class Evidence:
         if not sound.all():
             at = int(np.flatnonzero(~sound)[0])
             also = "" if name == "successes" else f", and {self.successes[at]} successes"
+            remedy = "Give none, or how many the policy has seen since." if name == "ages" else RANGE
             raise ValueError(
                 f"task index {self.indices[at]} has {getattr(self, name)[at]} {name} in {self.counts[at]} rollouts"
-                f"{also}; expected {expected}. Declare the reward's range so that rewards map to [0, 1]."
+                f"{also}; expected {expected}. {remedy}"
             )
 
     def __len__(self) -> int:
@@ -128,9 +131,18 @@ class Evidence:
             indices: (B,) positions in the pool.
             rewards: (B, G) float in [0, 1], NaN where a rollout has none.
             age: how many updates the policy has seen since it sampled them.
+
+        Raises:
+            ValueError: a reward lies outside [0, 1]; rounding is forgiven.
         """
         valid = ~np.isnan(rewards)
-        known = np.where(valid, rewards, 0.0)
-        inside = valid & (rewards > 1e-6) & (rewards < 1 - 1e-6)
+        outside = np.argwhere(valid & ((rewards < -SLACK) | (rewards > 1 + SLACK)))
+        if len(outside):
+            task, rollout = outside[0]
+            raise ValueError(
+                f"task index {indices[task]} has the reward {rewards[task, rollout]:g}; expected one in [0, 1]. {RANGE}"
+            )
+        known = np.where(valid, np.clip(rewards, 0.0, 1.0), 0.0)
+        inside = valid & (rewards > SLACK) & (rewards < 1 - SLACK)
         ages = np.full(len(indices), age)
         return Evidence(indices, known.sum(1), valid.sum(1), (known**2).sum(1), inside.sum(1), ages)

@@ -165,11 +165,19 @@ def test_left_out_sums_are_those_of_binary_rewards() -> None:
         np.testing.assert_array_equal(getattr(counted, name), getattr(told, name))
 
 
-@pytest.mark.parametrize("reward", [1.5, -0.5, math.inf])
-def test_a_reward_outside_of_the_range_is_an_error(reward: float) -> None:
+@pytest.mark.parametrize("reward", [1.5, -0.5, 1.00001, math.inf, -math.inf])
+def test_a_reward_outside_of_the_range_is_an_error_that_names_it(reward: float) -> None:
     """Also where the others make up for it in the sum; only NaN is no reward."""
-    with pytest.raises(ValueError, match=r"task index 7 has .*Declare the reward's range"):
-        Evidence.from_rewards(np.array([7]), np.array([[reward, 0.5, 0.5, 0.25]]))
+    with pytest.raises(ValueError, match=rf"task index 7 has the reward {reward:g}; .*Declare the reward's range"):
+        Evidence.from_rewards(np.array([6, 7]), np.array([[0.0] * 4, [NAN, 0.5, reward, 0.25]]))
+
+
+def test_rewards_that_rounding_takes_out_of_the_range_are_its_ends() -> None:
+    """Sixteen of them add up to no more than sixteen."""
+    evidence = Evidence.from_rewards(np.array([0, 1]), np.array([[1 + 1e-9] * 16, [-1e-9] * 16]))
+    np.testing.assert_array_equal(evidence.successes, [16.0, 0.0])
+    np.testing.assert_array_equal(evidence.squares, [16.0, 0.0])
+    np.testing.assert_array_equal(evidence.interior, [0.0, 0.0])
 
 
 @pytest.mark.parametrize(
@@ -243,5 +251,6 @@ def test_weights_scale_every_sum_and_leave_no_age() -> None:
 
 @pytest.mark.parametrize("age", [-1.0, math.inf, NAN])
 def test_an_age_that_is_no_number_of_updates_is_refused(age: float) -> None:
-    with pytest.raises(ValueError, match=r"task index 4 has .* ages in 2\.0 rollouts.*expected a finite number of up"):
+    seen = r"task index 4 has .* ages in 2\.0 rollouts.*expected a finite number of updates >= 0\. Give none, or how"
+    with pytest.raises(ValueError, match=seen):
         Evidence.from_rewards(np.array([4]), np.array([[1.0, 0.0]]), age=age)
