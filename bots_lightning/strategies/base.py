@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from bots_lightning.strategies.meeting import meet
 
 Computed = TypeVar("Computed")
 
@@ -35,6 +39,31 @@ class OnlineStrategy(ABC):
     @abstractmethod
     def take_step(self, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool) -> Any:
         """See the function `take_step`."""
+
+
+def connect_ranks(strategy: Any) -> None:
+    """Before the process group is made: see `meet`. Processes that Lightning has started end with this one.
+
+    Args:
+        strategy: one of several ranks, of Lightning.
+
+    Raises:
+        ConnectionError: the ranks cannot meet.
+    """
+    strategy.set_world_ranks()
+    environment = strategy.cluster_environment
+    try:
+        meet(
+            environment.main_address,
+            environment.main_port,
+            strategy.global_rank,
+            strategy.world_size,
+            strategy._timeout,
+        )
+    except ConnectionError:
+        if isinstance(strategy.launcher, _SubprocessScriptLauncher):
+            strategy.launcher.kill(signal.SIGTERM)
+        raise
 
 
 def trained_pass(strategy: Any, compute: Callable[[], Computed]) -> Computed:

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from bots_lightning.strategies.base import Computed, OnlineStrategy, clipped_step
+from bots_lightning.strategies.base import Computed, OnlineStrategy, clipped_step, connect_ranks
 
 BUCKET = 2**26  # elements of gradient that travel together
 
@@ -32,6 +32,11 @@ class DataParallel(DDPStrategy, OnlineStrategy):
 
     def __init__(self, timeout_seconds: float = 1800.0, process_group_backend: str | None = None) -> None:
         super().__init__(timeout=timedelta(seconds=timeout_seconds), process_group_backend=process_group_backend)
+
+    def setup_distributed(self) -> None:
+        """Once the ranks have found each other."""
+        connect_ranks(self)
+        super().setup_distributed()
 
     def configure_ddp(self) -> None:
         """Leaves the module as it is; all ranks start from the weights of the first."""

@@ -32,7 +32,7 @@ from bots_lightning.checkpoints import (
     write_state,
     writing,
 )
-from bots_lightning.strategies.base import Computed, OnlineStrategy
+from bots_lightning.strategies.base import Computed, OnlineStrategy, connect_ranks
 from bots_lightning.strategies.reached import check_same_weights
 
 
@@ -95,6 +95,11 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         assert self.parallel_devices is not None
         self.parallel_devices = [torch.device("cpu", index) for index in range(len(self.parallel_devices))]
         DDPStrategy.setup_environment(self)
+
+    def setup_distributed(self) -> None:
+        """Once the ranks have found each other."""
+        connect_ranks(self)
+        super().setup_distributed()
 
     def setup(self, trainer: Trainer) -> None:
         """Clips in the engine, which has the whole gradient."""

@@ -1,0 +1,96 @@
+"""Ranks meet at the port of the first one, or say in a line why they cannot."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from datetime import timedelta
+
+import torch.distributed as dist
+
+HERE = "bots_lightning/first rank"  # a key that the first rank sets in its store
+ANSWER_SECONDS = 30.0  # until it has, once its port is open
+
+_store: dist.TCPStore | None = None  # kept: `init_process_group` goes on with it
+
+
+def meet(address: str, port: int, rank: int, world_size: int, timeout: timedelta) -> None:
+    """Opens the port at the first rank; at the others, makes sure that it is this run's first rank that answers.
+
+    Without it the first rank ends with a torch error where the port is in use, and the others wait for half an hour for
+    an answer of whatever program has it, or join another run.
+
+    Args:
+        address: of the first rank: MASTER_ADDR.
+        port: of the first rank: MASTER_PORT.
+        rank: this one.
+        world_size: how many there are.
+        timeout: how long the others wait until the port is open.
+
+    Raises:
+        ConnectionError: the port is in use, or nobody has opened it.
+    """
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)  # torchrun holds the port, and ends all ranks
+    if world_size == 1 or agent or dist.is_initialized():
+        return
+    if rank == 0:
+        _open(address, port, world_size, timeout)
+    else:
+        _await_port(address, port, timeout)
+        _greet(address, port, rank, world_size)
+
+
+def _open(address: str, port: int, world_size: int, timeout: timedelta) -> None:
+    global _store
+    options = {"wait_for_workers": False, "multi_tenant": True}  # as torch opens it, which will find it open
+    try:
+        _store = dist.TCPStore(address, port, world_size, True, timeout, **options)
+    except dist.DistNetworkError as error:
+        in_use = "EADDRINUSE" in str(error)
+        seen = "is in use by another program" if in_use else f"cannot be opened ({str(error).splitlines()[0]})"
+        raise ConnectionError(
+            f"port {port} of {address}, where the ranks meet, {seen}. Set MASTER_PORT to a free port, the same for all "
+            "ranks."
+        ) from error
+    _store.set(HERE, "")
+
+
+def _await_port(address: str, port: int, timeout: timedelta) -> None:
+    deadline = time.monotonic() + timeout.total_seconds()
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=10).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(
+                    f"the first rank has not opened port {port} of {address} in {timeout.total_seconds():g} s "
+                    f"({error}). See its log; MASTER_ADDR must name its machine."
+                ) from error
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _greet(address: str, port: int, rank: int, world_size: int) -> None:
+    answers: list[int] = []
+
+    def ask() -> None:
+        try:
+            store = dist.TCPStore(address, port, world_size, False, wait_for_workers=False)
+            store.wait([HERE], timedelta(seconds=ANSWER_SECONDS))
+            answers.append(store.add(f"bots_lightning/rank {rank}", 1))
+        except dist.DistError:  # no store at all, or one without a first rank of ours
+            return
+
+    # On a thread, since torch waits without end for the answer of a program that is no store.
+    asking = threading.Thread(target=ask, name="meeting", daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    if answers != [1]:
+        who = "another run, which has this rank already" if answers else "another program than this run's first rank"
+        raise ConnectionError(
+            f"port {port} of {address}, where the ranks meet, is in use by {who}. Set MASTER_PORT to a free port, the "
+            "same for all ranks."
+        )
