@@ -7,6 +7,7 @@ from callbacks.graceful_stop import GracefulStop
 from callbacks.pass_rates import PassRateWriter
 from callbacks.progress_bar import TaskProgressBar
 from callbacks.run_summary import RunSummary
+from callbacks.selection_callback import SelectionCallback
 from callbacks.selection_overhead import SelectionOverhead
 from callbacks.stalled_learning import StalledLearning
 
@@ -17,6 +18,7 @@ __all__ = [
     "GracefulStop",
     "PassRateWriter",
     "RunSummary",
+    "SelectionCallback",
     "SelectionOverhead",
     "StalledLearning",
     "TaskProgressBar",

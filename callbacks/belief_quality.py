@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 from lightning import LightningModule, Trainer
-from lightning.pytorch import Callback
 
 from bots_lightning.beliefs.densities import beta_binomial_log_pmf
 from bots_lightning.data import Forecast
 from bots_lightning.evaluation.belief_quality import interval_coverage, whole_counts
+from callbacks.selection_callback import SelectionCallback, counted
 
 SCORES = ("log_predictive", "squared_error", "coverage_90")
 
 
-class BeliefQuality(Callback):
+class BeliefQuality(SelectionCallback):
     """Logs how well the belief forecast each batch before it saw its rewards, and keeps the means over the run.
 
     Logs, per step: `belief/log_predictive`, the mean beta-binomial log probability of the success counts in nats;
@@ -38,6 +38,7 @@ class BeliefQuality(Callback):
         mean["rmse"] = mean.pop("squared_error") ** 0.5
         return mean
 
+    @counted
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch import Callback
 
 from bots_lightning.evaluation import mixed_groups
+from callbacks.selection_callback import SelectionCallback, counted
 
 
-class EffectiveTaskRatio(Callback):
+class EffectiveTaskRatio(SelectionCallback):
     """Logs the effective task ratio (ETR) of every step and keeps its mean over the run, of all tasks and by group.
 
     ETR is the share of selected tasks whose rewards are not all equal (BOTS, arXiv:2510.26374). It is read together
@@ -44,6 +44,7 @@ class EffectiveTaskRatio(Callback):
         """ETR over all steps of the run, by the groups that were selected; empty if the pool has none."""
         return {group: mixed / selected for group, (mixed, selected) in sorted(self.by_group.items())}
 
+    @counted
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

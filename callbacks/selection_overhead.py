@@ -7,12 +7,19 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 
+from callbacks.selection_callback import SelectionCallback
+
 
 class SelectionOverhead(Callback):
-    """Logs the seconds of select and observe over the seconds of the whole step, as a mean over the run.
+    """Logs what the selection costs over the seconds of the whole step, as a mean over the run.
 
-    The whole step is selection, rollouts, rewards, update and observation; time between steps, evaluation and
-    checkpoints are left out, so that the figure errs on the high side.
+    Its cost is the draw with its counts; the forecast of the step's evidence and the update of the selector; and the
+    callbacks that exist for the selection (`SelectionCallback`: `EffectiveTaskRatio`, `BeliefQuality`), what they log
+    and, with several ranks, their wait for each other included. Callbacks that run after this one in a step are counted
+    with the next.
+
+    The whole step is selection, rollouts, rewards, update, observation and those callbacks; time between steps,
+    evaluation and checkpoints are left out, so that the figure errs on the high side.
 
     Logs `selection/overhead_fraction`.
     """
@@ -20,6 +27,14 @@ class SelectionOverhead(Callback):
     def __init__(self) -> None:
         self.selection_seconds = 0.0
         self.step_seconds = 0.0
+        self._callbacks: list[SelectionCallback] = []
+        self._counted = 0.0  # seconds of theirs
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Looks for the callbacks whose time it counts."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._callbacks = [callback for callback in callbacks if isinstance(callback, SelectionCallback)]
+        self._counted = sum(callback.seconds for callback in self._callbacks)
 
     @property
     def fraction(self) -> float:
@@ -30,9 +45,11 @@ class SelectionOverhead(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Adds the timings of one step."""
-        timings = outputs["timings"]
-        self.selection_seconds += timings["select"] + timings["observe"]
-        self.step_seconds += timings["select"] + timings["step"]
+        timings, before = outputs["timings"], self._counted
+        self._counted = sum(callback.seconds for callback in self._callbacks)
+        beside = self._counted - before
+        self.selection_seconds += timings["select"] + timings["observe"] + beside
+        self.step_seconds += timings["select"] + timings["step"] + beside
         pl_module.log("selection/overhead_fraction", self.fraction, batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:

@@ -110,6 +110,7 @@ class AbilityBelief(Belief):
         self.logit = np.zeros(n)  # less the ability at the last visit
         self.variance = np.zeros(n)
         self.last = np.full(n, -1, dtype=np.int32)
+        self._tried = 0  # tasks
         self.step = 0
 
     def _read(self, features: TaskFeatures) -> Design:
@@ -216,6 +217,7 @@ class AbilityBelief(Belief):
         self.logit[at] = posterior[0] + moved * posterior[1] / prior[1] - self.ability[group]
         self.variance[at] = posterior[1] + drifted
         self.last[at] = self.step
+        self._tried += int(np.count_nonzero(new))
         self.step += 1
         self._forget_profiles()
 
@@ -286,7 +288,7 @@ class AbilityBelief(Belief):
             "belief/ability": float(
                 np.average(self.ability[self._group_of_profile], weights=self._design.profiles.sizes)
             ),
-            "belief/tried": float((self.last >= 0).mean()),
+            "belief/tried": self._tried / len(self.last),
             "belief/untried_deviation": float(np.exp(self.spread[0] / 2)),
         }
 
@@ -317,6 +319,6 @@ class AbilityBelief(Belief):
                 )
         for name in self._ARRAYS:
             setattr(self, name, np.array(state[name], dtype=getattr(self, name).dtype))
-        self.step = int(state["step"])
+        self.step, self._tried = int(state["step"]), int(np.count_nonzero(self.last >= 0))
         self._shape.load_state_dict(state["reward_shape"])
         self._forget_profiles()

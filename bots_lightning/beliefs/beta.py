@@ -87,7 +87,8 @@ class BetaBelief(BetaPosterior):
         super().setup(features)
         self.step = 0
         self.last = np.zeros(features.num_tasks, dtype=np.int32)
-        self._powers: FloatArray = np.empty(0)  # (1−λ)^n, looked up
+        self._powers: FloatArray = np.empty(0)  # (1−λ)^n, looked up; and in single precision
+        self._coarse_powers: Float32Array = np.empty(0, dtype=np.float32)
         self._pseudo = PseudoCounts()
         if self.implicit is not None:
             self.implicit.setup(features)
@@ -174,7 +175,9 @@ class BetaBelief(BetaPosterior):
 
     def _cells_of_tried(self, where: Where) -> npt.NDArray[np.int32]:
         """`concentrations` and `octave_cells` in single precision; the implicit evidence is that of the profile."""
-        kept = np.float32(1 - self.forgetting) ** (self.step - self.last[where]).astype(np.float32)
+        if self.step >= len(self._coarse_powers):
+            self._coarse_powers = np.float32(1 - self.forgetting) ** np.arange(2.0 * self.step + 64, dtype=np.float32)
+        kept = self._coarse_powers.take(self.step - self.last[where])
         profile = self._profiles.labels[where]
         concentrations = []
         for own, coarse in zip((self.successes, self.failures), self._coarse_of_profile, strict=True):

@@ -208,6 +208,17 @@ def test_equal_rewards_for_ever_keep_everything_finite(successes: float) -> None
     assert ((belief.mean() < 0.2) if successes == 0 else (belief.mean() > 0.8)).all()
 
 
+def test_the_share_of_tried_tasks_counts_each_once() -> None:
+    belief, restored = belief_of(features_of(8)), belief_of(features_of(8))
+    assert belief.metrics()["belief/tried"] == 0
+    belief.observe(evidence_of([1, 3], [2.0, 5.0]))
+    belief.observe(evidence_of([3, 4, 3], [2.0, 5.0, 1.0]))
+    assert belief.metrics()["belief/tried"] == 3 / 8
+    restored.load_state_dict(belief.state_dict())
+    restored.observe(evidence_of([0, 1], [2.0, 5.0]))
+    assert restored.metrics()["belief/tried"] == 4 / 8
+
+
 def test_a_restored_belief_makes_the_next_ten_draws_of_the_uninterrupted_one() -> None:
     features, rng = features_of(30, 3, missing=0.2), np.random.default_rng(9)
     belief, restored = belief_of(features), belief_of(features)
