@@ -139,10 +139,10 @@ class TaskDataModule(LightningDataModule):
             )
         start = time.perf_counter()
         indices = self.selector.select(self.batch_size)
-        self.select_seconds = time.perf_counter() - start
         self.count_histogram.add(self.selection_counts[indices])
         self.selection_counts[indices] += 1
         self.drawn = indices.tolist()
+        self.select_seconds = time.perf_counter() - start
         return self.drawn
 
     def select_ahead(self) -> list[int]:
@@ -179,8 +179,8 @@ class TaskDataModule(LightningDataModule):
             evidence = Evidence.concatenate([part for part, _ in parts])
             for _, counted in parts:
                 self.workload.observe(counted)
-        self._forecast(evidence.merged())
         start = time.perf_counter()
+        self._forecast(evidence.merged())
         self.selector.observe(evidence)
         self.drawn = []
         self.observe_seconds = time.perf_counter() - start
