@@ -8,7 +8,6 @@ import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from bots_lightning.checkpoints import (
@@ -19,7 +18,7 @@ from bots_lightning.checkpoints import (
     free_folder,
     write_text,
 )
-from bots_lightning.evaluation import MetricsCSV
+from bots_lightning.evaluation import MetricsCSV, TensorBoardCurves
 
 
 class RunFolder(Callback):
@@ -94,7 +93,7 @@ class RunFolder(Callback):
         """Ours before the user's; all of them get the config. None if the user wants none."""
         others = [logger for logger in trainer.loggers if not isinstance(logger, MetricsCSV)]
         if len(others) < len(trainer.loggers):
-            tensorboard = TensorBoardLogger(self.folder, name="tensorboard", version="", default_hp_metric=False)
+            tensorboard = TensorBoardCurves(self.folder, name="tensorboard", version="", default_hp_metric=False)
             trainer.loggers = [MetricsCSV(self.folder), tensorboard, *others]
         config = yaml.safe_load(self.config)
         for logger in trainer.loggers:

@@ -116,21 +116,28 @@ def whiten(
         mask: (R, T) bool; with fewer than two tokens there is no variance, and values keep their size.
         shift_mean: take the mean away.
         gather: (…) to (W, …), the tensors of all W ranks, if the batch is divided over several.
+
+    Returns:
+        (R, T) float; NaN in all of the mask if one value there is not finite, so that no row is learned from.
     """
-    mean, variance = _moments(values[mask], gather)
-    whitened = (values - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean)
-    return torch.where(mask, values if variance.isnan() else whitened, torch.zeros_like(values))
+    moments = _moments(values[mask], gather)
+    if moments is None:
+        whitened = values
+    else:
+        mean, variance = moments
+        whitened = (values - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean)
+    return torch.where(mask, whitened, torch.zeros_like(values))
 
 
-def _moments(values: Tensor, gather: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance, of all ranks if they are to be gathered; NaN of fewer than two values."""
+def _moments(values: Tensor, gather: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    """Mean and unbiased variance, of all ranks if they are to be gathered; None of fewer than two values."""
     if gather is None:
-        return (values.mean(), values.var()) if len(values) > 1 else (values.new_tensor(torch.nan),) * 2
+        return (values.mean(), values.var()) if len(values) > 1 else None
     sums = torch.stack([values.sum().double(), values.new_tensor(len(values)).double()])
     total, count = gather(sums).reshape(-1, 2).sum(dim=0)
     mean = total / count
     variance = gather((values - mean).square().sum()).sum() / (count - 1)
-    return mean.to(values.dtype), torch.where(count > 1, variance, torch.nan).to(values.dtype)
+    return (mean.to(values.dtype), variance.to(values.dtype)) if count > 1 else None
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -221,6 +221,17 @@ def test_one_value_or_none_cannot_be_whitened_and_equal_ones_become_zero() -> No
     assert not whiten(torch.full((1, 4), 0.5), torch.ones(1, 4, dtype=torch.bool)).any()
 
 
+@pytest.mark.parametrize("value", [NAN, math.inf, -math.inf])
+@pytest.mark.parametrize("gather", [None, lambda tensor: torch.stack([tensor, torch.zeros_like(tensor)])])
+@pytest.mark.parametrize("shift_mean", [False, True])
+def test_one_value_that_is_no_number_leaves_none(value: float, gather: Any, shift_mean: bool) -> None:
+    """Else mini-batches without its row would learn from advantages that were never whitened."""
+    mask = torch.tensor([[True, True], [True, False]])
+    whitened = whiten(tensor([[1.0, value], [3.0, NAN]]), mask, shift_mean, gather)
+    assert whitened[mask].isnan().all()
+    assert whitened[1, 1] == 0
+
+
 def test_explained_variance_by_hand() -> None:
     # Returns 1, 2, 3 vary by 2/3; the errors 0, 1, 1 by 2/9.
     returns, values = tensor([[1.0, 2.0], [3.0, 50.0]]), tensor([[1.0, 1.0], [2.0, -50.0]])

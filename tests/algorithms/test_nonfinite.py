@@ -13,7 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from bots_lightning.algorithms import GRPO, PPO, Experience, LoRA
+from bots_lightning.algorithms.critic import token_values
 from bots_lightning.algorithms.nonfinite import check_skipped, dump_batch, nonfinite_gradients
+from bots_lightning.evaluation import TensorBoardCurves
 
 NAN, INF = math.nan, math.inf
 
@@ -48,6 +50,11 @@ def test_the_limit_is_the_first_number_that_is_too_many(tmp_path: Path) -> None:
     check_skipped(2, 3, tmp_path)
     with pytest.raises(FloatingPointError, match=rf"3 optimizer steps in a row .*{tmp_path}.*max_skipped_steps"):
         check_skipped(3, 3, tmp_path)
+
+
+def nothing(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    """What no completion is rewarded with."""
+    return [0.0] * len(completions)
 
 
 # --- in the loop ----------------------------------------------------------------------------------------------------
@@ -107,6 +114,33 @@ def test_a_step_that_is_not_finite_is_skipped(
     trained = {name for name, weight in policy.named_parameters() if weight.requires_grad}
     assert kept["gradients"]
     assert set(kept["gradients"]) <= trained
+
+
+def test_values_that_are_no_numbers_teach_no_mini_batch(
+    build: Any, fit: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they are those of one row, and the others' mini-batches would come out finite."""
+
+    def with_a_nan(*args: Any) -> Tensor:
+        values = token_values(*args)
+        values[0, 0] = NAN
+        return values
+
+    monkeypatch.setattr("bots_lightning.algorithms.ppo.token_values", with_a_nan)
+    policy = build(PPO, num_ppo_epochs=1, num_mini_batches=4, max_skipped_steps=8)
+    with pytest.raises(FloatingPointError, match="8 optimizer steps in a row had a loss or a gradient that is not fin"):
+        fit(policy, 3)
+    assert "iteration 0: loss nan" in caplog.text
+
+
+def test_tensorboard_has_gaps_where_a_metric_is_no_number(
+    build: Any, fit: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Equal rewards have no variance to be explained, and a step that is skipped has no loss."""
+    policy = poison(build(PPO, reward_funcs=[nothing], num_ppo_epochs=1, kl_coef=0.1), {1})
+    history = fit(policy, 2, logger=TensorBoardCurves(tmp_path), log_every_n_steps=1).history
+    assert math.isnan(history["loss"][1])
+    assert "NaN or Inf" not in caplog.text
 
 
 def test_the_very_first_step_may_be_skipped(build: Any, fit: Any) -> None:

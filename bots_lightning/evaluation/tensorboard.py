@@ -1,0 +1,39 @@
+"""TensorBoard's curves, with gaps where a step has no number."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+log = logging.getLogger(__name__)
+
+
+class TensorBoardCurves(TensorBoardLogger):
+    """Lightning's TensorBoardLogger without what is no number.
+
+    NaN is what a step has nothing to say of: the explained variance of equal returns, the loss of a step that was
+    skipped. TensorBoard would write it all the same, with a warning that does not name the metric. An infinite metric
+    is told once by its name.
+
+    Args:
+        *args: of TensorBoardLogger.
+        **kwargs: of TensorBoardLogger.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._told: set[str] = set()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Writes the finite ones."""
+        for name in metrics:
+            if math.isinf(metrics[name]) and name not in self._told:
+                self._told.add(name)
+                log.warning("step %s: %s is infinite; TensorBoard has a gap there.", step, name)
+        super().log_metrics({name: value for name, value in metrics.items() if math.isfinite(value)}, step)
