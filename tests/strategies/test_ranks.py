@@ -87,3 +87,43 @@ def test_ranks_that_have_drifted_apart_stop_with_both_digests() -> None:
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert ended.stdout.count("rank 0: digest-0, rank 1: digest-1") == 2
+
+
+def test_what_the_first_rank_refuses_all_refuse_in_the_same_words(checkpoint: str, tmp_path: Path) -> None:
+    """Its checks of the pool are made once, while the others wait."""
+    program = (
+        "import sys\n"
+        "import torch.distributed as dist\n"
+        "from lightning import Trainer\n"
+        "from bots_lightning.algorithms import GRPO, module\n"
+        "from bots_lightning.data import TaskDataModule\n"
+        "from bots_lightning.rewards import exact_match\n"
+        "from bots_lightning.selection import UniformSelector\n"
+        "from bots_lightning.strategies import DataParallel\n"
+        "from bots_lightning.tasks import ProceduralTasks\n"
+        "checked = module.check_prompts\n"
+        "def check(*args):\n"
+        "    print('looked', flush=True)\n"
+        "    checked(*args)\n"
+        "module.check_prompts = check\n"
+        "data = TaskDataModule(ProceduralTasks(8), UniformSelector(), batch_size=4)\n"
+        "policy = GRPO(sys.argv[1], [exact_match], max_prompt_length=3, max_completion_length=8)\n"
+        "trainer = Trainer(accelerator='cpu', devices=2, strategy=DataParallel(), logger=False, max_epochs=1,\n"
+        "    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,\n"
+        "    use_distributed_sampler=False, default_root_dir=sys.argv[2])\n"
+        "try:\n"
+        "    trainer.fit(policy, data)\n"
+        "except ValueError as error:\n"
+        "    print(f'refused: {error}', flush=True)\n"
+        "dist.destroy_process_group()\n"
+    )
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    command = [sys.executable, *launcher, sys.executable, "-c", program, checkpoint, str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    lines = ended.stdout.splitlines()
+    refusals = [line for line in lines if line.startswith("refused: 8 of 8 tasks cannot be rolled out")]
+    assert len(refusals) == 2, ended.stdout
+    assert len(set(refusals)) == 1
+    assert lines.count("looked") == 1
