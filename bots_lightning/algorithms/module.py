@@ -21,6 +21,7 @@ from bots_lightning.algorithms.kept import check_kept
 from bots_lightning.algorithms.policy import (
     LoRA,
     PretrainedSource,
+    check_device,
     check_dtype,
     checkpoint_folder,
     context_length,
@@ -168,7 +169,8 @@ class PolicyModule(LightningModule):
         return context_length(checkpoint_folder(self.pretrained))
 
     def setup(self, stage: str) -> None:
-        """Refuses predictions that nobody keeps, and tasks whose answers no completion could match; loads no model."""
+        """Refuses, before a model is loaded, what would come to nothing and tasks whose answers nothing could match."""
+        check_device(self.trainer.strategy.root_device)
         if stage == "predict":
             check_kept(self.trainer)
         by_first_rank(self.trainer.strategy, lambda: check_answers(self._pools(), self.scorer))

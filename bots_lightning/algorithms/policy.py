@@ -79,6 +79,16 @@ def check_dtype(lora: LoRA | None, dtype: Literal["float32", "bfloat16"]) -> Non
         )
 
 
+def check_device(device: torch.device) -> None:
+    """Refuses a device that cannot draw tokens as all others do.
+
+    Raises:
+        ValueError: says why, and what to use.
+    """
+    if device.type == "mps":
+        raise ValueError("Apple's GPUs (mps) have no float64, by which tokens are drawn. Set trainer.accelerator=cpu.")
+
+
 def load_policy(
     folder: str,
     lora: LoRA | None = None,

@@ -46,7 +46,7 @@ class MathReward(JudgedReward):
             where nothing marks an answer, also the last value of a text that has come to an end; that finds the answer
             in 98.7% of GSM8K's solutions without their marks, where "strict" finds none.
         max_characters: only so many of a completion's last characters are read.
-        memory_bytes: address space of a worker; a completion that needs more is an error.
+        memory_bytes: address space of a worker, on Linux; a completion that needs more is an error.
 
     Raises:
         ModuleNotFoundError: the parser of formulas is not installed.

@@ -81,6 +81,13 @@ class Worker:
         self.connection.close()
 
 
+def usable_cores() -> int:
+    """Cores that this process may use; all of the machine's where the system does not tell."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def path_of(function: Callable[[Any], Any]) -> str:
     """`package.module:name` of a top-level function.
 

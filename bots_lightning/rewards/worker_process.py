@@ -30,9 +30,9 @@ def load(path: str) -> Callable[[Any], Any]:
 
 
 def limit(memory_bytes: int | None) -> None:
-    """Bounds the address space; a crash writes no core file."""
+    """Bounds the address space, where the system can; a crash writes no core file."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if memory_bytes is not None:
+    if memory_bytes is not None and sys.platform == "linux":  # macOS refuses
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
 
 

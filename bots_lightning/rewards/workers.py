@@ -15,7 +15,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal
 
 from bots_lightning.rewards.judged import RewardPoolError
-from bots_lightning.rewards.worker import Worker, path_of
+from bots_lightning.rewards.worker import Worker, path_of, usable_cores
 
 # So many processes in a row that end before they can judge are the machine's fault.
 FAILED_STARTS = 3
@@ -54,7 +54,7 @@ class WorkerPool:
         num_workers: processes; by default as many as cores that this process may use, 16 at most.
         start_seconds: for a process to import the function's module and to judge the rehearsal.
         rehearsal: items that each process judges as it starts, so that nothing is loaded under the clock of an item.
-        memory_bytes: the most address space of a process (RLIMIT_AS); none for no limit.
+        memory_bytes: the most address space of a process (RLIMIT_AS); none for no limit. Of Linux only.
         max_item_bytes: an item that is longer, pickled, is an error and is not sent.
     """
 
@@ -74,7 +74,7 @@ class WorkerPool:
         for name, seconds in {"timeout_seconds": timeout_seconds, "start_seconds": start_seconds}.items():
             if not 0 < seconds < float("inf"):
                 raise ValueError(f"{name}={seconds}; expected a positive, finite number of seconds.")
-        self.num_workers = num_workers or min(len(os.sched_getaffinity(0)), MOST_WORKERS_BY_DEFAULT)
+        self.num_workers = num_workers or min(usable_cores(), MOST_WORKERS_BY_DEFAULT)
         self.timeout_seconds = float(timeout_seconds)
         self.max_item_bytes = max_item_bytes
         self._patience = PATIENCE * self.timeout_seconds

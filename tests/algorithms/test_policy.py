@@ -285,6 +285,13 @@ def test_the_context_is_what_the_model_declares(config: PreTrainedConfig, expect
     assert context_length(str(tmp_path)) == expected
 
 
+def test_a_device_without_float64_is_refused_before_a_model_is_loaded(build: Callable[..., Any]) -> None:
+    policy = build(GRPO)
+    policy._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps")))
+    with pytest.raises(ValueError, match=r"have no float64, by which tokens are drawn\. Set trainer\.accelerator=cpu"):
+        policy.setup("fit")
+
+
 def test_completions_beyond_the_context_are_refused_before_a_model_is_loaded(
     build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

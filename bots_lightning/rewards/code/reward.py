@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from bots_lightning.rewards.code.process import Limits, SandboxError
 from bots_lightning.rewards.code.sandbox import Sandbox
 from bots_lightning.rewards.code.tests_format import parse_tests
 from bots_lightning.rewards.judged import JudgedReward, Outcomes, RewardPoolError
+from bots_lightning.rewards.worker import usable_cores
 from bots_lightning.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class CodeReward(JudgedReward):
         packages: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+        workers = usable_cores() if num_workers is None else num_workers
         for name, value in (("num_workers", workers), ("max_tests", max_tests)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}; expected at least 1.")

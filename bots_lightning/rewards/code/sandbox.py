@@ -32,6 +32,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,10 @@ class Sandbox:
         packages: Sequence[str] = (),
     ) -> None:
         if sys.platform != "linux" or not seccomp.supported():
-            raise SandboxError("the code reward runs programs on Linux only, on x86_64 or aarch64.")
+            raise SandboxError(
+                f"CodeReward runs programs on Linux only, on x86_64 or aarch64; this is {sys.platform} on "
+                f"{platform.machine()}. Train on such a machine or in a container of it, or take another reward."
+            )
         self.limits = limits
         interpreter = describe(python or sys.executable, packages)
         self.python, self.prefixes, self.packages = interpreter.executable, interpreter.prefixes, interpreter.packages
