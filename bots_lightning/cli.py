@@ -239,8 +239,6 @@ def main(args: ArgsType | Sequence[str] = None) -> None:
             args=args,  # type: ignore[arg-type]
         )
     except Exception as error:
-        if lost := watch.lost:
-            raise LostRankError(
-                f"{lost} is gone. Look for its own last words; to continue: --ckpt_path last"
-            ) from error
+        if watch.lost:
+            raise LostRankError(watch.account()) from error
         raise

@@ -250,6 +250,21 @@ def test_a_killed_rank_is_named_and_ends_the_others(job: Callable[..., Job]) -> 
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_interrupted_ends_the_others_with_a_line(rank: int, job: Callable[..., Job]) -> None:
+    """Started by hand, so that no launcher ends them; at once, since nothing would be saved first."""
+    running = job("--trainer.callbacks", "[]")
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(next(PORTS)), "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    ranks = [running.start(*by_lightning(), **address, LOCAL_RANK=str(number)) for number in range(2)]
+    running.await_steps()
+    ranks[rank].send_signal(signal.SIGINT)
+    codes = running.await_end()
+    assert 0 not in codes
+    words = rf"^error: rank {rank} \(process {ranks[rank].pid} on .*\) was interrupted by Ctrl-C or SIGINT"
+    assert re.search(words, running.said(1 - rank), re.MULTILINE)
+    assert "Traceback" not in running.said(1 - rank)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_launcher_and_strategy_ends_when_a_rank_is_killed(

@@ -8,13 +8,20 @@ import selectors
 import socket
 import sys
 import threading
+import traceback
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import Callback
 
 PROBES = (10, 5, 4)  # seconds of silence before the first, seconds between, how many: a vanished node after 30 s
-BYE = "bye"
+BYE = "bye\n"
+GONE = "is gone"  # of a rank that could not say what has ended it
+TOGETHER_SECONDS = 1.0  # within which ranks fail for the same reason, and each tells its own
+NEWS_SECONDS = 5.0  # until a rank whose collective has failed hears of the one that is gone
+LIBRARIES = ("torch", "deepspeed", "lightning")
+LONGEST = 300  # characters of an error that are passed on
 
 
 class LostRankError(ConnectionError):
@@ -26,18 +33,21 @@ class RankWatch(Callback):
 
     Every rank holds a connection to the first. A process that is killed closes it; a node that vanishes stops answering
     the probes of TCP keep-alive. Both are the operating system's doing, so that a busy process is never taken for a
-    dead one. A rank that hangs is alive; for it there is the strategy's `timeout_seconds`.
+    dead one. A rank that hangs is alive; for it there is the strategy's `timeout_seconds`. A rank that fails or is
+    interrupted says by what, so that the others can tell.
 
     Args:
         grace_seconds: how long the rest may take to end by itself, before it is ended.
 
     Attributes:
         lost: the rank that is gone, None as long as none is.
+        fate: what has become of it.
     """
 
     def __init__(self, grace_seconds: float = 10.0) -> None:
         self.grace_seconds = grace_seconds
         self.lost: str | None = None
+        self.fate = GONE
         self._known = threading.Event()  # that one is lost
         self._over = threading.Event()
         self._server: socket.socket | None = None
@@ -60,11 +70,16 @@ class RankWatch(Callback):
         self.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Says goodbye where the program ends as it is meant to; else this rank is lost to the others, or one to it."""
-        if isinstance(exception, KeyboardInterrupt) or (isinstance(exception, SystemExit) and not exception.code):
+        """Says goodbye where the program ends as it is meant to; else what has ended this rank, if not another one."""
+        if isinstance(exception, SystemExit) and not exception.code:
             self.close()
-        elif self._thread is not None and not self._known.wait(2):  # a collective may fail before the news is here
-            self.close("")
+        elif self._thread is not None and not (_of_connections(exception) and self._known.wait(NEWS_SECONDS)):
+            self.close(f"\t{_fate(exception)}\n")
+
+    def account(self) -> str:
+        """What has become of the rank that is lost, and what to do."""
+        log = " Look for its own last words." if self.fate == GONE else ""
+        return f"{self.lost} {self.fate}.{log} To continue: --ckpt_path last"
 
     # --- connections --------------------------------------------------------------------------------------------
 
@@ -89,7 +104,11 @@ class RankWatch(Callback):
         self._start()
 
     def close(self, last_words: str = BYE) -> None:
-        """Ends the watch; the others are told that this is no loss, unless last words are missing."""
+        """Ends the watch.
+
+        Args:
+            last_words: to the others: no loss, or a line of name, tab and fate; without any, this rank is gone.
+        """
         if self._thread is None or self._over.is_set():
             return
         self._over.set()
@@ -127,7 +146,7 @@ class RankWatch(Callback):
                             selector.register(other, selectors.EVENT_READ)
                     elif lost := self._hear(connection):
                         if not self._over.is_set():  # both closing at once looks like a loss
-                            self._end(lost)
+                            self._end(*lost)
                         return
                     elif connection not in self._others:
                         selector.unregister(connection)
@@ -148,25 +167,52 @@ class RankWatch(Callback):
         self._others[_probing(connection)] = name
         return connection
 
-    def _hear(self, connection: socket.socket) -> str | None:
-        """The name of the rank that is gone, if that is what a connection says."""
+    def _hear(self, connection: socket.socket) -> tuple[str, str] | None:
+        """The rank that is gone and its fate, if that is what a connection says."""
         try:
-            heard = connection.recv(1024).decode()
+            heard = connection.recv(4096).decode(errors="replace")
         except OSError:
             heard = ""
         if heard == BYE:
             del self._others[connection]
             return None
-        return heard or self._others[connection]
+        name, _, fate = heard.partition("\n")[0].partition("\t")
+        return name or self._others[connection], fate or GONE
 
-    def _end(self, lost: str) -> None:
-        self.lost = lost
-        self._known.set()
+    def _end(self, lost: str, fate: str) -> None:
+        _call_off_observer()
         if self._server:
-            self._tell(lost)
-        print(f"\n{lost} is gone; the others end within {self.grace_seconds:g} s.", file=sys.stderr, flush=True)
+            self._tell(f"{lost}\t{fate}\n")
+        if self._over.wait(TOGETHER_SECONDS):
+            return  # this rank has failed by itself
+        self.lost, self.fate = lost, fate
+        self._known.set()
+        print(f"\n{lost} {fate}; the others end within {self.grace_seconds:g} s.", file=sys.stderr, flush=True)
         if not self._over.wait(self.grace_seconds):
             os._exit(1)
+
+
+def _fate(exception: BaseException) -> str:
+    """What is told of a rank that has ended by this."""
+    if isinstance(exception, KeyboardInterrupt):
+        return "was interrupted by Ctrl-C or SIGINT"
+    if isinstance(exception, SystemExit):
+        return f"has ended with exit code {exception.code}"
+    return " ".join(f"has failed: {type(exception).__name__}: {exception}".split())[:LONGEST].rstrip(".")
+
+
+def _of_connections(exception: BaseException) -> bool:
+    """Whether libraries have raised it, as they do where a collective fails since another rank is gone."""
+    frames = [frame for frame, _ in traceback.walk_tb(exception.__traceback__)]
+    module = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
+    return isinstance(exception, RuntimeError | OSError) and module.partition(".")[0] in LIBRARIES
+
+
+def _call_off_observer() -> None:
+    """Lightning's, which would kill this process without a word as soon as one of its children is gone."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []
 
 
 def _probing(connection: socket.socket) -> socket.socket:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
 from bots_lightning.strategies import RankWatch
 
@@ -42,6 +44,11 @@ def _await(happened: object) -> None:
     raise AssertionError("nothing happened in 5 s")
 
 
+def fail(watch: RankWatch, exception: BaseException) -> None:
+    """As the trainer tells it."""
+    watch.on_exception(None, None, exception)  # type: ignore[arg-type]
+
+
 def test_all_hear_of_a_rank_that_is_lost_and_end(
     ranks: list[RankWatch], ended: threading.Event, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +64,63 @@ def test_all_notice_the_loss_of_the_first(ranks: list[RankWatch], ended: threadi
     _await(lambda: ranks[1].lost and ranks[2].lost)
     assert (ranks[1].lost, ranks[2].lost) == ("rank 0", "rank 0")
     assert ended.wait(5)
+
+
+@pytest.mark.parametrize(
+    ("exception", "fate"),
+    [
+        (KeyboardInterrupt(), "was interrupted by Ctrl-C or SIGINT"),
+        (SystemExit(143), "has ended with exit code 143"),
+        (ValueError("no\ntask. Add\tsome."), "has failed: ValueError: no task. Add some"),
+        (ValueError("x" * 10_000), f"has failed: ValueError: {'x' * 276}"),
+    ],
+)
+def test_all_hear_what_has_ended_a_rank_and_end(
+    exception: BaseException, fate: str, ranks: list[RankWatch], ended: threading.Event
+) -> None:
+    fail(ranks[1], exception)
+    _await(lambda: ranks[0].lost and ranks[2].lost)
+    assert [ranks[rank].account() for rank in (0, 2)] == [f"rank 1 {fate}. To continue: --ckpt_path last"] * 2
+    assert ended.wait(5)
+
+
+def test_ranks_that_fail_for_the_same_reason_each_tell_their_own(
+    ranks: list[RankWatch], ended: threading.Event, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for watch in ranks:
+        fail(watch, ValueError("no task"))
+    assert not ended.wait(2)
+    assert [watch.lost for watch in ranks] == [None, None, None]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_collective_that_fails_since_a_rank_is_gone_is_no_failure_of_its_own(
+    ranks: list[RankWatch], ended: threading.Event
+) -> None:
+    ranks[1].close("")
+    with pytest.raises(OSError, match="nowhere") as found:  # as good as any that torch raises
+        torch.load("nowhere")
+    fail(ranks[2], found.value)
+    _await(lambda: ranks[0].lost)
+    assert (ranks[0].account(), ranks[2].account()) == (
+        "rank 1 is gone. Look for its own last words. To continue: --ckpt_path last",
+    ) * 2
+    assert ended.wait(5)
+
+
+def test_a_program_that_ends_as_meant_is_no_loss(ranks: list[RankWatch], ended: threading.Event) -> None:
+    fail(ranks[1], SystemExit(0))
+    assert not ended.wait(2)
+    assert ranks[0].lost is None
+
+
+def test_lightning_kills_no_process_that_still_has_to_tell(ranks: list[RankWatch]) -> None:
+    observer = _ChildProcessObserver(main_pid=os.getpid(), child_processes=[object()])  # type: ignore[list-item]
+    observer.run = threading.Event().wait  # type: ignore[method-assign]
+    observer.start()
+    ranks[1].close("")
+    _await(lambda: ranks[0].lost)
+    assert observer._run()  # there is nothing to observe any more
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
