@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -71,31 +72,7 @@ class CompactEngine(RolloutEngine):
         on_completed: OnCompleted | None = None,
     ) -> Rollouts:
         """Samples n completions of every prompt; see `RolloutEngine.generate`."""
-        try:
-            self._raise_if_cancelled()
-            return self._sample(model, prompts, n, sampling, seeds, policy_version, on_completed)
-        finally:
-            self._cancelled = False
-
-    def cancel(self) -> None:
-        """Ends `generate` before its next token; where it is left to `GenerateEngine`, only before it begins."""
-        self._cancelled = True
-
-    def _raise_if_cancelled(self) -> None:
-        if self._cancelled:
-            raise RolloutsCancelledError
-
-    def _sample(
-        self,
-        model: PreTrainedModel,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        policy_version: int,
-        on_completed: OnCompleted | None,
-    ) -> Rollouts:
-        with rollout_mode(model):
+        with self._cancellable(), rollout_mode(model):
             if not can_read(model):
                 rows = max(1, self.max_tokens // (max(map(len, prompts)) + sampling.max_completion_length))
                 return GenerateEngine(rows).generate(model, prompts, n, sampling, seeds, policy_version, on_completed)
@@ -110,6 +87,22 @@ class CompactEngine(RolloutEngine):
         tokens, mask = tokens.masked_fill(~mask, sampling.pad_token_id)[:, :length], mask[:, :length]
         logprobs = texts.logprobs[:, :length].masked_fill(~mask, torch.nan) if self.logprobs else None
         return Rollouts(prompt_ids, prompt_mask, tokens, mask, finished, policy_version, logprobs)
+
+    def cancel(self) -> None:
+        """Ends `generate` before its next token; where it is left to `GenerateEngine`, only before it begins."""
+        self._cancelled = True
+
+    @contextmanager
+    def _cancellable(self) -> Iterator[None]:
+        try:
+            self._raise_if_cancelled()
+            yield
+        finally:
+            self._cancelled = False
+
+    def _raise_if_cancelled(self) -> None:
+        if self._cancelled:
+            raise RolloutsCancelledError
 
     def _complete_all(self, model: PreTrainedModel, texts: _Texts, sampling: Sampling) -> None:
         waiting: list[int] = texts.longest_first(texts.drawn)
