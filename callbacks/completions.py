@@ -19,7 +19,8 @@ from bots_lightning.tasks import Task
 class CompletionsLog(Callback):
     """Writes prompts, completions and rewards to `completions.jsonl` in the run folder, one completion a line.
 
-    `predict` writes every completion, to `predictions.jsonl`. Only the first rank writes.
+    Only the first rank writes. `predict` writes every completion, to `predictions.jsonl`, and what other ranks roll out
+    to `predictions.rank-1.jsonl` and so on.
 
     Args:
         every_n_steps: how often a training step is written.
@@ -44,14 +45,19 @@ class CompletionsLog(Callback):
     ) -> None:
         """Writes some tasks of every n-th step."""
         iteration = pl_module.progress.iterations  # type: ignore[union-attr]
-        if iteration % self.every_n_steps == 0:  # type: ignore[operator]
+        if trainer.is_global_zero and iteration % self.every_n_steps == 0:  # type: ignore[operator]
             tasks = outputs["tasks"][: self.max_tasks]
             self._write(trainer, "completions.jsonl", tasks, outputs, {"iteration": iteration})
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the predictions' file afresh."""
+        """Starts the predictions' file of this rank afresh; the first rank removes those of ranks that are no more."""
+        folder = Path(trainer.default_root_dir)
+        (folder / _predictions(trainer)).unlink(missing_ok=True)
         if trainer.is_global_zero:
-            (Path(trainer.default_root_dir) / "predictions.jsonl").unlink(missing_ok=True)
+            for path in folder.glob("predictions.rank-*.jsonl"):
+                rank = path.name.removeprefix("predictions.rank-").removesuffix(".jsonl")
+                if rank.isdecimal() and int(rank) >= trainer.world_size:
+                    path.unlink()
 
     def on_predict_batch_end(
         self,
@@ -63,14 +69,17 @@ class CompletionsLog(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Writes the whole batch."""
-        self._write(trainer, "predictions.jsonl", batch.tasks, outputs, {})
+        self._write(trainer, _predictions(trainer), batch.tasks, outputs, {})
 
     @staticmethod
     def _write(trainer: Trainer, name: str, tasks: Sequence[Task], outputs: Any, head: dict[str, Any]) -> None:
-        if not trainer.is_global_zero:
-            return
         path = Path(trainer.default_root_dir) / name
         append_text(path, "".join(_lines(tasks, outputs, head)))
+
+
+def _predictions(trainer: Trainer) -> str:
+    """The name of this rank's file."""
+    return "predictions.jsonl" if trainer.is_global_zero else f"predictions.rank-{trainer.global_rank}.jsonl"
 
 
 def _drop_after(path: Path, iterations: int) -> None:

@@ -154,6 +154,21 @@ def test_predictions_are_whole_and_start_afresh(tmp_path: Path) -> None:
     assert "iteration" not in rows[0]
 
 
+def test_every_rank_keeps_its_own_predictions(tmp_path: Path) -> None:
+    callback = CompletionsLog()
+    for world_size in (3, 2):
+        ranks = [SimpleNamespace(**vars(trainer(tmp_path, rank == 0)), global_rank=rank) for rank in range(world_size)]
+        for rank in ranks:
+            rank.world_size = world_size
+            callback.on_predict_start(rank, None)  # type: ignore[arg-type]
+        for number, rank in enumerate(ranks):
+            outputs = {"completions": [str(number)] * 6, "rewards": OUTPUTS["rewards"]}
+            callback.on_predict_batch_end(rank, None, outputs, BATCH, 0)  # type: ignore[arg-type]
+    names = ["predictions.jsonl", "predictions.rank-1.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert [{row["completion"] for row in read(tmp_path / name)} for name in names] == [{"0"}, {"1"}]
+
+
 @pytest.mark.parametrize("every_n_steps", [0, -1])
 def test_an_interval_below_one_is_refused(every_n_steps: int) -> None:
     with pytest.raises(ValueError, match=f"every_n_steps={every_n_steps}; expected at least 1"):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -55,6 +56,17 @@ def test_a_folder_of_json_lines_is_read_too(tmp_path: Path) -> None:
     assert [task.prompt for task in DatasetTasks(str(folder), system_prompt="Reckon.").load()] == [
         [{"role": "system", "content": "Reckon."}, {"role": "user", "content": "1+1="}]
     ]
+
+
+def test_a_csv_file_holds_chats_and_truths_as_json(tmp_path: Path) -> None:
+    folder = tmp_path / "sums"
+    folder.mkdir()
+    chat = [{"role": "user", "content": 'Say "1, 2".'}]
+    cells = [json.dumps(chat), json.dumps({"style": "rule", "ground_truth": "1, 2"})]
+    with (folder / "train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["prompt", "reward_model"], cells])
+    (task,) = DatasetTasks(str(folder)).load()
+    assert (task.prompt, task.answer) == (chat, "1, 2")
 
 
 def test_a_saved_data_set_is_read_in_its_own_order(tmp_path: Path) -> None:
