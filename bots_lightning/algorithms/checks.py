@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch.distributed as dist
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ProgressBar
+from torch import Tensor
 
 from bots_lightning.data import TaskDataModule
 from bots_lightning.strategies import OnlineStrategy
+from bots_lightning.strategies.digests import differing_weights
 
 
 def check_trainer(trainer: Any) -> None:
@@ -19,11 +22,7 @@ def check_trainer(trainer: Any) -> None:
     """
     if not isinstance(trainer.datamodule, TaskDataModule):
         raise ValueError("training needs a TaskDataModule; pass Trainer.fit(module, datamodule=TaskDataModule(…)).")
-    if trainer.world_size > 1 and not isinstance(trainer.strategy, OnlineStrategy):
-        raise ValueError(
-            f"the run has {trainer.world_size} processes under {type(trainer.strategy).__name__}, which expects one "
-            "backward pass per step. Stack a config of configs/strategies, or set trainer.devices=1."
-        )
+    check_ranks(trainer, trainer.datamodule)
     if trainer.precision not in ("32-true", "bf16-mixed"):
         raise ValueError(
             f"trainer.precision={trainer.precision}; expected 32-true or bf16-mixed. With 16-mixed, clipping would see "
@@ -36,14 +35,57 @@ def check_trainer(trainer: Any) -> None:
         )
 
 
-def check_ranks_agree(fingerprint: Callable[[], str]) -> None:
-    """Compares what all ranks believe, if there are several.
+def check_kept(trainer: Any) -> None:
+    """Refuses a prediction that nobody keeps.
+
+    Raises:
+        ValueError: names the callbacks that write.
+    """
+    if trainer.predict_loop.return_predictions or any(map(_keeps, trainer.callbacks)):
+        return
+    raise ValueError(
+        "predict would keep nothing: no callback takes what comes of it. Add callbacks.PassRateWriter for pass rates, "
+        "or callbacks.CompletionsLog for completions, to trainer.callbacks."
+    )
+
+
+def _keeps(callback: Callback) -> bool:
+    """Whether a callback looks at the results of a batch, other than to show progress."""
+    if isinstance(callback, ProgressBar):
+        return False
+    looks = type(callback).on_predict_batch_end is not Callback.on_predict_batch_end
+    return looks or isinstance(callback, BasePredictionWriter)
+
+
+def check_ranks(trainer: Any, datamodule: TaskDataModule) -> None:
+    """Refuses a strategy, or a batch, that several ranks cannot train by; also before they are started.
+
+    Raises:
+        ValueError: names the option and what to use.
+    """
+    ranks = trainer.world_size
+    if ranks > 1 and not isinstance(trainer.strategy, OnlineStrategy):
+        raise ValueError(
+            f"the run has {ranks} processes under {type(trainer.strategy).__name__}, which expects one "
+            "backward pass per step. Stack a config of configs/strategies, or set trainer.devices=1."
+        )
+    if datamodule.batch_size % ranks:
+        raise ValueError(
+            f"batch_size={datamodule.batch_size} tasks do not divide evenly over {ranks} ranks; choose a multiple of "
+            f"{ranks}."
+        )
+
+
+def check_ranks_agree(fingerprint: Callable[[], str], weights: Iterable[tuple[str, Tensor]] = ()) -> None:
+    """Compares what all ranks believe and have trained, if there are several.
 
     Args:
         fingerprint: a digest of this rank's state.
+        weights: the trained ones that every rank holds in whole, by name; none under ZeRO-3, which has one copy of each
+            in parts: there is nothing to compare.
 
     Raises:
-        RuntimeError: they differ; draws would, from here on.
+        RuntimeError: they differ; draws, or gradients, would, from here on.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return
@@ -54,4 +96,9 @@ def check_ranks_agree(fingerprint: Callable[[], str]) -> None:
         raise RuntimeError(
             f"the ranks no longer hold the same selector state ({listed}), so that they would draw different tasks. "
             "A selector must draw from its own generator alone; resume from the last checkpoint."
+        )
+    if differing := differing_weights(weights):
+        raise RuntimeError(
+            f"the ranks no longer hold the same weights ({differing}). A callback or hook that changes weights or "
+            "gradients must do so on all ranks alike; resume from the last checkpoint."
         )

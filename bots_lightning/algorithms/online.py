@@ -24,6 +24,7 @@ from bots_lightning.rollouts import Rollouts
 
 
 class OnlineModule(SamplingModule):
+from bots_lightning.strategies import divides_weights
     """Learns from its own rollouts: samples, updates the belief and the policy, logs.
 
     Subclasses implement `update`, under manual optimization. The belief is updated inside `training_step`, so that
@@ -94,7 +95,15 @@ class OnlineModule(SamplingModule):
         timings = self.clock.stop()
         self._log_step(metrics | timing_metrics(timings, of_all_ranks))
         if self.progress.iterations % self.check_ranks_every == 0:
-            check_ranks_agree(self._datamodule.fingerprint)
+            check_ranks_agree(self._datamodule.fingerprint, self._whole_weights())
+    def on_train_start(self) -> None:
+        """The curves go on from where this run does; ranks begin alike."""
+        super().on_train_start()
+        check_ranks_agree(self._datamodule.fingerprint, self._whole_weights())
+        for logger in self.trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.continue_after(self.progress.iterations)
+
         return {
             "loss": torch.tensor(metrics["loss"]),
             "tasks": sampled.tasks,
@@ -133,6 +142,11 @@ class OnlineModule(SamplingModule):
         metrics["step"] = float(self.progress.iterations)  # Lightning takes the loggers' step from here
         self.log_dict(metrics, batch_size=1, sync_dist=self.trainer.world_size > 1)
         spent = {
+    def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The trained ones, where every rank holds all of each."""
+        if not divides_weights(self.trainer.strategy):
+            yield from ((name, weight) for name, weight in self.named_parameters() if weight.requires_grad)
+
             "num_tokens": float(self.progress.generated_tokens),
             "num_rollouts": float(self.progress.rollouts),
         }

@@ -94,3 +94,22 @@ def _greet(address: str, port: int, rank: int, world_size: int) -> None:
             f"port {port} of {address}, where the ranks meet, is in use by {who}. Set MASTER_PORT to a free port, the "
             "same for all ranks."
         )
+
+
+def check_same_checkpoint(path: str | None) -> None:
+    """Refuses to go on from different checkpoints: each rank that Lightning has not started looks for `last` itself.
+
+    Args:
+        path: of this rank's checkpoint, None if there is none.
+
+    Raises:
+        ValueError: the ranks' differ; raised on all.
+    """
+    found: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, path)
+    if len(set(found)) > 1:
+        listed = ", ".join(f"rank {rank}: {theirs}" for rank, theirs in enumerate(found))
+        raise ValueError(
+            f"the ranks would go on from different checkpoints ({listed}): a run of this name was saved while they "
+            "looked, or they do not see the same files. Start again, or name the checkpoint by its path."
+        )

@@ -15,6 +15,8 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import Callback
 
+from bots_lightning.strategies.meeting import check_same_checkpoint
+
 PROBES = (10, 5, 4)  # seconds of silence before the first, seconds between, how many: a vanished node after 30 s
 BYE = "bye\n"
 GONE = "is gone"  # of a rank that could not say what has ended it
@@ -40,12 +42,14 @@ class RankWatch(Callback):
         grace_seconds: how long the rest may take to end by itself, before it is ended.
 
     Attributes:
+        checkpoint: what this rank goes on from, if that is known; it must be the same for all.
         lost: the rank that is gone, None as long as none is.
         fate: what has become of it.
     """
 
     def __init__(self, grace_seconds: float = 10.0) -> None:
         self.grace_seconds = grace_seconds
+        self.checkpoint: str | None = None
         self.lost: str | None = None
         self.fate = GONE
         self._known = threading.Event()  # that one is lost
@@ -64,6 +68,7 @@ class RankWatch(Callback):
         port, secret, first = trainer.strategy.broadcast((port, secret, name))
         if not trainer.is_global_zero:
             self.connect(environment.main_address, port, secret, name, first)
+        check_same_checkpoint(self.checkpoint)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Says goodbye."""

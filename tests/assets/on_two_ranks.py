@@ -18,7 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from bots_lightning.algorithms.checks import check_ranks_agree
 from bots_lightning.strategies.data_parallel import average_over_ranks, complete_gradients
+from bots_lightning.strategies.meeting import check_same_checkpoint
 from bots_lightning.strategies.reached import check_same_weights
 from bots_lightning.tasks import Task
 from callbacks import StalledLearning
@@ -94,6 +96,35 @@ def losses_of_different_weights(rank: int) -> Any:
     for loss in (module.c.sum(), module.loss(0), module.loss(rank)):
         try:
             check_same_weights(loss, module)
+            said.append("")
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+def drifted_apart(rank: int) -> Any:
+    """What is said of ranks that hold the same, whose beliefs differ, and of whose weights b is one ulp apart."""
+    said = []
+    after = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0)).item()
+    for belief, module in (
+        ("same", Letters()),
+        (f"digest-{rank}", Letters()),
+        ("same", Letters(after if rank else 1.0)),
+    ):
+        try:
+            check_ranks_agree(lambda belief=belief: belief, module.named_parameters())
+            said.append("")
+        except RuntimeError as error:
+            said.append(str(error))
+    return said
+
+
+def different_checkpoints(rank: int) -> Any:
+    """What is said of ranks with the same checkpoint, with none, with different ones, and with one on one rank only."""
+    said = []
+    for path in ("a.ckpt", None, f"{rank}.ckpt", "a.ckpt" if rank else None):
+        try:
+            check_same_checkpoint(path)
             said.append("")
         except ValueError as error:
             said.append(str(error))

@@ -140,7 +140,8 @@ CLASSES = {"grpo-faulty": Faulty, "grpo-failing": Failing, "grpo-short": Short}
 def run(checkpoint: str, strategy: str, name: str, folder: Path) -> dict[str, Any]:
     """One run: the diary, the posterior, and the trained weights."""
     algorithm = CLASSES.get(name, PPO if name.startswith("ppo") else GRPO)
-    options = {"learning_rate": 3e-3, "lr_scheduler_type": "constant", "num_generations": 4} | ALGORITHMS[name]
+    options = {"learning_rate": 3e-3, "lr_scheduler_type": "constant", "num_generations": 4, "check_ranks_every": 1}
+    options |= ALGORITHMS[name]
     diary, path = Diary(), None
 
     def policy() -> Any:

@@ -7,9 +7,10 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -109,3 +110,11 @@ def test_ranks_started_by_lightning_end_with_the_first(taken: int) -> None:
     assert first.returncode == 1
     assert said.count(f"error: port {taken} of {HOST}") == 1
     assert "Traceback" not in said
+
+
+def test_ranks_go_on_from_one_checkpoint(on_two_ranks: Callable[[str], list[Any]]) -> None:
+    first, second = on_two_ranks("different_checkpoints")
+    assert first[:2] == ["", ""]
+    assert "different checkpoints (rank 0: 0.ckpt, rank 1: 1.ckpt)" in first[2]
+    assert "different checkpoints (rank 0: None, rank 1: a.ckpt)" in first[3]
+    assert second == first
