@@ -17,12 +17,9 @@ from lightning import Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from bots_lightning.algorithms import PolicyModule
+from bots_lightning.algorithms import PolicyModule, StepFailedError
 from bots_lightning.algorithms.checks import check_ranks
-from bots_lightning.algorithms.trainer_options import check_trainer_options
-from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint, run_folders, run_of
-from bots_lightning.cli_errors import line_for
-from bots_lightning.command_line import DEBUG, HelpFormatter, OneLineErrors, check_run_folder, debugging
+from bots_lightning.checkpoints import AtomicCheckpointIO, CheckpointError, find_checkpoint, run_folders, run_of
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV
 from bots_lightning.evaluation.command_line import HelpFormatter
@@ -144,6 +141,11 @@ class BotsCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no plugin of the user's
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RankWatch):
+                callback.checkpoint = self._get(self.config, "ckpt_path")
+        if self.subcommand == "fit":
+            check_ranks(trainer, self.datamodule)  # in one process; Lightning starts the others later
         return trainer
 
 
@@ -151,11 +153,6 @@ def _listed(given: Any) -> list[Any]:
     """What the trainer takes alone or as a list."""
     return list(given) if isinstance(given, Iterable) else [] if given in (None, True, False) else [given]
 
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RankWatch):
-                callback.checkpoint = self._get(self.config, "ckpt_path")
-        if self.subcommand == "fit":
-            check_ranks(trainer, self.datamodule)  # in one process; Lightning starts the others later
 
 def _run_own_command(name: str, options: list[str]) -> None:
     """Runs a command that is not LightningCLI's; some load matplotlib, which no run needs."""

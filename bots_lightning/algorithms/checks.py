@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch.distributed as dist
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ProgressBar
 from torch import Tensor
 
 from bots_lightning.data import TaskDataModule
@@ -33,28 +32,6 @@ def check_trainer(trainer: Any) -> None:
             "trainer.overfit_batches replaces the selector by a fixed sampler. Remove it; for a small fixed set of "
             "tasks use a source with `limit` and UniformSelector."
         )
-
-
-def check_kept(trainer: Any) -> None:
-    """Refuses a prediction that nobody keeps.
-
-    Raises:
-        ValueError: names the callbacks that write.
-    """
-    if trainer.predict_loop.return_predictions or any(map(_keeps, trainer.callbacks)):
-        return
-    raise ValueError(
-        "predict would keep nothing: no callback takes what comes of it. Add callbacks.PassRateWriter for pass rates, "
-        "or callbacks.CompletionsLog for completions, to trainer.callbacks."
-    )
-
-
-def _keeps(callback: Callback) -> bool:
-    """Whether a callback looks at the results of a batch, other than to show progress."""
-    if isinstance(callback, ProgressBar):
-        return False
-    looks = type(callback).on_predict_batch_end is not Callback.on_predict_batch_end
-    return looks or isinstance(callback, BasePredictionWriter)
 
 
 def check_ranks(trainer: Any, datamodule: TaskDataModule) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ from bots_lightning.algorithms.step_metrics import StepClock, reward_metrics, ro
 from bots_lightning.data import TaskBatch
 from bots_lightning.rewards import Outcomes
 from bots_lightning.rollouts import Rollouts
+from bots_lightning.strategies import divides_weights
 
 
 class OnlineModule(SamplingModule):
-from bots_lightning.strategies import divides_weights
     """Learns from its own rollouts: samples, updates the belief and the policy, logs.
 
     Subclasses implement `update`, under manual optimization. The belief is updated inside `training_step`, so that
@@ -60,14 +61,24 @@ from bots_lightning.strategies import divides_weights
 
     # --- one iteration ------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Refuses what would fail or go wrong silently hours later, before anything is loaded."""
+        if stage == "fit":
+            check_trainer(self.trainer)
+        super().setup(stage)
+
     def on_fit_start(self) -> None:
-        """Refuses what would fail or go wrong silently hours later."""
-        check_trainer(self.trainer)
+        """Tells the selector how long the run is."""
         super().on_fit_start()
         optimizer_steps = total_optimizer_steps(self.trainer, self.optimizer_steps_per_iteration)
         self._datamodule.selector.planned_selections = (
             None if optimizer_steps is None else optimizer_steps // self.optimizer_steps_per_iteration
         )
+
+    def on_train_start(self) -> None:
+        """Ranks begin alike."""
+        super().on_train_start()
+        check_ranks_agree(self._datamodule.fingerprint, self._whole_weights())
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
         """Rolls out, scores, updates the belief and the policy.
@@ -96,14 +107,6 @@ from bots_lightning.strategies import divides_weights
         self._log_step(metrics | timing_metrics(timings, of_all_ranks))
         if self.progress.iterations % self.check_ranks_every == 0:
             check_ranks_agree(self._datamodule.fingerprint, self._whole_weights())
-    def on_train_start(self) -> None:
-        """The curves go on from where this run does; ranks begin alike."""
-        super().on_train_start()
-        check_ranks_agree(self._datamodule.fingerprint, self._whole_weights())
-        for logger in self.trainer.loggers:
-            if isinstance(logger, MetricsCSV):
-                logger.continue_after(self.progress.iterations)
-
         return {
             "loss": torch.tensor(metrics["loss"]),
             "tasks": sampled.tasks,
@@ -114,6 +117,11 @@ from bots_lightning.strategies import divides_weights
             "num_tokens": num_tokens,
             "timings": timings | {"step": sum(timings.values()) - timings["select"], "ahead": ahead},
         }
+
+    def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The trained ones, where every rank holds all of each."""
+        if not divides_weights(self.trainer.strategy):
+            yield from ((name, weight) for name, weight in self.named_parameters() if weight.requires_grad)
 
     def _figures(self, groups: Groups, scores: npt.NDArray[np.float64], outcomes: Outcomes) -> dict[str, Any]:
         """Of all that all ranks have rolled out, dropped groups included."""
@@ -142,11 +150,6 @@ from bots_lightning.strategies import divides_weights
         metrics["step"] = float(self.progress.iterations)  # Lightning takes the loggers' step from here
         self.log_dict(metrics, batch_size=1, sync_dist=self.trainer.world_size > 1)
         spent = {
-    def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The trained ones, where every rank holds all of each."""
-        if not divides_weights(self.trainer.strategy):
-            yield from ((name, weight) for name, weight in self.named_parameters() if weight.requires_grad)
-
             "num_tokens": float(self.progress.generated_tokens),
             "num_rollouts": float(self.progress.rollouts),
         }
