@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,13 +15,14 @@ from lightning import Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from bots_lightning.algorithms import PolicyModule, StepFailedError
+from bots_lightning.algorithms import PolicyModule
 from bots_lightning.algorithms.checks import check_ranks
-from bots_lightning.checkpoints import AtomicCheckpointIO, CheckpointError, find_checkpoint, run_folders, run_of
+from bots_lightning.algorithms.trainer_options import check_trainer_options
+from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint, run_folders, run_of
+from bots_lightning.cli_errors import line_for
+from bots_lightning.command_line import DEBUG, HelpFormatter, OneLineErrors, check_run_folder, debugging
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV
-from bots_lightning.evaluation.command_line import HelpFormatter
-from bots_lightning.rewards import RewardFunctionError
 from bots_lightning.run_folder import RunFolder
 from bots_lightning.strategies import LostRankError, RankWatch
 
@@ -42,6 +41,7 @@ RL finetuning of language models on the tasks that teach most.
   bots-lightning compare runs/bots-0 runs/bots-1 runs/uniform-0 runs/uniform-1
 
 Every field of a config can be set on the command line: --model.init_args.learning_rate 5e-4
+With --debug, errors show where they come from.
 """
 COMMANDS = {
     "fit": "Train a policy; the run's files go to RUNS_DIR/NAME.",
@@ -69,6 +69,10 @@ NOISE = (
 )
 
 
+class BotsParser(OneLineErrors, LightningArgumentParser):  # type: ignore[misc]  # jsonargparse's are decorated
+    """Lightning's parser, with mistakes in one line."""
+
+
 class BotsCLI(LightningCLI):
     """LightningCLI with a run folder, its loggers, and one seed for everything."""
 
@@ -91,10 +95,16 @@ class BotsCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leaves the checkpoint closed: Lightning would read all of it here, in search of hyperparameters."""
 
-    def before_instantiate_classes(self) -> None:
-        """Looks the checkpoint up, before anything large is loaded."""
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses; refuses what cannot go well, and looks the checkpoint up, before anything is made or loaded."""
+        super().parse_arguments(parser, args)
+        self.subcommand = self.config["subcommand"]
         config = self.config[self.subcommand]
-        self._named_folder()
+        folder = self._named_folder()
+        if self.subcommand in ("fit", "predict"):
+            check_run_folder(folder)
+        if self.subcommand == "fit":
+            check_trainer_options(config.trainer)
         if config.get("ckpt_path"):
             config["ckpt_path"] = self._checkpoint(str(config["ckpt_path"]))
         if self.subcommand == "predict":
@@ -171,45 +181,22 @@ def _run_own_command(name: str, options: list[str]) -> None:
 
 
 def run() -> None:
-    """The program: `main`, with one line instead of a traceback for what a user can put right."""
+    """The program: `main`, with one line instead of a traceback for what a user can put right.
+
+    Exit codes: 2 if the command line or a config cannot be understood, 1 for what else has failed.
+    """
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ[DEBUG] = "1"
     try:
         main()
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()  # gloo's threads, left alone, may abort a program that has ended well
-    except LostRankError as lost:
-        sys.exit(f"error: {lost}")
-    except StepFailedError as failed:
-        if failed.__cause__ is not None and _own_message(failed.__cause__) is None:
-            raise  # a reward function of the user's: its traceback tells where
-        sys.exit(f"error: {failed}")
-    except (ValueError, FloatingPointError, CheckpointError, OSError) as error:
-        message = _own_message(error) or _full_disk(error)
-        if message is None:
+    except Exception as error:
+        line = None if debugging() else line_for(error)
+        if line is None:
             raise
-        sys.exit(f"error: {message}")
-
-
-def _own_message(error: BaseException | None) -> str | None:
-    """That of the innermost error in the chain which this package has raised, if there is one.
-
-    What a reward function of the user's has raised is no such message: its traceback tells where.
-    """
-    found = None
-    while error is not None:
-        frames = traceback.extract_tb(error.__traceback__)
-        of_users = isinstance(error, RewardFunctionError) and error.__cause__ is not None
-        of_system = isinstance(error, OSError) and error.errno is not None
-        if frames and Path(__file__).parent in Path(frames[-1].filename).parents and not (of_users or of_system):
-            found = str(error)
-        error = error.__cause__ or error.__context__
-    return found
-
-
-def _full_disk(error: BaseException) -> str | None:
-    """What to do where the disk is full, whoever has written; None for other errors."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return None
-    return f"{error}: the disk is full. Make room, or name another disk by runs_dir; to continue: --ckpt_path last"
+        sys.exit(f"error: {line}")
 
 
 def _understand_deepspeed() -> None:
@@ -241,7 +228,13 @@ def main(args: ArgsType | Sequence[str] = None) -> None:
             auto_configure_optimizers=False,
             save_config_callback=None,  # RunFolder writes it, when training begins
             trainer_defaults={"use_distributed_sampler": False, "callbacks": watch},
-            parser_kwargs={"prog": "bots-lightning", "description": DESCRIPTION, "formatter_class": HelpFormatter},
+            parser_kwargs={
+                "prog": "bots-lightning",
+                "description": DESCRIPTION,
+                "formatter_class": HelpFormatter,
+                "allow_abbrev": False,
+            },
+            parser_class=BotsParser,
             args=args,  # type: ignore[arg-type]
         )
     except Exception as error:

@@ -24,11 +24,13 @@ FLOORS = (
     "rollouts",
     "checkpoints",
     "strategies",
+    "command_line",
     "evaluation",
     "data",
     "algorithms",
     "quickstart",
     "run_folder",
+    "cli_errors",
     "cli",
 )
 # What the lowest floors may import from outside, beside the standard library.

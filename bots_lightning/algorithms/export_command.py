@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from bots_lightning.algorithms.export import Exported, check_unused, export_policy
 from bots_lightning.algorithms.module import PolicyModule
 from bots_lightning.checkpoints import consolidated, damage, read_file, read_manifest
-from bots_lightning.evaluation.command_line import HelpFormatter
+from bots_lightning.command_line import CommandParser, explain
 
 DESCRIPTION = """\
 Writes the policy of a checkpoint, and its tokenizer, as a folder that plain transformers and peft load.
@@ -37,7 +37,7 @@ def export_command(args: Sequence[str] | None = None) -> None:
         dtype = getattr(torch, options.dtype) if options.dtype else None
         exported = export_policy(module, output, options.merge, dtype)
     except (OSError, ValueError) as error:
-        parser.error(" ".join(str(error).split()))
+        parser.refuse(str(error))
     print(describe(exported, module.progress.iterations))
 
 
@@ -123,11 +123,12 @@ def build_module(config: Path) -> PolicyModule:
     try:
         return parser.instantiate_classes(parser.parse_object({"model": content["model"]})).model
     except (ArgumentError, ValueError) as error:
-        raise ValueError(f"{config}: the model cannot be built: {error}") from error
+        told = explain(parser, str(error), ["--config", str(config)]) if isinstance(error, ArgumentError) else error
+        raise ValueError(f"{config}: the model cannot be built: {told}") from error
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="bots-lightning export", description=DESCRIPTION, formatter_class=HelpFormatter)
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="bots-lightning export", description=DESCRIPTION)
     parser.add_argument("--ckpt_path", type=str, required=True, metavar="NAME.ckpt", help="Which checkpoint.")
     parser.add_argument("--output", type=str, required=True, metavar="FOLDER", help="A new or an empty folder.")
     parser.add_argument("--merge", action="store_true", help="Write a full model instead of an adapter.")

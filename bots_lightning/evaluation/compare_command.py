@@ -8,9 +8,8 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from jsonargparse import ArgumentParser
 
-from bots_lightning.evaluation.command_line import HelpFormatter
+from bots_lightning.command_line import CommandParser, check_outputs, did_you_mean
 from bots_lightning.evaluation.compare_report import draw_picture, print_tables, write_json
 from bots_lightning.evaluation.comparison import BUDGETS, CONFIDENCE, RESAMPLES, compare_to_baseline, spread
 from bots_lightning.evaluation.run_records import FIGURES, FloatArray, RunRecord, common_evaluations, read_runs
@@ -32,9 +31,10 @@ def compare_command(args: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(args)
     try:
+        check_outputs(options.output, options.picture)
         result = compare_runs(options.runs, options.baseline, options.score, options.interpolate)
     except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+        parser.refuse(str(error))
     print_tables(result)
     if options.output:
         write_json(result, options.output)
@@ -67,7 +67,8 @@ def compare_runs(
         methods[record.method].append(record)
     baseline = baseline or ("uniform" if "uniform" in methods else next(iter(methods)))
     if baseline not in methods:
-        raise ValueError(f"--baseline {baseline}: no such method; the runs are of {', '.join(methods)}.")
+        hint = did_you_mean(baseline, methods)
+        raise ValueError(f"--baseline {baseline}: no such method; the runs are of {', '.join(methods)}{hint}")
     settings = {
         "baseline": baseline,
         "score": list(records[0].score_columns),
@@ -139,8 +140,8 @@ def _maybe_further_runs(words: Sequence[str], methods: Sequence[str]) -> list[st
     ]
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="bots-lightning compare", description=DESCRIPTION, formatter_class=HelpFormatter)
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="bots-lightning compare", description=DESCRIPTION)
     parser.add_argument("runs", type=str, nargs="+", metavar="RUN", help="Run folders, or METHOD=FOLDER.")
     parser.add_argument(
         "--baseline",

@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from bots_lightning.evaluation.command_line import HelpFormatter
+from bots_lightning.command_line import CommandParser, check_outputs, did_you_mean, explain
 from bots_lightning.evaluation.frontier import frontiers
 from bots_lightning.evaluation.replay import ReplaySettings, replay
 from bots_lightning.evaluation.replay_report import draw_picture, print_tables, write_json
@@ -33,12 +33,13 @@ def replay_command(args: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(args)
     try:
+        check_outputs(options.output, options.picture)
         record = read_trajectories(options.data)
         settings = ReplaySettings(options.batch_size, options.selections_per_epoch, options.weak == "first-epoch")
         selectors = load_selectors(options.selectors)
         check_fit(selectors, record, settings)
     except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+        parser.refuse(str(error))
     start = time.perf_counter()
     results = replay(record, selectors, options.seeds, settings, progress=True)
     steps = len(settings.epochs(record)) * settings.selections_per_epoch
@@ -54,8 +55,8 @@ def replay_command(args: Sequence[str] | None = None) -> None:
         draw_picture(results, options.picture, title, limits)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="bots-lightning replay", description=DESCRIPTION, formatter_class=HelpFormatter)
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="bots-lightning replay", description=DESCRIPTION)
     parser.add_argument("--data", type=str, required=True, metavar="FILE", help="JSONL file of recorded trajectories.")
     parser.add_argument(
         "--selectors",
@@ -128,10 +129,10 @@ def check_fit(selectors: Mapping[str, TaskSelector], record: Trajectories, setti
 def _overlay_path(name: str) -> Path:
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else OVERLAYS / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(file.stem for file in sorted(OVERLAYS.glob("*.yaml"))) or "none"
+        known = [file.stem for file in sorted(OVERLAYS.glob("*.yaml"))]
         raise FileNotFoundError(
-            f"{path} is not a file (looked in {Path.cwd()}). Overlays in {OVERLAYS}: {known}. Or give a path that ends "
-            "in .yaml."
+            f"{path} is not a file (looked in {Path.cwd()}){did_you_mean(path.stem, known)} Overlays in {OVERLAYS}: "
+            f"{', '.join(known) or 'none'}. Or give a path that ends in .yaml."
         )
     return path
 
@@ -149,8 +150,9 @@ def _selector_node(path: Path) -> Any:
 
 def _build(path: Path, node: Any) -> TaskSelector:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--selector", type=TaskSelector)
+    parser.add_argument("--data.selector", type=TaskSelector)
     try:
-        return parser.instantiate_classes(parser.parse_object({"selector": node})).selector
+        return parser.instantiate_classes(parser.parse_object({"data": {"selector": node}})).data.selector
     except (ArgumentError, ValueError) as error:
-        raise ValueError(f"{path}: the selector cannot be built: {error}") from error
+        told = explain(parser, str(error), ["--config", str(path)]) if isinstance(error, ArgumentError) else error
+        raise ValueError(f"{path}: the selector cannot be built: {told}") from error

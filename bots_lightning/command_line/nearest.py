@@ -1,0 +1,23 @@
+"""What a misspelt word was probably meant to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word most like the given one, whatever the case; None if none is alike."""
+    folded = {_folded(name): name for name in known}
+    found = get_close_matches(_folded(word), folded, n=1, cutoff=0.7)
+    return folded[found[0]] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
+    """`; did you mean X?`, with something before X; a full stop if no known word is alike."""
+    found = nearest(word, known)
+    return "." if found is None else f"; did you mean {before}{found}?"
+
+
+def _folded(word: str) -> str:
+    return word.lower().replace("-", "_")
