@@ -21,6 +21,7 @@ from bots_lightning.tasks.prompts import characters
 
 SHOWN = 5  # tasks in an error message
 PATIENCE = 3.0  # seconds after which a bar shows how far a check has come
+ENOUGH = 1000  # prompts that are too long, after which no more are looked for
 LONGEST = 100_000  # prompts of a pool that are encoded before a run starts; some 10 s for short ones
 
 
@@ -70,6 +71,8 @@ def check_prompts(pools: Mapping[str, TaskPool], encoder: PromptEncoder) -> None
                 faults = ((int(rows[at]), _prompt_fault(encoder, batch[at])) for at in unsure)
                 found += [f"{pool.named(row)}: {fault}" for row, fault in faults if fault is not None]
                 bar.update(len(rows))
+                if len(found) >= ENOUGH:
+                    _refuse(found, pools, "cannot be rolled out", HELP, at_least=True)
     _refuse(found, pools, "cannot be rolled out", HELP)
 
 
@@ -94,8 +97,11 @@ def _bar(name: str, what: str, **options: Any) -> tqdm:
     return tqdm(desc=f"Tasks of {name!r} that {what}", delay=PATIENCE, leave=False, unit="task", **options)
 
 
-def _refuse(found: Sequence[str], pools: Mapping[str, TaskPool], what: str, remedy: str) -> None:
+def _refuse(
+    found: Sequence[str], pools: Mapping[str, TaskPool], what: str, remedy: str, at_least: bool = False
+) -> None:
     if found:
         tasks, shown = sum(map(len, pools.values())), f", the first {SHOWN}" if len(found) > SHOWN else ""
         listed = "; ".join(text.rstrip(".") for text in found[:SHOWN])
-        raise ValueError(f"{len(found)} of {tasks} tasks {what}{shown}: {listed}. {remedy}")
+        least = "at least " if at_least else ""
+        raise ValueError(f"{least}{len(found)} of {tasks} tasks {what}{shown}: {listed}. {remedy}")

@@ -20,6 +20,7 @@ FloatArray = npt.NDArray[np.float64]
 State = dict[str, Any]
 Where = slice | npt.NDArray[np.int64]  # positions in the pool
 ALL = slice(None)
+PART = 1 << 16  # labels that are Python objects at a time
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,12 @@ class TaskFeatures:
         """Labels in the order of their first task, so that they keep their place when a pool grows; (N,) positions."""
         if not len(self.groups):
             return [""], np.zeros(self.num_tasks, dtype=np.uint8)
-        labels, first, inverse = np.unique(self.groups, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        place = np.argsort(order).astype(np.min_scalar_type(len(labels)))
-        return labels[order].tolist(), place[inverse]
+        places: dict[str, int] = {}
+        codes = np.empty(self.num_tasks, dtype=np.int64)
+        for start in range(0, self.num_tasks, PART):
+            part = self.groups[start : start + PART].tolist()  # a look-up is faster than sorting texts
+            codes[start : start + PART] = [places.setdefault(label, len(places)) for label in part]
+        return list(places), codes.astype(np.min_scalar_type(len(places)))
 
     @property
     def group_names(self) -> list[str]:

@@ -117,25 +117,31 @@ class MathReward(JudgedReward):
                 )
 
 
-@lru_cache(maxsize=4096)
 def gold_answer(text: str, task_id: Any) -> str:
     """The final answer of a task.
 
     Raises:
         ValueError: there is none, or it could equal nothing; names the task.
     """
-    answer = stated_answer(str(text))
-    if answer is None or not tidy(answer) or "####" in answer:
-        fault = "has no final answer"
-    elif not balanced(answer):
-        fault = "has braces that do not close"
-    elif UNFINISHED.search(answer):
-        fault = "has a fraction, a root or an exponent without content"
-    elif len(answer) > LONGEST_ANSWER:
-        fault = f"is {len(answer)} characters long without a mark of the final answer"
-    else:
+    answer, fault = _final_answer(str(text))
+    if not fault:
         return answer
     raise ValueError(
         f"the answer of task {task_id!r} {fault}: {str(text)[-80:]!r}. Expected the final answer alone, or a solution "
         r"that ends with it as \boxed{…} or #### …; correct the data."
     )
+
+
+@lru_cache(maxsize=1 << 16)
+def _final_answer(text: str) -> tuple[str, str]:
+    """The answer and what is wrong with it, one of them empty; many tasks have the same."""
+    answer = stated_answer(text)
+    if answer is None or not tidy(answer) or "####" in answer:
+        return "", "has no final answer"
+    if not balanced(answer):
+        return "", "has braces that do not close"
+    if UNFINISHED.search(answer):
+        return "", "has a fraction, a root or an exponent without content"
+    if len(answer) > LONGEST_ANSWER:
+        return "", f"is {len(answer)} characters long without a mark of the final answer"
+    return answer, ""

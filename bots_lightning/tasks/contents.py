@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from bots_lightning.tasks.arrays import numbers, values
+from bots_lightning.tasks.arrays import SLICE, numbers, values
+from bots_lightning.tasks.prompts import is_text, plain
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,13 @@ class Contents:
     @classmethod
     def of(cls, table: pa.Table, references: tuple[str, ...]) -> Contents:
         """Those of a pool's table."""
-        digest = sha256()
-        for prompt in values(table["prompt"]):
-            asked = prompt if isinstance(prompt, str) else [[m["role"], m["content"]] for m in prompt]
-            digest.update(json.dumps(asked).encode() + b"\n")
-        answers = (crc32(answer.encode()) for answer in values(table["answer"]))
         rates = [np.where(np.isnan(column := numbers(table[name])), np.nan, column) for name in references]
-        rows = np.stack(rates, axis=1).astype("<f8") if rates else ()
+        rows = np.stack(rates, axis=1).astype("<f8").tobytes() if rates else b""
+        width = 8 * len(rates) or 1
         return cls(
-            digest.hexdigest()[:16],
-            np.fromiter(answers, np.uint32, table.num_rows).view(np.int32),
-            np.fromiter((crc32(row.tobytes()) for row in rows), np.uint32, len(rows)).view(np.int32),
+            _digest(plain(table["prompt"])),
+            _checksums((answer.encode() for answer in values(table["answer"])), table.num_rows),
+            _checksums((rows[at : at + width] for at in range(0, len(rows), width)), len(rows) // width),
         )
 
     def changed_answers(self, before: Contents) -> npt.NDArray[np.int64]:
@@ -59,3 +58,36 @@ class Contents:
             return False
         changed = np.flatnonzero(self.references != before.references)
         return bool(np.isin(changed, self.changed_answers(before)).all())
+
+
+def _digest(prompts: pa.ChunkedArray) -> str:
+    """Of strings or chats, however Arrow holds them; texts are hashed as they lie, many at a time."""
+    digest = sha256()
+    for start in range(0, len(prompts), SLICE):
+        part = prompts.slice(start, SLICE).combine_chunks()
+        if is_text(part.type):
+            _feed_texts(digest, part)
+            continue
+        _feed_lengths(digest, pc.list_value_length(part))
+        messages = part.flatten()
+        for name in ("role", "content"):
+            _feed_texts(digest, pc.struct_field(messages, name))
+    return digest.hexdigest()[:16]
+
+
+def _feed_texts(digest: Any, texts: pa.Array) -> None:
+    """Adds how long each text is, in bytes, and then all texts."""
+    _feed_lengths(digest, pc.binary_length(texts))
+    held = texts.cast(pa.large_binary())
+    _, ends, data = held.buffers()
+    if data is not None:
+        first, last = np.frombuffer(ends, np.int64)[[held.offset, held.offset + len(held)]].tolist()
+        digest.update(memoryview(data)[first:last])
+
+
+def _feed_lengths(digest: Any, lengths: pa.Array) -> None:
+    digest.update(lengths.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+
+
+def _checksums(parts: Iterable[bytes], count: int) -> npt.NDArray[np.int32]:
+    return np.fromiter(map(crc32, parts), np.uint32, count).view(np.int32)

@@ -137,6 +137,16 @@ def test_beyond_so_many_prompts_that_may_be_too_long_those_with_the_most_charact
         run(build, new_trainer(), "fit", train, **options)
 
 
+def test_where_many_prompts_are_too_long_the_check_ends_early_and_says_so(
+    build: Any, new_trainer: Any, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "ENOUGH", 3)
+    monkeypatch.setattr("bots_lightning.tasks.lengths.BATCH", 2)
+    train = write("train", **dict.fromkeys(["aaa", "b", "ccc", "ddd", "eee", "fff"], "1"))
+    with pytest.raises(ValueError, match=r"^at least 3 of 6 tasks cannot be rolled out: .*'aaa'.*'ccc'.*'ddd'"):
+        run(build, new_trainer(), "fit", train, max_prompt_length=3)
+
+
 def test_a_prompt_that_is_not_checked_at_the_start_is_an_error_when_it_is_drawn(
     build: Any, new_trainer: Any, write: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

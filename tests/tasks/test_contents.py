@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from bots_lightning.tasks import TaskPool
@@ -30,6 +31,8 @@ def test_answers_are_compared_task_by_task() -> None:
         ([{"prompt": "ab"}, {"prompt": "c"}], [{"prompt": "a"}, {"prompt": "bc"}]),
         ([{"prompt": "a"}, {"prompt": "b"}], [{"prompt": "b"}, {"prompt": "a"}]),
         ([{"prompt": CHAT}], [{"prompt": [{"role": "system", "content": "a"}]}]),
+        ([{"prompt": CHAT + CHAT}, {"prompt": CHAT}], [{"prompt": CHAT}, {"prompt": CHAT + CHAT}]),
+        ([{"prompt": "a"}], [{"prompt": CHAT}]),
     ],
 )
 def test_prompts_are_compared_as_a_whole(one: Any, other: Any) -> None:
@@ -49,3 +52,24 @@ def test_pass_rates_may_change_with_their_answers_only() -> None:
     assert contents({"weak": 0.25, "answer": "2"}, {"weak": None}, references=weak).is_correction_of(before)
     assert not contents({"weak": 0.25}, {"weak": None}, references=weak).is_correction_of(before)
     assert not contents({"weak": 0.5}, {"weak": None}).is_correction_of(before)
+
+
+@pytest.mark.parametrize(
+    "prompts", [["a", "bé", "数c", "d", "a", "f"], [CHAT, CHAT + CHAT, CHAT, CHAT, CHAT * 3, CHAT]]
+)
+def test_the_way_in_which_arrow_holds_the_prompts_does_not_count(
+    prompts: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots_lightning.tasks.contents.SLICE", 4)
+
+    def hashed(column: pa.ChunkedArray) -> str:
+        table = pa.table({"prompt": column, "answer": ["1"] * len(column)})
+        return Contents.of(table, ()).prompts
+
+    expected = hashed(pa.chunked_array([prompts]))
+    assert hashed(pa.chunked_array([prompts[:1], [], prompts[1:]], pa.array(prompts).type)) == expected
+    assert hashed(pa.chunked_array([pa.array(prompts[-1:] + prompts + prompts[:2]).slice(1, 6)])) == expected
+    text = isinstance(prompts[0], str)
+    other = pa.large_string() if text else pa.large_list(pa.struct({"content": pa.large_string(), "role": pa.string()}))
+    assert hashed(pa.chunked_array([pa.array(prompts, other)])) == expected
+    assert hashed(pa.chunked_array([prompts[:5]])) != expected
