@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from bots_lightning.algorithms import GRPO, online
 from bots_lightning.algorithms.checks import check_ranks
+from bots_lightning.cli import main
 from bots_lightning.data import TaskDataModule
 from bots_lightning.selection import UniformSelector
 from bots_lightning.strategies import DataParallel
 from bots_lightning.strategies.digests import CHUNK, _odd_ranks, digest
 from bots_lightning.tasks import ProceduralTasks
 
+ROOT = Path(__file__).parents[2]
+QUICKSTART, DDP = (str(ROOT / "configs" / name) for name in ("quickstart.yaml", "strategies/ddp.yaml"))
+CPU = ["--trainer.accelerator", "cpu"]
 OnTwoRanks = Callable[[str], list[Any]]
 
 
@@ -31,6 +37,21 @@ def test_several_ranks_need_a_strategy_and_a_batch_that_divides(new_trainer: Cal
         check_ranks(new_trainer(devices=2), tasks(4))
     with pytest.raises(ValueError, match=r"batch_size=5 tasks do not divide evenly over 2 ranks; choose"):
         check_ranks(new_trainer(devices=2, strategy=DataParallel()), tasks(5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "2 processes under DDPStrategy"),
+        (["--config", DDP, "--data.init_args.batch_size", "5"], "batch_size=5 tasks do not divide evenly over 2 ranks"),
+    ],
+)
+def test_the_command_line_refuses_before_processes_are_started(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_SubprocessScriptLauncher, "launch", lambda *_, **__: pytest.fail("started"))
+    with pytest.raises(ValueError, match=message):
+        main(["fit", "--config", QUICKSTART, "--runs_dir", str(tmp_path), "--trainer.devices", "2", *CPU, *options])
 
 
 def test_a_run_is_refused_before_a_model_is_loaded(build: Any, fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:

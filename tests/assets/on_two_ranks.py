@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from bots_lightning.algorithms.checks import check_ranks_agree
+from bots_lightning.strategies import DeepSpeed
 from bots_lightning.strategies.data_parallel import average_over_ranks, complete_gradients
 from bots_lightning.strategies.meeting import check_same_checkpoint
 from bots_lightning.strategies.reached import check_same_weights
@@ -100,6 +101,17 @@ def losses_of_different_weights(rank: int) -> Any:
         except ValueError as error:
             said.append(str(error))
     return said
+
+
+def deepspeed_with_losses_of_different_weights(rank: int) -> Any:
+    """What the strategy says instead of a backward pass."""
+    strategy, module = DeepSpeed(), Letters()
+    strategy._lightning_module = module  # type: ignore[assignment]
+    try:
+        strategy.backward(module.loss(rank), None)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def drifted_apart(rank: int) -> Any:

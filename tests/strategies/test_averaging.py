@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 
 def test_each_weight_is_averaged_with_itself(on_two_ranks: Callable[[str], list[Any]]) -> None:
     first, second = on_two_ranks("gradients_of_different_weights")
@@ -12,9 +14,17 @@ def test_each_weight_is_averaged_with_itself(on_two_ranks: Callable[[str], list[
     assert second == first
 
 
-def test_deepspeed_refuses_losses_of_different_weights(on_two_ranks: Callable[[str], list[Any]]) -> None:
+def test_losses_of_different_weights_are_told_apart_from_those_of_the_same(
+    on_two_ranks: Callable[[str], list[Any]],
+) -> None:
     first, second = on_two_ranks("losses_of_different_weights")
     assert first[:2] == ["", ""]
     assert first[2].startswith("2 weights have a gradient on some ranks only, a on 1 of 2; DeepSpeed would average")
     assert "stack configs/strategies/ddp.yaml" in first[2]
     assert second == first
+
+
+def test_deepspeed_refuses_them_before_the_backward_pass(on_two_ranks: Callable[[str], list[Any]]) -> None:
+    pytest.importorskip("deepspeed", reason='needs the extra: pip install -e ".[deepspeed]"')
+    for said in on_two_ranks("deepspeed_with_losses_of_different_weights"):
+        assert said.startswith("2 weights have a gradient on some ranks only")
