@@ -16,8 +16,8 @@ from bots_lightning.selection.chunks import Eligible, Indices, smallest
 from bots_lightning.selection.informative import mixed_at
 from bots_lightning.selection.rules import SelectionRules
 
-# Up to so many tasks, a draw for each is cheap; beyond, so many are proposed at a time, so many of each slot at least.
-DENSE, PROPOSALS, LEAST = 1 << 14, 1024, 64
+# Up to so many tasks, a draw for each is cheap; beyond, so many are proposed at a time.
+DENSE, PROPOSALS = 1 << 14, 1024
 
 
 class ProportionalSelector(BayesianSelector):
@@ -59,42 +59,46 @@ class ProportionalSelector(BayesianSelector):
 
     def _choose(self, sizes: Indices, eligible: Eligible) -> list[Indices]:
         """By the Gumbel trick: the largest log weight + Gumbel noise are a draw without replacement."""
-        choose = self._choose_of_many if self.num_tasks > DENSE else self._choose_of_few
+        if self.num_tasks > DENSE:
+            return self._choose_of_many(sizes, eligible)
+        chosen, members = [np.empty(0, dtype=np.int64)] * len(sizes), self._members_of(eligible)
+        for slot in np.flatnonzero(sizes).tolist():
+            keys = -self._log_weights(self.belief.sample(self.rng)) - self.rng.gumbel(size=self.num_tasks)
+            keys = eligible.exclude(keys, slice(0, self.num_tasks))[members[slot]]
+            best = smallest(keys, int(sizes[slot]))
+            chosen[slot] = members[slot][best[np.isfinite(keys[best])]].astype(np.int64)
+        return chosen
+
+    def _choose_of_many(self, sizes: Indices, eligible: Eligible) -> list[Indices]:
+        """By rejection; what as many proposals as a slot has tasks have not found is taken from them at random."""
         members = None if eligible.slots is None else self._members_of(eligible)
-        none, shares = np.empty(0, dtype=np.int64), sizes / sizes.sum()
-        return [
-            choose(int(size), eligible, None if members is None else members[slot], share) if size else none
-            for slot, (size, share) in enumerate(zip(sizes, shares, strict=True))
-        ]
+        counts = np.array([self.num_tasks] if members is None else [len(tasks) for tasks in members])
+        chosen, proposed = [np.empty(0, dtype=np.int64)] * len(sizes), np.zeros(len(sizes), dtype=np.int64)
+        lacking = sizes.copy()
+        while (asked := (lacking > 0) & (proposed < counts)).any():
+            each = np.where(asked, np.maximum(PROPOSALS * lacking // lacking[asked].sum(), 1), 0)
+            proposed += each
+            for slot, kept in enumerate(self._proposed(each, counts, members, eligible)):
+                chosen[slot] = _first_of_each(np.concatenate([chosen[slot], kept]))[: sizes[slot]]
+                lacking[slot] = sizes[slot] - len(chosen[slot])
+        for slot in np.flatnonzero(lacking).tolist():
+            rest = self.rng.permutation(self.num_tasks if members is None else members[slot].astype(np.int64))
+            rest = rest[eligible.of(rest)]
+            chosen[slot] = _first_of_each(np.concatenate([chosen[slot], rest]))[: sizes[slot]]
+        return chosen
 
-    def _choose_of_few(self, size: int, eligible: Eligible, tasks: npt.NDArray[Any] | None, share: float) -> Indices:
-        keys = -self._log_weights(self.belief.sample(self.rng)) - self.rng.gumbel(size=self.num_tasks)
-        eligible.exclude(keys, slice(0, self.num_tasks))
-        tasks = np.arange(self.num_tasks) if tasks is None else tasks.astype(np.int64)
-        chosen = tasks[smallest(keys[tasks], size)]
-        return chosen[np.isfinite(keys[chosen])]
-
-    def _choose_of_many(self, size: int, eligible: Eligible, tasks: npt.NDArray[Any] | None, share: float) -> Indices:
-        """By rejection; what as many proposals as there are tasks have not found is taken from them at random.
-
-        Args:
-            size: how many.
-            eligible: which may be chosen.
-            tasks: of the slot; None for the whole pool.
-            share: of the batch that the slot is, and so of the proposals.
-        """
-        count, proposals = self.num_tasks if tasks is None else len(tasks), max(LEAST, round(PROPOSALS * share))
-        chosen = np.empty(0, dtype=np.int64)
-        for _ in range(-(-count // proposals)):
-            proposed = self.rng.integers(count, size=proposals)
-            proposed = proposed if tasks is None else tasks[proposed].astype(np.int64)
-            draws = self.rng.beta(*self._concentrations(proposed))
-            kept = proposed[np.log(self.rng.random(proposals)) < self._log_weights(draws)]
-            chosen = _first_of_each(np.concatenate([chosen, kept[eligible.of(kept)]]))
-            if len(chosen) >= size:
-                return chosen[:size]
-        rest = self.rng.permutation(self.num_tasks if tasks is None else tasks.astype(np.int64))
-        return _first_of_each(np.concatenate([chosen, rest[eligible.of(rest)]]))[:size]
+    def _proposed(
+        self, each: Indices, counts: Indices, members: list[npt.NDArray[Any]] | None, eligible: Eligible
+    ) -> list[Indices]:
+        """So many random tasks of each slot, of which those stay that are eligible and pass at a drawn p̂."""
+        places = [self.rng.integers(count, size=size) for count, size in zip(counts, each, strict=True)]
+        if members is not None:
+            places = [tasks[at].astype(np.int64) for tasks, at in zip(members, places, strict=True)]
+        tasks = np.concatenate(places)
+        draws = self.rng.beta(*self._concentrations(tasks))
+        kept = np.log(self.rng.random(len(tasks))) < self._log_weights(draws)
+        kept &= eligible.of(tasks)
+        return [part[stays] for part, stays in zip(places, np.split(kept, np.cumsum(each)[:-1]), strict=True)]
 
     def observe(self, evidence: Evidence) -> None:
         """Updates the belief, and the group size if the step had another one."""
