@@ -289,7 +289,7 @@ def test_a_device_without_float64_is_refused_before_a_model_is_loaded(build: Cal
     policy = build(GRPO)
     policy._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps")))
     with pytest.raises(ValueError, match=r"have no float64, by which tokens are drawn\. Set trainer\.accelerator=cpu"):
-        policy.setup("fit")
+        policy.setup("validate")
 
 
 def test_completions_beyond_the_context_are_refused_before_a_model_is_loaded(
