@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from itertools import accumulate
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,13 @@ TASKS_AT_A_TIME = 256  # that are Python objects while a pool is iterated; one m
 
 
 def task_id(prompt: Prompt, answer: str) -> str:
-    """A stable name of a task without an id: 16 hex characters of the hash of its prompt and answer."""
-    messages = prompt if isinstance(prompt, str) else [[message["role"], message["content"]] for message in prompt]
-    return sha256(json.dumps([messages, answer]).encode()).hexdigest()[:16]
+    """A stable name of a task without an id: 16 hex characters of the hash of its prompt and answer, as JSON."""
+    if isinstance(prompt, str):
+        asked = quoted(prompt)
+    else:
+        messages = (quoted(message["role"]) + ", " + quoted(message["content"]) for message in prompt)
+        asked = f"[[{'], ['.join(messages)}]]" if prompt else "[]"
+    return sha256(f"[{asked}, {quoted(answer)}]".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,15 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
 from bots_lightning.rewards.judged import Outcomes
-from bots_lightning.rewards.maths import MathReward, gold_answer
-from bots_lightning.rewards.maths_answers import Extraction
+from bots_lightning.rewards.maths import PLAIN_NUMBER, UNFINISHED, MathReward, gold_answer
+from bots_lightning.rewards.maths_answers import Extraction, stated_answer
+from bots_lightning.rewards.maths_forms import balanced
+from bots_lightning.rewards.maths_typography import tidy
 from bots_lightning.rewards.scorer import RewardFunction, Scorer
 from bots_lightning.tasks import Task
 
@@ -623,6 +627,15 @@ def test_an_answer_that_is_none_is_an_error_of_its_task(reward: MathReward, text
 
 @pytest.mark.parametrize("text", ["72", r"\frac{3}{4}", "Monday", r"\text{(B)}", "x=5", "(1, 2]", "5 cm"])
 def test_a_plain_answer_is_itself(text: str) -> None:
+    assert gold_answer(text, "any") == text
+
+
+@given(st.from_regex(PLAIN_NUMBER, fullmatch=True))
+def test_a_plain_number_is_itself_by_the_long_way_too(text: str) -> None:
+    assert stated_answer(text) == text
+    assert tidy(text)
+    assert balanced(text)
+    assert not UNFINISHED.search(text)
     assert gold_answer(text, "any") == text
 
 

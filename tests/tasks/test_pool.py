@@ -186,6 +186,12 @@ def test_different_tasks_have_different_hashes(tasks: list[tuple[Prompt, str]]) 
     assert task_id(*first) != task_id(*second)
 
 
+@given(st.text() | messages, st.text())
+def test_a_content_hash_is_that_of_json(prompt: Prompt, answer: str) -> None:
+    asked = prompt if isinstance(prompt, str) else [[message["role"], message["content"]] for message in prompt]
+    assert task_id(prompt, answer) == sha256(json.dumps([asked, answer]).encode()).hexdigest()[:16]
+
+
 def test_a_content_hash_never_changes() -> None:
     chat = [{"content": "1+1=", "role": "user"}]
     assert task_id("1+1=", "2") == "f5ee968b8893e73e"
