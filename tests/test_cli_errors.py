@@ -102,6 +102,14 @@ MISTAKES = {
         2,
         "--modle.init_args.seed is not an option; did you mean --model.init_args.seed?",
     ),
+    "FIT --actor_rollout_ref.rollout.n 8": (
+        2,
+        "--actor_rollout_ref.rollout.n is not an option; here it is --model.init_args.num_generations.",
+    ),
+    "FIT --trainer.gradient_accumulation_steps 8": (
+        2,
+        "--trainer.gradient_accumulation_steps is not an option; here it is --model.init_args.max_tokens_per_micro",
+    ),
     "FIT --per_device_train_batch_size 4": (
         2,
         "--per_device_train_batch_size is not an option; here it is --data.init_args.batch_size, in tasks per step",
@@ -139,6 +147,10 @@ MISTAKES = {
     ),
     # classes
     "FIT --model GRP0": (2, "--model GRP0: there is no such class; did you mean bots_lightning.algorithms.GRPO?"),
+    "FIT --model.help GRP0": (
+        2,
+        "--model.help GRP0: there is no such class; did you mean bots_lightning.algorithms.GRPO?",
+    ),
     "FIT --model DAPO": (2, "--model DAPO: DAPO is GRPO with --config configs/algorithms/dapo.yaml."),
     "FIT --data.init_args.selector bots_lightning.selectors.ThompsonSelector": (
         2,
@@ -211,7 +223,7 @@ MISTAKES = {
     ),
     "replay --data gone.jsonl": (2, "gone.jsonl is not a file (looked in HERE). Correct --data."),
     "replay --data picture.jsonl --selectors unifrom": (2, "(looked in HERE); did you mean uniform? Overlays in "),
-    "replay --data picture.jsonl --seeds 0": (2, "--seeds 0: expected a value with v>0."),
+    "replay --data picture.jsonl --seeds 0": (2, "--seeds 0: expected a whole number above 0."),
     "replay --data picture.jsonl --weak first": (2, "--weak first: expected one of first-epoch, none"),
     "replay --data picture.jsonl --picture a.pgn": (2, "--picture a.pgn: expected a name that ends in one of .png, "),
     "replay --data picture.jsonl --selectors forgets.yaml": (

@@ -27,6 +27,8 @@ def explain_class(place: Place, path: str, base: str | None = None, why: str | N
         why: what Python says.
     """
     seen, name = place.with_value(path), path.rpartition(".")[2]
+    if path.lower() in ("true", "false"):
+        return f"{seen}: expected null, a class path, or the options of the class."
     if here := FOREIGN_CLASSES.get(name.lower()):
         return f"{seen}: {here}."
     if base is not None:
@@ -64,9 +66,9 @@ def _in_module(module: str, name: str, path: str) -> str:
 def _no_module(module: str, path: str) -> str:
     if install := how_to_install(module):
         return f"the module {module} is not installed. {install}"
-    found = _nearest_class(path)
-    if found.startswith(";"):
-        return f"there is no module {module}{found}"
+    name = path.rpartition(".")[2].lower()
+    if same := next((known for known in known_classes() if known.rpartition(".")[2].lower() == name), None):
+        return f"there is no module {module}; did you mean {same}?"
     return (
         f"there is no module {module}. Python looks where packages are installed and in PYTHONPATH: for modules in "
         f"{Path.cwd()}, start with PYTHONPATH=. in front."

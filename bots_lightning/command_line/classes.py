@@ -22,19 +22,20 @@ PACKAGES = (
 
 @cache
 def known_classes() -> dict[str, Any]:
-    """Classes by class path: this package's, and Lightning's callbacks and loggers."""
+    """Classes and functions by their paths: this package's, and Lightning's callbacks and loggers."""
     found = {}
     for package in PACKAGES:
         module = importlib.import_module(package)
         for name in module.__all__:
-            if inspect.isclass(thing := getattr(module, name)) and not inspect.isabstract(thing):
+            thing = getattr(module, name)
+            if inspect.isfunction(thing) or (inspect.isclass(thing) and not inspect.isabstract(thing)):
                 found[f"{package}.{name}"] = thing
     return found
 
 
 def derived_from(base: str) -> list[str]:
     """Class paths of the known classes below a class of this name, without those that others derive from."""
-    known = known_classes()
+    known = {path: thing for path, thing in known_classes().items() if inspect.isclass(thing)}
     found = [path for path, kind in known.items() if base in {parent.__name__ for parent in kind.__mro__}]
     bases = {parent for path in found for parent in known[path].__mro__[1:]}
     return [path for path in found if known[path] not in bases]

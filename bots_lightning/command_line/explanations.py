@@ -12,12 +12,26 @@ from bots_lightning.command_line.class_faults import explain_class
 from bots_lightning.command_line.nearest import did_you_mean, nearest
 from bots_lightning.command_line.option_faults import explain_option, explain_word
 from bots_lightning.command_line.parse_messages import Fault, read_message
-from bots_lightning.command_line.places import config_fault, config_files, find_place, plain_key
+from bots_lightning.command_line.places import Place, config_fault, config_files, find_place, plain_key
 from bots_lightning.command_line.values import explain_value
 
+RESTRICTED = {
+    "PositiveInt": "a whole number above 0",
+    "NonNegativeInt": "a whole number, 0 or more",
+    "PositiveFloat": "a number above 0",
+    "NonNegativeFloat": "a number, 0 or more",
+    "ClosedUnitInterval": "a number from 0 to 1",
+}
 EXAMPLE = "--config configs/quickstart.yaml"
 # What the commands are called elsewhere.
-OTHER_COMMANDS = {"train": "fit", "run": "fit", "eval": "validate", "evaluate": "validate", "generate": "predict"}
+OTHER_COMMANDS = {
+    "help": "--help",
+    "train": "fit",
+    "run": "fit",
+    "eval": "validate",
+    "evaluate": "validate",
+    "generate": "predict",
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +50,8 @@ def explain(parser: Any, message: str, words: Sequence[str]) -> str:
             return " ".join(line.split())
     if fault.expected:
         return " ".join(explain_value(fault, find_place(_key(scene, fault.key), words, fault.value)).split())
-    place = f"{find_place(_key(scene, fault.key), words)}: " if fault.key else ""
-    return place + " ".join(fault.text.split())
+    told = f"{find_place(_key(scene, fault.key), words)}: {fault.text}" if fault.key else message
+    return " ".join(told.split())
 
 
 def _key(scene: Scene, key: str) -> str:
@@ -78,6 +92,8 @@ def _config_content(scene: Scene, fault: Fault, found: re.Match[str]) -> str | N
 def _config_path(scene: Scene, fault: Fault, found: re.Match[str]) -> str | None:
     if fault.key != "config":
         return None
+    if short := next((word for word in scene.words if word.startswith("-c") and word != "-c"), None):
+        return f"{short}: names of options begin with two dashes: -{short}"
     given = next((file for file in config_files(scene.words) if Path(file).absolute() == Path(found["path"])), "")
     given = given or found["path"]
     if found["what"] == "File does not exist":
@@ -126,13 +142,14 @@ def _class(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
     missing = groups.get("missing", "").split(".")[-1]
     named = [name for name in (fault.owner, fault.value) if name is not None and missing in name]
     path = groups.get("path") or next(iter(named), "")
-    place = find_place(_key(scene, fault.key), scene.words, path)
+    option = groups.get("option")
+    place = Place(option.removeprefix("--")) if option else find_place(_key(scene, fault.key), scene.words, path)
     return explain_class(place, path, groups.get("base"), groups.get("why"))
 
 
 def _restriction(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
-    place = find_place(_key(scene, fault.key), scene.words, found["value"])
-    return f"{place.with_value(found['value'])}: expected a value with {found['rule']}."
+    place = find_place(_key(scene, fault.key), scene.words)
+    return f"{place.with_value(place.value)}: expected {RESTRICTED.get(found['type'], found['type'])}."
 
 
 Explanation = Callable[[Scene, Fault, "re.Match[str]"], str | None]
@@ -150,11 +167,11 @@ RULES: tuple[tuple[re.Pattern[str], Explanation], ...] = tuple(
         (r"^Option '(?P<name>.*)' is not accepted$", _option),
         (r"^Subcommand '(?P<command>\w+)' does not accept option '(?P<name>.*)'", _option),
         (r"^unrecognized arguments: (?P<words>.*)", _word),
-        (r"^Expected a dot import path string: (?P<path>.*)", _class),
+        (r"^(?:(?P<option>--\S+): )?Expected a dot import path string: (?P<path>.*)", _class),
         (r"expects a function or a callable class: (?P<why>.*)\. Got value: (?P<path>.*)", _class),
         (r"^Import path (?P<path>\S+) does not correspond to a subclass of (?P<base>\w+)", _class),
         (r"^Expected an instantiatable class, but (?P<path>\S+) is (?P<why>.*)", _class),
         (r"^(?P<why>(?:module '.*' has no attribute|No module named) '(?P<missing>.*)')", _class),
-        (r"Not of type \w+: (?P<value>.*) does not conform to restriction (?P<rule>.*)", _restriction),
+        (r"^Not of type (?P<type>\w+): ", _restriction),
     )
 )

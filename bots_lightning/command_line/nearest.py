@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SHORTEST = 4  # letters of a beginning that says something
+
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like the given one, whatever the case; None if none is alike."""
+    """The known word most like the given one, whatever the case, or the only one that begins so; None if none does."""
     folded = {_folded(name): name for name in known}
     found = get_close_matches(_folded(word), folded, n=1, cutoff=0.7)
+    begun = [name for name in folded if len(word) >= SHORTEST and name.startswith(_folded(word))]
+    found = found or begun[: len(begun) == 1]
     return folded[found[0]] if found else None
 
 

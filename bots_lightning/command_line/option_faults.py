@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bots_lightning.command_line.classes import known_classes, option_names, options_of
@@ -16,6 +16,8 @@ FEW = 16  # so many names are listed
 def explain_word(parser: Any, words: Sequence[str], unknown: Sequence[str]) -> str:
     """Words that no option takes; the first is said."""
     first = unknown[0]
+    if first.endswith((".yaml", ".yml")):
+        return f"{first!r} is not expected here. Configs are named by an option: --config {first}"
     if not first.startswith("--"):
         return f"{first!r} is not expected here; options begin with --. See {_program(parser)} --help."
     return explain_option(parser, words, plain_key(first[2:].partition("=")[0].removesuffix("+")), None)
@@ -66,6 +68,13 @@ def _counterpart(name: str, key: str, owner: str, options: Sequence[str]) -> str
     return None
 
 
+def _foreign(key: str) -> str | None:
+    """By the last two names of a key, the last, and those before it, as in verl's `filter_groups.enable`."""
+    parts = key.split(".")
+    names = [".".join(parts[-2:]), *reversed(parts)]
+    return next((FOREIGN_OPTIONS[name] for name in names if name in FOREIGN_OPTIONS), None)
+
+
 def _option_in(text: str) -> str:
     """The option that a text begins with."""
     return text.split()[0].rstrip(",").split(".")[0]
@@ -75,22 +84,29 @@ def _of_parser(parser: Any, place: Place, key: str) -> str:
     own = list(option_names(parser))
     flag = "" if place.file else "--"
     seen = f"{place} is not an option"
-    name = key.rpartition(".")[2]
     if {"model", "trainer"} <= {option.partition(".")[0] for option in own}:
-        everything = [*own, *_inside()]
-        by_name = {option.rpartition(".")[2]: option for option in reversed(everything)}
-        if (here := FOREIGN_OPTIONS.get(name)) and name not in by_name:
+        everything = {plain_key(option): option for option in [*own, *_inside()]}
+        whole = nearest(key, everything if "." in key else own)
+        if whole and not nearest(_last(key), [_last(whole)]):
+            whole = None  # alike in what stands before
+        if whole is None and (here := _foreign(key)):
             return f"{seen}; here it is {flag}{here}."
-        if found := nearest(key, own) or by_name.get(name) or nearest(key, everything) or _nearest_name(name, by_name):
-            return f"{seen}; did you mean {flag}{found}?"
+        if whole := whole or _of_same_name(key, everything):
+            return f"{seen}; did you mean {flag}{everything[whole]}?"
     elif found := nearest(key, own):
         return f"{seen}; did you mean {flag}{found}?"
     return f"{seen}. See {_program(parser)} --help."
 
 
-def _nearest_name(name: str, by_name: dict[str, str]) -> str | None:
-    found = nearest(name, by_name)
+def _of_same_name(key: str, everything: Mapping[str, str]) -> str | None:
+    """The option with the same last name, or nearly the same."""
+    by_name, name = {_last(option): option for option in reversed(list(everything))}, _last(key)
+    found = name if name in by_name else nearest(name, by_name)
     return None if found is None else by_name[found]
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _inside() -> list[str]:

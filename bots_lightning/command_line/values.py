@@ -11,6 +11,7 @@ from bots_lightning.command_line.parse_messages import Fault
 from bots_lightning.command_line.places import Place
 
 NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
+NAMES |= {"list": "a list: [a, b]", "dict": "a mapping: {name: value}"}
 LITERAL = re.compile(r"(?:typing\.)?Literal(\[.*\])")
 CLASS = re.compile(r"<class '(?:.*\.)?(\w+)'>")
 
@@ -41,5 +42,6 @@ def _described(kind: str) -> str:
     """A type, in words where there are some."""
     found = CLASS.fullmatch(kind)
     if found is None:
-        return kind.removeprefix("typing.").removeprefix("collections.abc.")
+        plain = kind.removeprefix("typing.").removeprefix("collections.abc.")
+        return NAMES.get(plain.partition("[")[0], plain)
     return NAMES.get(found[1], f"a {found[1]}")
