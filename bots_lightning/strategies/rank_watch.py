@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -78,8 +79,21 @@ class RankWatch(Callback):
         """Says goodbye where the program ends as it is meant to; else what has ended this rank, if not another one."""
         if isinstance(exception, SystemExit) and not exception.code:
             self.close()
-        elif self._thread is not None and not (_of_connections(exception) and self._known.wait(NEWS_SECONDS)):
+        elif self._thread is not None and not (_of_connections(exception) and self._hears_of_loss()):
             self.close(f"\t{_fate(exception)}\n")
+
+    def _hears_of_loss(self) -> bool:
+        """Whether another rank is gone; a collective may fail before the news is here.
+
+        A launcher that sends SIGTERM meanwhile is too late: this rank ends within `grace_seconds`. Lightning's handler
+        would wait for the others in the middle of this.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return self._known.wait(NEWS_SECONDS)
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if not self._known.wait(NEWS_SECONDS):
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        return self._known.is_set()
 
     def account(self) -> str:
         """What has become of the rank that is lost, and what to do."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 import torch
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
-from bots_lightning.strategies import RankWatch
+from bots_lightning.strategies import RankWatch, rank_watch
 
 
 @pytest.fixture
@@ -42,6 +44,22 @@ def _await(happened: object) -> None:
             return
         waited.wait(0.05)
     raise AssertionError("nothing happened in 5 s")
+
+
+def error_of_torch() -> BaseException:
+    """As good as one of a collective."""
+    with pytest.raises(OSError, match="nowhere") as found:
+        torch.load("nowhere")
+    return found.value
+
+
+@pytest.fixture
+def sigterm() -> Iterator[Mock]:
+    """What listens to SIGTERM."""
+    handler = Mock()
+    before = signal.signal(signal.SIGTERM, handler)
+    yield handler
+    signal.signal(signal.SIGTERM, before)
 
 
 def fail(watch: RankWatch, exception: BaseException) -> None:
@@ -95,16 +113,28 @@ def test_ranks_that_fail_for_the_same_reason_each_tell_their_own(
 
 
 def test_a_collective_that_fails_since_a_rank_is_gone_is_no_failure_of_its_own(
-    ranks: list[RankWatch], ended: threading.Event
+    ranks: list[RankWatch], ended: threading.Event, sigterm: Mock
 ) -> None:
     ranks[1].close("")
-    with pytest.raises(OSError, match="nowhere") as found:  # as good as any that torch raises
-        torch.load("nowhere")
-    fail(ranks[2], found.value)
+    fail(ranks[2], error_of_torch())
+    os.kill(os.getpid(), signal.SIGTERM)  # of a launcher: too late to be listened to
+    assert not sigterm.called
     _await(lambda: ranks[0].lost)
     assert (ranks[0].account(), ranks[2].account()) == (
         "rank 1 is gone. Look for its own last words. To continue: --ckpt_path last",
     ) * 2
+    assert ended.wait(5)
+
+
+def test_an_error_of_torch_without_a_loss_is_this_ranks_own(
+    ranks: list[RankWatch], ended: threading.Event, sigterm: Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_watch, "NEWS_SECONDS", 0.1)
+    fail(ranks[1], error_of_torch())
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert sigterm.called
+    _await(lambda: ranks[0].lost)
+    assert ranks[0].account().startswith("rank 1 has failed: FileNotFoundError: ")
     assert ended.wait(5)
 
 
