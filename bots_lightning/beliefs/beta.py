@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -89,6 +91,7 @@ class BetaBelief(BetaPosterior):
         self.last = np.zeros(features.num_tasks, dtype=np.int32)
         self._powers: FloatArray = np.empty(0)  # (1−λ)^n, looked up; and in single precision
         self._coarse_powers: Float32Array = np.empty(0, dtype=np.float32)
+        self._largest = 2.0**16  # no |D_k| is larger; hardly any run comes near
         self._pseudo = PseudoCounts()
         if self.implicit is not None:
             self.implicit.setup(features)
@@ -139,6 +142,12 @@ class BetaBelief(BetaPosterior):
         kept = 1 - self.forgetting
         self.successes[at] = kept * before[0] + evidence.successes - successes
         self.failures[at] = kept * before[1] + (evidence.counts - evidence.successes) - failures
+        self._note_largest(at)
+
+    def _note_largest(self, where: Where = ALL) -> None:
+        """Bounds |D_k|."""
+        for own in (self.successes[where], self.failures[where]):
+            self._largest = max(self._largest, float(own.max(initial=0)), -float(own.min(initial=0)))
 
     # --- what tasks have received that were never tried ----------------------------------------------------------
 
@@ -151,6 +160,7 @@ class BetaBelief(BetaPosterior):
         pairs = zip(self.prior, self._of_profile, strict=True)
         self._coarse_of_profile = [(prior + received).astype(np.float32) for prior, received in pairs]
         self._cell_of_profile = octave_cells(*self._coarse_of_profile)
+        self._least = max(min(float(values.min()) for values in self._coarse_of_profile), 1e-30)
 
     def _received_by(self, weak: FloatArray, strong: FloatArray) -> tuple[FloatArray, FloatArray]:
         successes = self._pseudo.successes(weak, strong)
@@ -166,12 +176,18 @@ class BetaBelief(BetaPosterior):
         return self._of_profile[0][profile], self._of_profile[1][profile]
 
     def cells(self, where: slice) -> npt.NDArray[np.int32]:
-        """The cell of each task: that of its profile, or its own once it has been tried."""
+        """The cell of each task: that of its profile, or its own where it has been tried and that is not forgotten."""
         cells = self._cell_of_profile.take(self._profiles.labels[where])
-        tried = np.flatnonzero(self.last[where] > 0)
+        tried = np.flatnonzero(self.last[where] > max(0, self.step - self._shown()))
         if len(tried):
             cells[tried] = self._cells_of_tried(where if len(tried) == len(cells) else where.start + tried)
         return cells
+
+    def _shown(self) -> int:
+        """Steps for which a visit may show in a sum of single precision; later it is below half of the last bit."""
+        if not 0 < self.forgetting < 1:
+            return self.step
+        return math.ceil(math.log(2.0**-26 * self._least / self._largest) / math.log1p(-self.forgetting))
 
     def _cells_of_tried(self, where: Where) -> npt.NDArray[np.int32]:
         """`concentrations` and `octave_cells` in single precision; the implicit evidence is that of the profile."""
@@ -225,6 +241,7 @@ class BetaBelief(BetaPosterior):
             )
         super().load_state_dict(state)
         self.last, self.step = np.array(state["last"], dtype=np.int32), int(state["step"])
+        self._note_largest()
         if self.implicit is not None:
             self.implicit.load_state_dict(state["implicit"])
             self._pseudo.load_state_dict(state["implicit"]["pseudo_counts"])

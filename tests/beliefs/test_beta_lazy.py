@@ -102,6 +102,48 @@ def test_cells_lie_within_reach_of_the_exact_ones(
     assert (cells == exact).mean() > 0.5
 
 
+@pytest.mark.parametrize("prior", [(1.0, 1.0), (0.01, 30.0)])
+@pytest.mark.parametrize("implicit", [None, ReferenceInterpolation("weak", "strong")])
+@pytest.mark.parametrize("forgetting", [0.3, 0.1, 0.05])
+def test_a_visit_that_is_forgotten_is_not_looked_at_and_would_make_no_difference(
+    prior: tuple[float, float], implicit: ReferenceInterpolation | None, forgetting: float
+) -> None:
+    rng = np.random.default_rng(3)
+    weak, strong = references_of(rng, TASKS)
+    belief = BetaBelief(forgetting, 0.1, prior, implicit)
+    belief.setup(TaskFeatures(TASKS, {"weak": weak, "strong": strong}))
+    looked_at: list[int] = []
+    in_full = belief._cells_of_tried
+
+    def counted(where: slice | np.ndarray) -> np.ndarray:
+        looked_at.append(len(belief.last[where]))
+        return in_full(where)
+
+    belief._cells_of_tried = counted  # type: ignore[method-assign]
+    rates, everything = rng.random(TASKS), slice(0, TASKS)
+    scales = np.where(np.arange(TASKS) % 2, 1.0, 3e4)  # of what some tasks' evidence is
+    for step in range(1000):
+        if step % 53 == 0:
+            np.testing.assert_array_equal(belief.cells(everything), in_full(everything))
+        evidence = step_of(rng, TASKS if step < 30 else 40, rates)  # most are visited early, and never again
+        scale = scales[evidence.indices]
+        belief.observe(Evidence(evidence.indices, evidence.successes * scale, evidence.counts * scale))
+    assert np.count_nonzero(belief.last) > 200
+    belief.cells(everything)
+    assert looked_at[-1] < 60  # of those, only what was visited lately
+
+
+def test_evidence_beyond_all_measure_is_looked_at_for_longer() -> None:
+    belief, restored = BetaBelief(0.1), BetaBelief(0.1)
+    for each in (belief, restored):
+        each.setup(TaskFeatures(3))
+    before = belief._shown()
+    belief.observe(Evidence(np.array([1]), np.array([1e9]), np.array([2e9])))
+    assert belief._shown() > before + 80  # 1e9 / 2^16 = 15,259 = 0.9^-91
+    restored.load_state_dict(belief.state_dict())
+    assert restored._shown() == belief._shown()
+
+
 def test_tasks_added_later_start_at_the_mean_of_their_group_with_the_weight_of_the_prior() -> None:
     """Group a has the means 9/10 and 1/2, b has 1/10, c is new; forgetting then takes all of them to the prior."""
     belief = BetaBelief(forgetting=0.5, prior=(0.5, 1.5))

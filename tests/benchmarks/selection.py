@@ -104,7 +104,7 @@ def evidence_of(tasks: np.ndarray, rng: np.random.Generator) -> Evidence:
 
 
 def pretend_all_tried(belief: Belief, num_tasks: int, rng: np.random.Generator) -> None:
-    """The state after as many visits as there are tasks, some steps ago; observing them all would take minutes."""
+    """The state after as many visits as there are tasks; observing them all would take minutes."""
     state = belief.state_dict()
     if isinstance(belief, AbilityBelief):
         state |= {"logit": rng.normal(0, 2, num_tasks), "variance": rng.uniform(0.3, 2, num_tasks)}
@@ -112,7 +112,8 @@ def pretend_all_tried(belief: Belief, num_tasks: int, rng: np.random.Generator) 
         state["successes"] = rng.integers(0, ROLLOUTS + 1, num_tasks).astype(float)
         state["failures"] = ROLLOUTS - state["successes"]
     if "last" in state:
-        state |= {"last": rng.integers(1, 300, num_tasks).astype(np.int32), "step": 300}
+        steps = num_tasks // BATCH
+        state |= {"last": rng.integers(1, steps + 1, num_tasks).astype(np.int32), "step": steps}
     belief.load_state_dict(state)
 
 
@@ -163,7 +164,9 @@ class Step:
         return tuple(1e3 * each for each in seconds)  # type: ignore[return-value]
 
 
-def measure(new: Callable[[], TaskSelector], features: TaskFeatures, all_tried: bool, repeats: int) -> Measured:
+def measure(
+    new: Callable[[], TaskSelector], features: TaskFeatures, all_tried: bool, repeats: int, textbooks: int
+) -> Measured:
     """Sets a selector up, lets it run, and times it."""
     rng, num_tasks = np.random.default_rng(1), features.num_tasks
     features.group_codes  # noqa: B018 - computed once for the pool, not the selector's
@@ -178,9 +181,7 @@ def measure(new: Callable[[], TaskSelector], features: TaskFeatures, all_tried: 
         pretend_all_tried(belief, num_tasks, rng)
     times = [step(rng) for _ in range(repeats + 5)][5:]  # the first ones find the radius and fill caches
     select, observe, callbacks = np.array(times).T
-    textbook = textbook_step(belief, features, rng)
-    if textbook < 5_000:
-        textbook = float(np.median([textbook, *(textbook_step(belief, features, rng) for _ in range(2))]))
+    textbook = float(np.median([textbook_step(belief, features, rng) for _ in range(textbooks)] or [np.nan]))
     slowest = float((select + observe + callbacks).max())
     medians = [float(np.median(each)) for each in (select, observe, callbacks)]
     return Measured(medians[0], medians[1], medians[2], slowest, textbook, held / num_tasks)
@@ -219,6 +220,7 @@ def main() -> None:
     parser.add_argument("--selectors", nargs="+", default=list(SELECTORS), choices=list(SELECTORS))
     parser.add_argument("--references", default="counts", choices=["counts", "continuous"])
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--textbooks", type=int, default=3, help="steps of the textbook version; 0 leaves it out")
     parser.add_argument(
         "--quotas", type=int, nargs="+", help="of how many groups; compares selections with and without"
     )
@@ -234,7 +236,7 @@ def main() -> None:
         features = pool_of(size, options.references == "continuous")
         for name in options.selectors:
             for all_tried in (False, True):
-                m = measure(SELECTORS[name], features, all_tried, options.repeats)
+                m = measure(SELECTORS[name], features, all_tried, options.repeats, options.textbooks)
                 times = (f"{value:.2f}" for value in (m.select, m.observe, m.callbacks, m.slowest, m.textbook))
                 ratio, tried = m.textbook / (m.select + m.observe), "all" if all_tried else "few"
                 memory = f"{m.bytes_per_task:.1f}" if size >= 10**5 else "-"  # below, fixed tables weigh more
