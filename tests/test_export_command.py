@@ -145,7 +145,7 @@ def test_what_is_no_checkpoint_is_named(
         ({"lora": {"r": 3}}, "in the checkpoint and (3, 16) in this policy. Resume with"),
         ({"lora": {"target_modules": ["q_proj"]}}, "Resume with the `pretrained` and `lora` of the checkpoint"),
         ({"num_generations": -1}, "changed.yaml: the model cannot be built: num_generations=-1"),
-        ({"num_generation": 1}, "Option 'num_generation' is not accepted"),
+        ({"num_generation": 1}, "GRPO; did you mean num_generations?"),
         ({"pretrained": "gone/model"}, "changed.yaml: the pretrained model cannot be loaded: "),
     ],
 )
