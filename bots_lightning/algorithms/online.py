@@ -19,7 +19,9 @@ from bots_lightning.algorithms.options import check_numbers
 from bots_lightning.algorithms.sampling import SamplingModule
 from bots_lightning.algorithms.schedule import total_optimizer_steps
 from bots_lightning.algorithms.step_metrics import StepClock, reward_metrics, rollout_metrics, timing_metrics
+from bots_lightning.checkpoints import WholeSteps
 from bots_lightning.data import TaskBatch
+from bots_lightning.evaluation import MetricsCSV
 from bots_lightning.rewards import Outcomes
 from bots_lightning.rollouts import Rollouts
 from bots_lightning.strategies import divides_weights
@@ -41,6 +43,7 @@ class OnlineModule(SamplingModule):
         check_numbers(1, check_ranks_every=check_ranks_every)
         self.automatic_optimization = False
         self.check_ranks_every = check_ranks_every
+        self._whole_steps: WholeSteps | None = None
 
     @abstractmethod
     def update(self, rollouts: Rollouts, rewards: Tensor) -> dict[str, float]:
@@ -62,13 +65,32 @@ class OnlineModule(SamplingModule):
     # --- one iteration ------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuses what would fail or go wrong silently hours later, before anything is loaded."""
+        """Refuses what cannot go well before anything is loaded; sees that checkpoints are taken of whole steps."""
         if stage == "fit":
             check_trainer(self.trainer)
         super().setup(stage)
+        if stage == "fit":
+            self._whole_steps = WholeSteps(self.trainer, self._datamodule.between_steps)
+            self._datamodule.between_steps.append(self._forget_figures)
+
+    def teardown(self, stage: str) -> None:
+        """Undoes that."""
+        super().teardown(stage)
+        if self._whole_steps is not None:
+            self._whole_steps.remove()
+            self._datamodule.between_steps.remove(self._forget_figures)
+            self._whole_steps = None
+
+    def _forget_figures(self) -> None:
+        """Of the last step: Lightning would log those that the next one does not have, of absent groups, again."""
+        for figure in self.trainer.fit_loop.epoch_loop._results.values():
+            if figure.meta.on_step and not figure.meta.on_epoch:
+                figure.reset()
 
     def on_fit_start(self) -> None:
-        """Tells the selector how long the run is."""
+        """Tells the selector how long the run is. A run that goes on has been evaluated before training."""
+        if self.trainer.ckpt_path:  # Lightning would evaluate all the same where an epoch is over
+            self.trainer.num_sanity_val_steps = 0
         super().on_fit_start()
         optimizer_steps = total_optimizer_steps(self.trainer, self.optimizer_steps_per_iteration)
         self._datamodule.selector.planned_selections = (
@@ -76,9 +98,20 @@ class OnlineModule(SamplingModule):
         )
 
     def on_train_start(self) -> None:
-        """Ranks begin alike."""
+        """The curves go on from where this run does; ranks begin alike."""
         super().on_train_start()
         check_ranks_agree(self._datamodule.fingerprint, self._whole_weights())
+        for curves in self._curves():
+            curves.continue_after(self.progress.iterations)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Writes the curves first: a run that goes on from this checkpoint will not log its steps again."""
+        super().on_save_checkpoint(checkpoint)
+        for curves in self._curves():
+            curves.flush()
+
+    def _curves(self) -> list[MetricsCSV]:
+        return [logger for logger in self.trainer.loggers if isinstance(logger, MetricsCSV)]
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
         """Rolls out, scores, updates the belief and the policy.

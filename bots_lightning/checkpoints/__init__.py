@@ -24,6 +24,7 @@ from bots_lightning.checkpoints.sharded import (
     write_manifest,
     write_state,
 )
+from bots_lightning.checkpoints.whole_steps import WholeSteps
 
 __all__ = [
     "CONFIG",
@@ -32,6 +33,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "CheckpointError",
     "Manifest",
+    "WholeSteps",
     "announce_fresh_optimizer",
     "append_text",
     "begin_folder",

@@ -96,6 +96,7 @@ class TaskDataModule(LightningDataModule):
         self.count_histogram = CountHistogram(self.selection_counts)
         self.drawn: list[int] = []  # tasks whose evidence is awaited
         self._ahead = False  # whether the loader has yet to serve those
+        self.between_steps: list[Callable[[], None]] = []  # called before each draw: the step before it is whole
         self.workload = Workload(0, np.empty(0, dtype=np.str_))
         self.forecasts: list[Forecast] = []  # of the iteration's batches, before their evidence was observed
         self._added: list[npt.NDArray[np.uint8]] = []  # the tasks of each `add_tasks`, as Arrow streams
@@ -153,6 +154,8 @@ class TaskDataModule(LightningDataModule):
 
     def _next_batch(self, first: bool) -> list[Places]:
         """This rank's share of the next batch: drawn ahead, by an earlier run that did not live to see it, or now."""
+        for act in self.between_steps:
+            act()
         self.forecasts.clear()
         if not (self.drawn and (first or self._ahead)):
             return self.share(self.select())

@@ -61,20 +61,27 @@ class MetricsCSV(Logger):
         if self._rows and self._rows[-1]["step"] == row["step"]:
             self._rows[-1] |= row
             return
-        self._flush()
+        self.flush()
         self._rows.append(row)
 
     @rank_zero_only
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Writes the last row, which a run that resumes from this checkpoint will not write again."""
-        self._flush()
+    def continue_after(self, step: int) -> None:
+        """Leaves later rows out, which the run that begins will write anew; the row of that step may still grow."""
+        rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+        if self.path.is_file():
+            self._rewrite(rows)
+        self._last = rows[-1] if rows else None
+        if self._last and self._rows and self._rows[0]["step"] == self._last["step"]:
+            self._rows[0] = self._last | self._rows[0]
+            self._last = self._rows[0]
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Writes the last row; until then it may still grow."""
-        self._flush()
+        """Writes the last row."""
+        self.flush()
 
-    def _flush(self) -> None:
+    @rank_zero_only
+    def flush(self) -> None:
         """Appends the rows held back; rewrites the file for new columns, and for a last row that has grown.
 
         Where that fails, file and rows are as they were.
@@ -83,13 +90,15 @@ class MetricsCSV(Logger):
             return
         new = {name for row in self._rows for name in row} - set(self._columns or ())
         if new or self._rows[0] is self._last:
-            rows = self._earlier() + self._rows
-            columns = ["step", *sorted({name for row in rows for name in row} - {"step"})]
-            write_text(self.path, _lines(columns, rows, header=True))
-            self._columns = columns
+            self._rewrite(self._earlier() + self._rows)
         else:
             append_text(self.path, _lines(self._columns or [], self._rows))
         self._last, self._rows = self._rows[-1], []
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        columns = ["step", *sorted({name for row in rows for name in row} - {"step"})]
+        write_text(self.path, _lines(columns, rows, header=True))
+        self._columns = columns
 
     def _earlier(self) -> list[dict[str, float]]:
         """The rows on disk that stay: not those that a resumed run writes anew, nor one that has grown."""

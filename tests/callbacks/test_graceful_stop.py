@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ from bots_lightning.cli import main
 from bots_lightning.evaluation import read_metrics
 from bots_lightning.rewards import exact_match
 from callbacks import EffectiveTaskRatio, GracefulStop
+from callbacks.graceful_stop import how_to_continue
 
 ROOT = Path(__file__).parents[2]
 Fit = Callable[..., Path]
@@ -86,6 +87,8 @@ def check_equal(ours: Any, theirs: Any) -> None:
     [
         (1, 2, 1, signal.SIGTERM),  # between two evaluations
         (2, 2, 1, signal.SIGUSR1),  # when one is due
+        (3, 2, 1, signal.SIGINT),
+        (3, 4, 1, signal.SIGHUP),
         (4, 4, 2, signal.SIGTERM),  # at the end of an epoch, with an evaluation
         (4, 3, 2, signal.SIGUSR1),  # at the end of an epoch, without one
     ],
@@ -171,16 +174,96 @@ def test_ranks_agree_before_any_of_them_saves(tmp_path: Path) -> None:
 
     trainer: Any = SimpleNamespace(
         strategy=SimpleNamespace(reduce_boolean_decision=reduce),
+        datamodule=SimpleNamespace(between_steps=[]),
+        lightning_module=SimpleNamespace(progress=SimpleNamespace(iterations=0)),
         checkpoint_callback=None,
         default_root_dir=str(tmp_path),
         save_checkpoint=saved.append,
         is_global_zero=False,
     )
-    module: Any = SimpleNamespace(progress=SimpleNamespace(iterations=3))
-    callback = GracefulStop()
-    callback.on_train_batch_start(trainer, module, None, 0)
-    callback.on_train_batch_end(trainer, module, None, None, 0)
-    assert (decisions, saved) == ([False], [tmp_path / "checkpoints" / "last.ckpt"])
+    callback, module = GracefulStop(), SimpleNamespace()
+    callback.on_train_start(trainer, module)  # type: ignore[arg-type]
+    (leave,) = trainer.datamodule.between_steps
+    leave()
+    callback.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+    assert (decisions, saved) == ([False], [])
     with pytest.raises(SystemExit) as ended:
-        callback.on_train_batch_start(trainer, module, None, 1)
-    assert ended.value.code == 0
+        leave()
+    assert (ended.value.code, saved) == (0, [tmp_path / "checkpoints" / "last.ckpt"])
+    callback.teardown(trainer, module, "fit")  # type: ignore[arg-type]
+    assert trainer.datamodule.between_steps == []
+
+
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[GracefulStop]:
+    """In a run; with a clock that a test sets."""
+    trainer: Any = SimpleNamespace(
+        datamodule=SimpleNamespace(between_steps=[]),
+        lightning_module=SimpleNamespace(progress=SimpleNamespace(iterations=5)),
+    )
+    callback = GracefulStop()
+    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
+    yield callback
+    callback.teardown(trainer, None, "fit")  # type: ignore[arg-type]
+
+
+def test_the_second_ctrl_c_ends_at_once(
+    listening: GracefulStop, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("callbacks.graceful_stop.time.monotonic", lambda: now[0])
+    listening._trainer.lightning_module.progress.iterations += 1  # type: ignore[union-attr, operator]
+    signal.raise_signal(signal.SIGINT)
+    assert "SIGINT: the step is finished and saved first; Ctrl-C again ends it at once." in capfd.readouterr().err
+    now[0] += 0.1
+    signal.raise_signal(signal.SIGINT)  # the launcher passes the same one on
+    now[0] += 1
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_behind_another_signal_is_the_first_one(listening: GracefulStop) -> None:
+    listening._trainer.lightning_module.progress.iterations += 1  # type: ignore[union-attr, operator]
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_before_a_step_is_done_the_run_ends_at_once(number: signal.Signals, listening: GracefulStop) -> None:
+    with pytest.raises(SystemExit) as ended:
+        signal.raise_signal(number)
+    assert ended.value.code == 128 + number
+
+
+def test_ctrl_c_before_a_step_is_done(listening: GracefulStop) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        module = SimpleNamespace(progress=SimpleNamespace(iterations=0))
+        trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(between_steps=[]), lightning_module=module)
+        callback = GracefulStop()
+        callback.on_train_start(trainer, None)  # type: ignore[arg-type]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        callback.teardown(trainer, None, "fit")  # type: ignore[arg-type]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["fit", "--config", "a b.yaml"], "bots-lightning fit --config 'a b.yaml' --ckpt_path runs/q/last.ckpt"),
+        (["fit", "--ckpt_path", "last", "--name", "q"], "bots-lightning fit --name q --ckpt_path runs/q/last.ckpt"),
+        (["fit", "--ckpt_path=old.ckpt"], "bots-lightning fit --ckpt_path runs/q/last.ckpt"),
+    ],
+)
+def test_the_command_that_continues(words: list[str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/venv/bin/bots-lightning", *words])
+    assert how_to_continue(Path("runs/q/last.ckpt")) == f"to continue: {expected}"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    assert how_to_continue(Path("runs/q/last.ckpt")) == "to continue: --ckpt_path runs/q/last.ckpt"

@@ -84,7 +84,7 @@ def test_a_row_that_a_checkpoint_has_seen_is_on_disk_and_may_still_grow(tmp_path
     csv = MetricsCSV(tmp_path)
     csv.log_metrics({"loss": 1.0}, step=1)
     csv.log_metrics({"loss": 2.0}, step=2)
-    csv.after_save_checkpoint(None)
+    csv.flush()
     assert read_metrics(tmp_path / "metrics.csv")[-1] == {"step": 2, "loss": 2.0}
     csv.log_metrics({"eval": 0.5}, step=2)
     csv.log_metrics({"loss": 3.0}, step=3)
@@ -125,7 +125,7 @@ def test_a_row_that_finds_a_full_disk_is_whole_or_not_there_and_comes_when_there
     path = tmp_path / "metrics.csv"
     logger = MetricsCSV(tmp_path)
     logger.log_metrics({"loss": 0.5}, step=1)
-    logger.after_save_checkpoint(None)
+    logger.flush()
     before = path.read_bytes()
     logger.log_metrics(later, step=2)
     with full_disk(path, room=3):
@@ -158,6 +158,6 @@ def test_a_last_row_that_grows_is_never_gone_from_the_disk(tmp_path: Path) -> No
     """A kill at any moment leaves what the checkpoint has seen."""
     logger = MetricsCSV(tmp_path)
     logger.log_metrics({"loss": 1.0}, step=1)
-    logger.after_save_checkpoint(None)
+    logger.flush()
     logger.log_metrics({"avg": 0.5}, step=1)
     assert read_metrics(tmp_path / "metrics.csv") == [{"step": 1, "loss": 1.0}]

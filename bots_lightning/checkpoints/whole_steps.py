@@ -1,0 +1,97 @@
+"""Checkpoints of whole steps: taken when a step's metrics are logged and its evaluation is made, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class WholeSteps(Callback):
+    """Has `ModelCheckpoint(every_n_train_steps=…)` save between two steps.
+
+    Lightning lets it save at the end of a batch, before the step's metrics are logged and before the evaluation that
+    is due: a run killed right after that never had either. Here it saves before the next draw, and after the last
+    step when training has ended.
+
+    An epoch that a checkpoint has seen to its end is not continued, where Lightning would train on what follows it.
+
+    Args:
+        trainer: that trains; this becomes the first of its callbacks.
+        between_steps: called before each draw; the save is added to it.
+    """
+
+    def __init__(self, trainer: Any, between_steps: list[Callable[[], None]]) -> None:
+        self.trainer = trainer
+        self.keepers = [keeper for keeper in trainer.checkpoint_callbacks if isinstance(keeper, ModelCheckpoint)]
+        self.between_steps = between_steps
+        self._due = False
+        for keeper in self.keepers:
+            _check(keeper)
+            vars(keeper).update(on_train_batch_end=_later, on_train_end=_later)
+        between_steps.append(self.save)
+        trainer.callbacks.insert(0, self)
+
+    def remove(self) -> None:
+        """Leaves trainer, ModelCheckpoints and data as they were."""
+        self.trainer.callbacks.remove(self)
+        self.between_steps.remove(self.save)
+        for keeper in self.keepers:
+            del vars(keeper)["on_train_batch_end"], vars(keeper)["on_train_end"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets an epoch end that was at its end."""
+        loop: Any = trainer.fit_loop.epoch_loop
+        batches = loop.batch_progress.current
+        at_end = batches.completed == batches.ready and loop._num_ready_batches_reached()
+        if loop.restarting and at_end and not loop._should_check_val_fx(self._fetcher):
+            self._fetcher.done = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Sets the count of steps that some callbacks log by, which Lightning does not restore in all cases."""
+        trainer.fit_loop.epoch_loop._batches_that_stepped = pl_module.progress.iterations
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A step is over, but for its metrics and evaluation."""
+        self._due = True
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Keeps that count."""
+        loop = checkpoint.get("loops", {}).get("fit_loop")  # not where weights alone are saved
+        if loop:
+            loop["epoch_loop.state_dict"]["_batches_that_stepped"] = pl_module.progress.iterations
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves after the last step, with the last evaluation: as `last.ckpt` in any case."""
+        self.save()
+        for keeper in self.keepers:
+            if keeper.save_last and not keeper._should_skip_saving_checkpoint(trainer):
+                keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))
+
+    def save(self) -> None:
+        """Saves with each ModelCheckpoint whose turn it is."""
+        if self._due:
+            self._due = False
+            for keeper in self.keepers:
+                ModelCheckpoint.on_train_batch_end(keeper, self.trainer, self.trainer.lightning_module, None, None, 0)
+
+    @property
+    def _fetcher(self) -> Any:
+        return self.trainer.fit_loop._data_fetcher
+
+
+def _later(*_: Any) -> None:
+    """Nothing, for now."""
+
+
+def _check(keeper: ModelCheckpoint) -> None:
+    if keeper._train_time_interval is not None:
+        raise ValueError(
+            "ModelCheckpoint.train_time_interval does nothing here, since Lightning looks at it under automatic "
+            "optimization only; use every_n_train_steps."
+        )

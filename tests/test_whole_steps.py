@@ -1,0 +1,185 @@
+"""A run that is killed at any moment, and taken up from its newest checkpoint, leaves the files of an undisturbed one.
+
+A kill is a copy of the run folder at that moment.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+
+from bots_lightning.algorithms import GRPO, LoRA
+from bots_lightning.beliefs import BetaBelief
+from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint
+from bots_lightning.data import TaskDataModule
+from bots_lightning.evaluation import MetricsCSV, read_metrics
+from bots_lightning.selection import ThompsonSelector
+from bots_lightning.tasks import ProceduralTasks
+from callbacks import CompletionsLog, EffectiveTaskRatio, RunSummary, SelectionOverhead
+from tests.test_kill import leaves, same
+
+STEPS_PER_EPOCH = 3
+LENGTHS = {"epochs": {"max_epochs": 2}, "steps": {"max_epochs": -1, "max_steps": 5}}
+KEEPERS: dict[str, dict[str, Any]] = {
+    "every step": {"every_n_train_steps": 1},
+    "every epoch, by steps": {"every_n_train_steps": STEPS_PER_EPOCH},
+    "after evaluations": {"every_n_epochs": 1, "save_on_train_epoch_end": False},
+    "after epochs": {"every_n_epochs": 1, "save_on_train_epoch_end": True},
+}
+MEASURED = re.compile(r"second|timing_s|_time$|ahead_s|overhead")  # in seconds, or by them
+Run = Callable[..., Trainer]
+
+
+def share_of_a(completions: list[str], **_: Any) -> list[float]:
+    return [completion.count("a") / max(1, len(completion)) for completion in completions]
+
+
+@pytest.fixture
+def run(checkpoint: str) -> Run:
+    """`run(folder, length, keeper, val_check_interval)`: trains, from the newest checkpoint if there is one."""
+
+    def run(folder: Path, length: dict[str, Any], keeper: dict[str, Any], interval: int | None) -> Trainer:
+        module = GRPO(
+            checkpoint,
+            [share_of_a],
+            lora=LoRA(r=4, alpha=8),
+            num_generations=2,
+            max_prompt_length=32,
+            max_completion_length=3,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+            eval_num_generations=1,
+        )
+        data = TaskDataModule(
+            ProceduralTasks(24),
+            ThompsonSelector(BetaBelief()),
+            batch_size=2,
+            evaluation={"heldout": ProceduralTasks(2, seed=1)} if interval else None,
+            steps_per_epoch=STEPS_PER_EPOCH,
+        )
+        trainer = Trainer(
+            default_root_dir=folder,
+            accelerator="cpu",
+            logger=MetricsCSV(folder),
+            plugins=[AtomicCheckpointIO()],
+            val_check_interval=interval,
+            num_sanity_val_steps=-1,
+            log_every_n_steps=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[
+                EffectiveTaskRatio(),
+                SelectionOverhead(),
+                CompletionsLog(every_n_steps=1),
+                RunSummary(table=False),
+                LearningRateMonitor(logging_interval="step"),
+                ModelCheckpoint(
+                    folder / "checkpoints", save_last=True, save_top_k=-1, enable_version_counter=False, **keeper
+                ),
+            ],
+            **length,
+        )
+        trainer.fit(module, data, ckpt_path=find_checkpoint("last", [folder], required=False))
+        return trainer
+
+    return run
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """All that a run has left by its place, without what is measured in seconds, times and paths."""
+    rows = [
+        {name: value for name, value in row.items() if not MEASURED.search(name)}
+        for row in read_metrics(folder / "metrics.csv")
+    ]
+    summary = json.loads((folder / "summary.json").read_text())
+    checkpoints = {path.name: torch.load(path, weights_only=False) for path in (folder / "checkpoints").glob("*.ckpt")}
+    for state in checkpoints.values():
+        for place in ("callbacks", "loops", "epoch"):  # paths, and where in Lightning's loops the moment was
+            del state[place]
+    everything = {
+        "metrics": rows,
+        "completions": (folder / "completions.jsonl").read_text(),
+        "summary": {name: value for name, value in summary.items() if not MEASURED.search(name)},
+        "checkpoints": checkpoints,
+    }
+    return dict(leaves(everything))
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], list[Path]]:
+    """`killed(folder)`: copies of that folder, one after each change of one of its files, made from then on."""
+
+    def killed(folder: Path) -> list[Path]:
+        copies: list[Path] = []
+
+        def copied_after(change: Callable[..., Any]) -> Callable[..., Any]:
+            def changing(path: Path, *rest: Any, **options: Any) -> Any:
+                result = change(path, *rest, **options)
+                if folder in path.parents:
+                    copies.append(tmp_path / f"killed-{len(copies)}")
+                    shutil.copytree(folder, copies[-1])
+                return result
+
+            return changing
+
+        monkeypatch.setattr(Path, "replace", copied_after(Path.replace))
+        for module in ("callbacks.completions", "bots_lightning.evaluation.metrics_csv"):
+            change = monkeypatch.setattr
+            change(f"{module}.append_text", copied_after(__import__(module, fromlist=["append_text"]).append_text))
+        return copies
+
+    return killed
+
+
+QUICK = (
+    ("epochs", "every step", 2),
+    ("steps", "every epoch, by steps", None),
+    ("epochs", "after evaluations", 3),
+    ("steps", "after epochs", 1),
+)
+ALL = list(itertools.product(LENGTHS, KEEPERS, (None, 1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("length", "keeper", "interval"),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ALL],
+)
+def test_killed_at_any_moment(
+    length: str,
+    keeper: str,
+    interval: int | None,
+    run: Run,
+    killed: Callable[[Path], list[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = LENGTHS[length], KEEPERS[keeper], interval
+    with monkeypatch.context():
+        copies = killed(tmp_path / "whole")
+        run(tmp_path / "whole", *arguments)
+        monkeypatch.undo()
+    expected = files(tmp_path / "whole")
+    assert len(copies) > 5
+    for copy in copies:
+        run(copy, *arguments)
+        found = files(copy)
+        places = found.keys() | expected.keys()
+        different = [place for place in places if not same(found.get(place), expected.get(place))]
+        assert sorted(different) == [], copy.name
+
+
+def test_train_time_interval_is_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train_time_interval does nothing here.*use every_n_train_steps"):
+        run(tmp_path, LENGTHS["steps"], {"train_time_interval": timedelta(seconds=1)}, None)
