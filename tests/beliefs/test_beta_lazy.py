@@ -122,15 +122,31 @@ def test_a_visit_that_is_forgotten_is_not_looked_at_and_would_make_no_difference
     belief._cells_of_tried = counted  # type: ignore[method-assign]
     rates, everything = rng.random(TASKS), slice(0, TASKS)
     scales = np.where(np.arange(TASKS) % 2, 1.0, 3e4)  # of what some tasks' evidence is
-    for step in range(1000):
-        if step % 53 == 0:
-            np.testing.assert_array_equal(belief.cells(everything), in_full(everything))
+    for step in range(700):
+        np.testing.assert_array_equal(belief.cells(everything), in_full(everything))
         evidence = step_of(rng, TASKS if step < 30 else 40, rates)  # most are visited early, and never again
         scale = scales[evidence.indices]
         belief.observe(Evidence(evidence.indices, evidence.successes * scale, evidence.counts * scale))
     assert np.count_nonzero(belief.last) > 200
     belief.cells(everything)
     assert looked_at[-1] < 60  # of those, only what was visited lately
+
+
+def test_a_visit_is_looked_at_as_long_as_it_shows_by_hand() -> None:
+    """1 − 2^16·2^−age is below 1, where a cell begins, up to 1 − 2^−24; 1 − 2^−25 is rounded to 1."""
+    belief, all_of_it = BetaBelief(0.5), slice(0, 1)
+    belief.setup(TaskFeatures(1))
+    untried = belief.cells(all_of_it)
+    belief.successes[:], belief.last[:] = -(2.0**16), 1
+    shows = []
+    for age in range(17, 70):
+        belief.step = 1 + age
+        cells = belief.cells(all_of_it)
+        np.testing.assert_array_equal(cells, belief._cells_of_tried(all_of_it))
+        if cells != untried:
+            shows.append(age)
+    assert shows == list(range(17, 41))
+    assert belief._shown() <= 43
 
 
 def test_evidence_beyond_all_measure_is_looked_at_for_longer() -> None:
