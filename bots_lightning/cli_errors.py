@@ -189,9 +189,9 @@ def _is_of_house(frame: FrameType) -> bool:
 
 
 def _is_installed(frame: FrameType) -> bool:
-    file = frame.f_code.co_filename
-    places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return file.startswith("<") or any(Path(place) in Path(file).parents for place in places)
+    file = Path(frame.f_code.co_filename)
+    standard = any(Path(sysconfig.get_path(name)) in file.parents for name in ("stdlib", "platstdlib"))
+    return standard or str(file).startswith("<") or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
 
 
 def _innermost(error: BaseException) -> TracebackType | None:

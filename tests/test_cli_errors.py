@@ -186,7 +186,6 @@ MISTAKES = {
     "FIT --trainer.val_check_interval 9": (1, "trainer.val_check_interval=9 is above the epoch's 2 steps"),
     "FIT --trainer.precision bf16-true": (1, "trainer.precision=bf16-true; expected 32-true or bf16-mixed."),
     "FIT --trainer.callbacks callbacks.RunSummary": (1, "RunSummary needs callbacks.EffectiveTaskRatio; add it to "),
-    "FIT --trainer.logger lightning.pytorch.loggers.MLFlowLogger": (1, "mlflow"),
     # files and folders
     "FIT --runs_dir base.yaml": (
         1,
@@ -277,6 +276,7 @@ def here(tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> Pa
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(DEBUG, raising=False)
+    monkeypatch.setattr("lightning.pytorch.accelerators.cuda.CUDAAccelerator.is_available", lambda: False)
     return tmp_path
 
 
@@ -380,6 +380,11 @@ def test_a_missing_module_is_told_with_the_extra_that_brings_it(module: str, com
     assert how_to_install(module) == command
     error = ModuleNotFoundError(f"No module named {module!r}", name=module)
     assert line_for(error) == f"the module {module} is not installed. {command or 'Install the package that has it.'}"
+
+
+def test_a_library_s_own_word_on_a_missing_module_is_passed_on() -> None:
+    text = "Requirement 'wandb>=0.12.10' not met. HINT: Try running `pip install -U 'wandb>=0.12.10'`"
+    assert line_for(ModuleNotFoundError(text)) == text
 
 
 def test_a_missing_module_of_this_package_is_a_bug() -> None:
