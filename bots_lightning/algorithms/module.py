@@ -16,6 +16,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 
+from bots_lightning.algorithms.base_model import base_digest, check_base
 from bots_lightning.algorithms.failures import by_first_rank, together
 from bots_lightning.algorithms.kept import check_kept
 from bots_lightning.algorithms.policy import (
@@ -155,6 +156,7 @@ class PolicyModule(LightningModule):
         room = prompt_room(self.context(), self.max_prompt_length, self.max_completion_length)
         seed = derive_seed(self.seed, ADAPTERS)
         self.policy = load_policy(folder, self.lora, self.dtype_name, seed, self.gradient_checkpointing)
+        self._base = {"digest": base_digest(self.policy), "pretrained": folder}
         self.tokenizer = load_tokenizer(folder)
         self.encoder = PromptEncoder(self.tokenizer, self.max_prompt_length, self.truncate_prompts, room)
         self.sampling = Sampling(
@@ -352,16 +354,18 @@ class PolicyModule(LightningModule):
         """Leaves frozen weights out; adds the counters and the history of evaluations."""
         kept = set(self._trained_names(checkpoint["state_dict"]))
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+        checkpoint["base"] = self._base
         checkpoint["progress"] = vars(self.progress).copy()
         checkpoint["evaluations"] = self.evaluations
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses weights of another model; restores the counters.
+        """Refuses weights of another model, or on top of another; restores the counters.
 
         Raises:
-            ValueError: the checkpoint's trained weights are not those of this policy.
+            ValueError: the checkpoint's trained weights are not those of this policy, or were trained on another base.
         """
         self.configure_model()
+        check_base(checkpoint.get("base"), **self._base)
         self._check_weights({name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()})
         self.progress = Progress(**checkpoint["progress"])
         self.evaluations = list(checkpoint["evaluations"])
