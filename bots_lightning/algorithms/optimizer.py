@@ -119,13 +119,16 @@ class OptimizerModule(OnlineModule):
     def clip_and_step(self, part: Experience, loss: float) -> float:
         """Clips the gradient and steps, or skips; the gradient's norm before clipping, not finite if skipped."""
         trained = [weight for weight in self.parameters() if weight.requires_grad]
-        finite = math.isfinite(loss)
+        finite, counted = math.isfinite(loss), self.trainer.global_step
         norm, taken = take_step(self.trainer.strategy, self._optimizer, trained, self.max_grad_norm, finite)
         if taken:
             self.progress.skipped_in_a_row = 0
         else:
             self._skip(part, loss, norm)
             norm = math.nan
+        if self.trainer.global_step == counted:  # a step that is skipped counts too, or a run would outlast max_steps
+            self._optimizer._on_before_step()
+            self._optimizer._on_after_step()
         self.advance_schedule()
         self._optimizer.zero_grad()
         return norm

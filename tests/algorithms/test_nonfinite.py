@@ -116,6 +116,16 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert set(kept["gradients"]) <= trained
 
 
+@pytest.mark.parametrize("num_iterations", [1, 2])
+def test_skipped_steps_do_not_lengthen_a_run(num_iterations: int, build: Any, fit: Any) -> None:
+    options = {"lr_scheduler_type": "linear", "num_iterations": num_iterations}
+    policy = poison(build(GRPO, **options), {1, 2})
+    run = fit(policy, 100, max_epochs=-1, max_steps=4 * num_iterations)
+    assert policy.progress.iterations == 4
+    assert run.trainer.global_step == 4 * num_iterations
+    assert min(run.history["learning_rate"][:-1]) > 0
+
+
 def test_values_that_are_no_numbers_teach_no_mini_batch(
     build: Any, fit: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
