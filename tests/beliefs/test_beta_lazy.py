@@ -122,7 +122,7 @@ def test_a_visit_that_is_forgotten_is_not_looked_at_and_would_make_no_difference
     belief._cells_of_tried = counted  # type: ignore[method-assign]
     rates, everything = rng.random(TASKS), slice(0, TASKS)
     scales = np.where(np.arange(TASKS) % 2, 1.0, 3e4)  # of what some tasks' evidence is
-    for step in range(700):
+    for step in range(800):
         np.testing.assert_array_equal(belief.cells(everything), in_full(everything))
         evidence = step_of(rng, TASKS if step < 30 else 40, rates)  # most are visited early, and never again
         scale = scales[evidence.indices]
