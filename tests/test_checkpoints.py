@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import random
+import re
 import resource
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,15 +19,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from bots_lightning.algorithms.export_command import read_checkpoint
 from bots_lightning.checkpoints import (
     AtomicCheckpointIO,
     CheckpointError,
     begin_folder,
     damage,
     find_checkpoint,
+    own_digests,
     put_in_place,
     read_manifest,
+    read_state,
     run_folders,
     unfinished,
     write_manifest,
@@ -45,11 +54,12 @@ def save(path: Path, number: int) -> Path:
 def shards(path: Path, number: int) -> Path:
     """A checkpoint folder."""
     folder = begin_folder(path)
-    write_state(folder, {"number": number})
+    write_state(folder, {"number": number, "progress": {"iterations": number}})
     (folder / "checkpoint").mkdir()
     for rank in range(2):
         torch.save(torch.full((100,), number), folder / "checkpoint" / f"rank_{rank}.pt")
-    write_manifest(folder, stage=2, world_size=2, weights={"w": (100,)})
+    digests = own_digests(folder, 0, 2) | own_digests(folder, 1, 2)
+    write_manifest(folder, stage=2, world_size=2, weights={"w": (100,)}, digests=digests)
     put_in_place(path)
     return path
 
@@ -64,7 +74,7 @@ def shards_at(path: Path, iteration: int) -> Path:
     """A folder that does."""
     folder = begin_folder(path)
     write_state(folder, {"progress": {"iterations": iteration}})
-    write_manifest(folder, stage=2, world_size=2, weights={})
+    write_manifest(folder, stage=2, world_size=2, weights={}, digests=own_digests(folder, 0, 1))
     put_in_place(path)
     return path
 
@@ -246,6 +256,92 @@ def test_a_changed_tensor_in_a_file_is_seen(tmp_path: Path) -> None:
     assert damage(path) is None
     flip(path)
     assert "does not match its checksum" in str(damage(path))
+
+
+def states(path: Path) -> Any:
+    """All that a run reads of a checkpoint."""
+    if path.is_dir():
+        parts = [torch.load(part, weights_only=True) for part in sorted(path.glob("checkpoint/*.pt"))]
+        return parts, read_state(path), read_manifest(path)
+    return torch.load(path, weights_only=True)
+
+
+def with_bit_flipped(path: Path, at: int) -> Path:
+    """A copy of a checkpoint in which one bit, of those of all its files in a row, is another."""
+    copy = path.with_name("copy.ckpt")
+    for old in [copy] if copy.exists() else []:
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    shutil.copytree(path, copy) if path.is_dir() else shutil.copyfile(path, copy)
+    for file in sorted(file for file in (copy.rglob("*") if copy.is_dir() else [copy]) if file.is_file()):
+        content = bytearray(file.read_bytes())
+        if at < 8 * len(content):
+            content[at // 8] ^= 1 << at % 8
+            file.write_bytes(content)
+            return copy
+        at -= 8 * len(content)
+    raise AssertionError("there are not as many bits")
+
+
+def size_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "file of an earlier version"])
+def test_one_flipped_bit_is_found_or_harmless(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    if kind == "folder":
+        shards(path, 7)
+    else:
+        content = {"progress": {"iterations": 3}, "weights": torch.arange(50.0), "names": ["a", "b"]}
+        IO.save_checkpoint(content, path) if kind == "file" else torch.save(content, path)
+    expected, rng, found = repr(states(path)), random.Random(0), 0
+    bits = 8 * size_of(path)
+    for at in [*rng.sample(range(bits), 250), *range(bits - 50, bits)]:
+        copy = with_bit_flipped(path, at)
+        if damage(copy):
+            with pytest.raises(ValueError, match="damaged"):
+                find_checkpoint(str(copy), [], required=True)
+            found += 1
+        elif kind != "file of an earlier version":  # which has no checksum of what stands between its tensors
+            assert repr(states(copy)) == expected, at
+    assert found > 100
+    assert found == 300 or kind != "file"
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"progress": {"iterations": 3}}, path)
+    assert damage(path) is None
+    assert find_checkpoint(str(path), [], required=True) == str(path)
+
+
+def write_weights(path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, path)
+
+
+@pytest.mark.parametrize(
+    ("write", "fault"),
+    [
+        (lambda path: path.write_text("no checkpoint"), "it is no file of torch.save, or its beginning is lost"),
+        (lambda path: path.write_bytes(b""), "it is no file of torch.save, or its beginning is lost"),
+        (write_weights, "it is no file of torch.save, or its beginning is lost"),
+        (lambda path: path.write_bytes(pickle.dumps({"state_dict": {}})), "it is no file of torch.save"),
+        (lambda path: torch.save({"state_dict": {}}, path), "not a checkpoint that bots-lightning fit has written"),
+        (lambda path: torch.save(torch.nn.Linear(2, 2), path), "not a checkpoint that bots-lightning fit has written"),
+        (lambda path: torch.save([1, 2], path), "not a checkpoint that bots-lightning fit has written"),
+        (lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "b"), "bots-lightning fit has written"),
+        (lambda path: path.mkdir(), "has no shards.json: it is no checkpoint"),
+    ],
+)
+def test_files_of_other_programs_are_told_from_checkpoints(
+    write: Callable[[Path], Any], fault: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.ckpt"
+    write(path)
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        find_checkpoint(str(path), [], required=True)
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        read_checkpoint(path)
 
 
 # --- the command line ---------------------------------------------------------------------------------------------

@@ -121,9 +121,9 @@ def mistake(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "runs/quickstart",
             "not a checkpoint (looked in PROJECT). Checkpoints in there: runs/quickstart/checkpoints/",
         ),
-        ("half.ckpt", "half.ckpt is no checkpoint, or only a part of one: it cannot be read."),
-        ("empty.ckpt", "empty.ckpt is no checkpoint, or only a part of one"),
-        ("runs/quickstart/config.yaml", "config.yaml is no checkpoint, or only a part of one"),
+        ("half.ckpt", "half.ckpt is damaged: it cannot be read"),
+        ("empty.ckpt", "empty.ckpt is damaged: it is no file of torch.save"),
+        ("runs/quickstart/config.yaml", "config.yaml is damaged: it is no file of torch.save"),
         ("other.ckpt", "other.ckpt is not a checkpoint that bots-lightning fit has written."),
     ],
 )

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from bots_lightning.algorithms.export import Exported, check_unused, export_policy
 from bots_lightning.algorithms.module import PolicyModule
-from bots_lightning.checkpoints import consolidated, damage, read_file, read_manifest
+from bots_lightning.checkpoints import consolidated, damage, read_file
 from bots_lightning.command_line import CommandParser, explain
 
 DESCRIPTION = """\
@@ -94,13 +94,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if beside or not path.exists():
         hint = f"Checkpoints in there: {', '.join(beside)}." if beside else "Correct --ckpt_path."
         raise FileNotFoundError(f"{path} is not a checkpoint (looked in {Path.cwd()}). {hint}")
-    if path.is_dir():
-        read_manifest(path)
-        if fault := damage(path):
-            raise ValueError(f"{path} is damaged: {fault}. Name another checkpoint.")
-        checkpoint = consolidated(path)
-    else:
-        checkpoint = read_file(path, weights_only=True, mmap=True)  # the optimizer is not read
+    if fault := damage(path):
+        raise ValueError(f"{path} is damaged: {fault}. Name another checkpoint.")
+    checkpoint = consolidated(path) if path.is_dir() else read_file(path, weights_only=True, mmap=True)
     if not isinstance(checkpoint, dict) or not {"state_dict", "progress", "evaluations"} <= checkpoint.keys():
         raise ValueError(f"{path} is not a checkpoint that bots-lightning fit has written. Correct --ckpt_path.")
     return checkpoint

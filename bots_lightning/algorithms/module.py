@@ -365,8 +365,8 @@ class PolicyModule(LightningModule):
             ValueError: the checkpoint's trained weights are not those of this policy, or were trained on another base.
         """
         self.configure_model()
-        check_base(checkpoint.get("base"), **self._base)
         self._check_weights({name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()})
+        check_base(checkpoint.get("base"), **self._base)
         self.progress = Progress(**checkpoint["progress"])
         self.evaluations = list(checkpoint["evaluations"])
 

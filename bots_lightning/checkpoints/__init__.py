@@ -15,6 +15,7 @@ from bots_lightning.checkpoints.files import (
 from bots_lightning.checkpoints.io import AtomicCheckpointIO, announce_fresh_optimizer, read_file
 from bots_lightning.checkpoints.last import find_checkpoint
 from bots_lightning.checkpoints.run_folders import CONFIG, FOLDER, claim_folder, free_folder, run_folders, run_of
+from bots_lightning.checkpoints.seal import own_digests
 from bots_lightning.checkpoints.sharded import (
     TAG,
     Manifest,
@@ -42,6 +43,7 @@ __all__ = [
     "damage",
     "find_checkpoint",
     "free_folder",
+    "own_digests",
     "put_in_place",
     "read_file",
     "read_manifest",

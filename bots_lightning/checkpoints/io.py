@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from bots_lightning.checkpoints.files import put_in_place, remove, tidy, unfinished, writing
+from bots_lightning.checkpoints.seal import seal
 from bots_lightning.checkpoints.sharded import consolidated, read_manifest
 
 
@@ -31,6 +31,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with writing(path):
             tidy(path.parent)
             torch.save(checkpoint, unfinished(path))
+            seal(unfinished(path))
             put_in_place(path)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
@@ -58,8 +59,10 @@ def read_file(path: Path, map_location: Any = "cpu", weights_only: bool | None =
     """
     try:
         return torch.load(path, map_location=map_location, weights_only=weights_only, **options)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no checkpoint, or only a part of one: it cannot be read. Name another.") from error
+    except Exception as error:  # whatever a file of another program leads to
+        raise ValueError(
+            f"{path} is not a checkpoint that bots-lightning fit has written, or only a part of one. Name another."
+        ) from error
 
 
 def announce_fresh_optimizer(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,6 +51,8 @@ def _whole(path: Path) -> Path:
         raise ValueError(f"--ckpt_path {path}: there is no such checkpoint (looked in {Path.cwd()}). {hint}")
     if fault := damage(path):
         raise ValueError(f"the checkpoint {path} is damaged: {fault}. Name another one, or --ckpt_path last.")
+    if _iteration(path) < 0:
+        raise ValueError(f"{path} is not a checkpoint that bots-lightning fit has written. Correct --ckpt_path.")
     return path
 
 
@@ -79,13 +80,15 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _iteration(path: Path) -> float:
-    """At which a checkpoint was written; infinite for a damaged one, so that it is looked at and named."""
+    """At which a checkpoint was written; infinite for a damaged one, so that it is looked at and named.
+
+    Negative for a file of another program.
+    """
     try:
         state = torch.load(path / STATE if path.is_dir() else path, map_location="meta", mmap=True, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):  # `damage` tells which
+        return int(state["progress"]["iterations"])
+    except Exception:  # whatever bytes that are not what they were lead to; `damage` tells what is wrong
         return math.inf if damage(path) else -1
-    progress = state.get("progress") if isinstance(state, dict) else None
-    return int(progress["iterations"]) if progress else -1  # of another program
 
 
 def _names(folder: Path) -> set[Path]:

@@ -8,10 +8,11 @@ NAME.ckpt/shards.json       the files with their sizes; a folder without it is n
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 
 TAG = "checkpoint"  # DeepSpeed's word for a folder in the folder
 MANIFEST, STATE = "shards.json", "state.pt"
+OWN_DIGEST = "sha256"  # of the manifest's other entries
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Manifest:
         world_size: number of ranks.
         weights: shapes of the trained weights, by name.
         files: sizes in bytes, by path in the folder.
+        digests: checksums of those files, none in folders of earlier versions.
     """
 
     stage: int
     world_size: int
     weights: dict[str, list[int]]
     files: dict[str, int]
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def write_state(folder: Path, checkpoint: Mapping[str, Any]) -> None:
@@ -44,11 +48,15 @@ def write_state(folder: Path, checkpoint: Mapping[str, Any]) -> None:
     torch.save(kept, folder / STATE)
 
 
-def write_manifest(folder: Path, stage: int, world_size: int, weights: Mapping[str, Sequence[int]]) -> None:
+def write_manifest(
+    folder: Path, stage: int, world_size: int, weights: Mapping[str, Sequence[int]], digests: Mapping[str, str]
+) -> None:
     """Lists a folder whose files are all there."""
     files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-    manifest = Manifest(stage, world_size, {name: list(shape) for name, shape in weights.items()}, files)
-    (folder / MANIFEST).write_text(json.dumps(vars(manifest), indent=1) + "\n", encoding="utf-8")
+    shapes = {name: list(shape) for name, shape in weights.items()}
+    content = vars(Manifest(stage, world_size, shapes, files, dict(digests)))
+    text = json.dumps(content | {OWN_DIGEST: _digest(content)}, indent=1)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -60,9 +68,16 @@ def read_manifest(folder: Path) -> Manifest:
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: it is no checkpoint, or only a part of one. Name another.")
     try:
-        return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if content.pop(OWN_DIGEST, "") not in ("", _digest(content)):
+            raise ValueError("it does not match its checksum")
+        return Manifest(**content)
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / MANIFEST} cannot be read ({error}). Name another checkpoint.") from error
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_state(folder: Path) -> dict[str, Any]:

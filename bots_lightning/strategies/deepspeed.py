@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from lightning import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
@@ -22,6 +23,7 @@ from bots_lightning.checkpoints import (
     announce_fresh_optimizer,
     begin_folder,
     consolidated,
+    own_digests,
     put_in_place,
     read_file,
     read_manifest,
@@ -183,8 +185,11 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
             if self.local_rank == 0:
                 sync(unfinished(path))  # on each node, what was written there
             self.barrier("written")
+            parts: list[Any] = [None] * self.world_size
+            dist.all_gather_object(parts, own_digests(unfinished(path), self.global_rank, self.world_size))
             if self.is_global_zero:
-                write_manifest(unfinished(path), self._stage, self.world_size, shapes)
+                digests = {name: digest for part in parts for name, digest in part.items()}
+                write_manifest(unfinished(path), self._stage, self.world_size, shapes, digests)
                 put_in_place(path)
         self.barrier("in place")
 

@@ -68,7 +68,7 @@ def test_resuming_on_another_base_is_refused(checkpoint: str, other: str, build:
     config = tmp_path / "config.yaml"
     config.write_text(
         f"model: {{class_path: bots_lightning.algorithms.GRPO, init_args: {{pretrained: {other}, "
-        "reward_funcs: [bots_lightning.rewards.exact_match], lora: {r: 4, alpha: 8}}}"
+        "reward_funcs: [bots_lightning.rewards.exact_match], lora: {r: 4, alpha: 8}, max_completion_length: 8}}"
     )
     with pytest.raises(ValueError, match="on top of another model"):
         load_module(path, config)
