@@ -107,6 +107,7 @@ def test_export_reads_a_folder(leg: str, folder: Path, checkpoint: str, tmp_path
     _, strategy, kind = leg.split(":")
     lora = {"r": 4, "alpha": 8} if kind == "lora" else None
     options = {"pretrained": checkpoint, "reward_funcs": ["bots_lightning.rewards.exact_match"], "lora": lora}
+    options["max_completion_length"] = 8
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"model": {"class_path": "bots_lightning.algorithms.GRPO", "init_args": options}}))
     path, output = folder / f"{strategy}-{kind}.ckpt", tmp_path / "exported"
