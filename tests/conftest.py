@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ import torch
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
+from bots_lightning.evaluation import read_metrics
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.tasks.procedural import ALPHABET
 
-# A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+# A shell that starts the tests in the background, or nohup, has them and all that they start ignore these.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None)  # wall-clock deadlines fail on a busy machine
 settings.load_profile("tests")
@@ -101,3 +104,56 @@ def on_two_ranks(tmp_path: Path) -> Callable[[str], list[Any]]:
         return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
     return run
+
+
+# --- two runs that should be the same ---------------------------------------------------------------------------------
+
+MEASURED = re.compile(r"second|timing_s|_time$|ahead_s|overhead")  # figures in seconds, or by them
+
+
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """What is in nested dicts and lists, by its place."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, f"{place}/{key}")
+    elif isinstance(value, list | tuple):
+        for at, item in enumerate(value):
+            yield from leaves(item, f"{place}/{at}")
+    elif isinstance(value, torch.Tensor | int | float | str | bool | None):
+        yield place, value
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first.nan_to_num(7.0), second.nan_to_num(7.0))
+    return repr(first) == repr(second)  # NaN is NaN
+
+
+@pytest.fixture(scope="session")
+def differences() -> Callable[[Any, Any], list[str]]:
+    """`differences(one, other)`: the places at which two nested things differ, bit for bit."""
+
+    def differences(one: Any, other: Any) -> list[str]:
+        mine, theirs = dict(leaves(one)), dict(leaves(other))
+        missing = object()
+        places = mine.keys() | theirs.keys()
+        return sorted(place for place in places if not same(mine.get(place, missing), theirs.get(place, missing)))
+
+    return differences
+
+
+@pytest.fixture(scope="session")
+def run_files() -> Callable[[Path], dict[str, Any]]:
+    """`run_files(folder)`: what a run has left beside its checkpoints, without what is measured in seconds."""
+
+    def run_files(folder: Path) -> dict[str, Any]:
+        def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:
+            return {name: figure for name, figure in figures.items() if not MEASURED.search(name)}
+
+        return {
+            "metrics": [without_seconds(row) for row in read_metrics(folder / "metrics.csv")],
+            "summary": without_seconds(json.loads((folder / "summary.json").read_text())),
+            "completions": (folder / "completions.jsonl").read_text(),
+        }
+
+    return run_files

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ from bots_lightning.cli import main
 ROOT = Path(__file__).parents[1]
 CONFIGS = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "tests/assets/few_steps.yaml")]
 STEPS_AHEAD = 3  # that no killed process exceeds
+# Every selector, and every algorithm at least once.
+SELECTORS = sorted(path.stem for path in (ROOT / "configs/selectors").glob("*.yaml"))
+ALGORITHMS = sorted(path.stem for path in (ROOT / "configs/algorithms").glob("*.yaml") if path.stem != "full_ppo")
+PAIRS = [
+    ("quickstart_ppo" if algorithm == "ppo" else f"algorithms/{algorithm}", f"selectors/{selector}")
+    for selector, algorithm in zip(SELECTORS, itertools.cycle(["ppo", *ALGORITHMS]), strict=False)
+]
 ZERO2 = ["--config", str(ROOT / "configs/strategies/zero2.yaml"), "--trainer.devices", "2"]
 
 
@@ -35,7 +43,14 @@ def random_kills(number: int, seed: int, changes_per_step: int, files_per_step: 
 
 
 def fit(folder: Path, kills: list[tuple[str, float]], steps: int, options: list[str]) -> None:
-    """Trains "whole" undisturbed, and "killed" in one process more than there are kills; saves after every step."""
+    """Trains "whole" undisturbed, and "killed" in one process more than there are kills; saves after every step.
+
+    Args:
+        folder: of the runs.
+        kills: see tests/assets/killed.py.
+        steps: of either run.
+        options: of the command; configs are stacked.
+    """
     words = ["fit", *CONFIGS, "--runs_dir", str(folder), "--ckpt_path", "last", *options]
     words += ["--trainer.accelerator", "cpu", "--data.init_args.steps_per_epoch", str(steps)]
     attempts = [["whole"], *(["killed", *kill] for kill in kills), ["killed"]]
@@ -48,64 +63,59 @@ def fit(folder: Path, kills: list[tuple[str, float]], steps: int, options: list[
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """All that a checkpoint holds, by its place in it; other than paths, times, and Lightning's count of processes."""
+    """All that a checkpoint holds, by file; other than paths, times, and Lightning's count of processes."""
     files = sorted(path.rglob("*.pt")) if path.is_dir() else [path]
-    found = {}
-    for file in files:
-        content = torch.load(file, weights_only=False)
+    found = {file.name: torch.load(file, weights_only=False) for file in files}
+    for content in found.values():
         for key in ("callbacks", "ds_config", "ds_version"):
             content.pop(key, None)
-        found |= {f"{file.name}{place}": leaf for place, leaf in leaves(content)}
+    if path.is_file():
+        assert found[path.name]["TaskDataModule"]["selector"]
+        assert found[path.name]["optimizer_states"][0]["state"]
     return found
 
 
-def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from leaves(item, f"{place}/{key}")
-    elif isinstance(value, list | tuple):
-        for at, item in enumerate(value):
-            yield from leaves(item, f"{place}/{at}")
-    elif isinstance(value, torch.Tensor | int | float | str | bool | None):
-        yield place, value
+@pytest.fixture
+def check(tmp_path: Path, cache: Path, differences: Any, run_files: Any) -> Callable[..., None]:
+    """`check(kills, options)`: a run with these kills ends as the undisturbed one."""
+
+    def check(kills: list[tuple[str, float]], options: Sequence[str] = ()) -> None:
+        fit(tmp_path, kills, STEPS_AHEAD * len(kills) + 1, [*options])
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        last = "checkpoints/last.ckpt"
+        assert differences(contents(killed / last), contents(whole / last)) == []
+        files = run_files(whole)
+        assert files["metrics"]
+        assert differences(run_files(killed), files) == []
+        left = (killed / "checkpoints").iterdir()
+        assert [path for path in left if path.name.startswith(".") or damage(path)] == []
+        assert {path.name for path in tmp_path.iterdir()} <= {"whole", "killed", "made"}
+
+    return check
 
 
-def same(first: Any, second: Any) -> bool:
-    if isinstance(first, torch.Tensor):
-        return first.dtype == second.dtype and torch.equal(first.nan_to_num(7.0), second.nan_to_num(7.0))
-    return repr(first) == repr(second)  # NaN is NaN
-
-
-def assert_the_same(first: Path, second: Path) -> None:
-    mine, theirs = contents(first), contents(second)
-    assert mine.keys() == theirs.keys()
-    different = [place for place, leaf in mine.items() if not same(leaf, theirs[place])]
-    assert different == []
-    if first.is_file():
-        assert any(place.startswith(f"{first.name}/TaskDataModule/selector/belief") for place in mine)
-        assert any(place.startswith(f"{first.name}/optimizer_states/0/state") for place in mine)
-
-
-def check(folder: Path, kills: list[tuple[str, float]], options: list[str]) -> None:
-    steps = STEPS_AHEAD * len(kills) + 1
-    fit(folder, kills, steps, options)
-    checkpoints = folder / "killed" / "checkpoints"
-    assert_the_same(folder / "whole/checkpoints/last.ckpt", checkpoints / "last.ckpt")
-    assert [path for path in checkpoints.iterdir() if path.name.startswith(".") or damage(path)] == []
-    assert {path.name for path in folder.iterdir()} <= {"whole", "killed", "made"}
-
-
-def test_three_kills(tmp_path: Path, cache: Path) -> None:
-    check(tmp_path, [("write", 9), ("torn", 3), ("seconds", 0.2)], [])
+def test_three_kills(check: Any) -> None:
+    check([("write", 9), ("torn", 3), ("seconds", 0.2)])
 
 
 @pytest.mark.slow
-def test_thirty_kills(tmp_path: Path, cache: Path) -> None:
-    check(tmp_path, random_kills(30, seed=0, changes_per_step=8, files_per_step=2), [])
+@pytest.mark.parametrize("number", range(len(PAIRS)), ids=[" ".join(pair) for pair in PAIRS])
+def test_two_kills_of_every_selector_and_algorithm(number: int, check: Any) -> None:
+    """With checkpoints after evaluations and after every step by turns."""
+    options = [word for overlay in PAIRS[number] for word in ("--config", str(ROOT / f"configs/{overlay}.yaml"))]
+    if number % 2:
+        options += ["--config", str(ROOT / "tests/assets/every_step.yaml")]
+    kinds = random_kills(3, seed=2 + number, changes_per_step=8, files_per_step=2)
+    check([kinds[number % 2], kinds[2]], options)
 
 
 @pytest.mark.slow
-def test_ten_kills_of_two_ranks_with_zero2(tmp_path: Path, cache: Path) -> None:
+def test_thirty_kills(check: Any) -> None:
+    check(random_kills(30, seed=0, changes_per_step=8, files_per_step=2))
+
+
+@pytest.mark.slow
+def test_ten_kills_of_two_ranks_with_zero2(check: Any, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     main(["validate", *CONFIGS, "--runs_dir", str(tmp_path / "made")])  # one process fills the cache
-    check(tmp_path, random_kills(10, seed=1, changes_per_step=40, files_per_step=6), ZERO2)
+    check(random_kills(10, seed=1, changes_per_step=40, files_per_step=6), ZERO2)

@@ -6,8 +6,6 @@ A kill is a copy of the run folder at that moment.
 from __future__ import annotations
 
 import itertools
-import json
-import re
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -23,11 +21,10 @@ from bots_lightning.algorithms import GRPO, LoRA
 from bots_lightning.beliefs import BetaBelief
 from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint
 from bots_lightning.data import TaskDataModule
-from bots_lightning.evaluation import MetricsCSV, read_metrics
+from bots_lightning.evaluation import MetricsCSV
 from bots_lightning.selection import ThompsonSelector
 from bots_lightning.tasks import ProceduralTasks
 from callbacks import CompletionsLog, EffectiveTaskRatio, RunSummary, SelectionOverhead
-from tests.test_kill import leaves, same
 
 STEPS_PER_EPOCH = 3
 LENGTHS = {"epochs": {"max_epochs": 2}, "steps": {"max_epochs": -1, "max_steps": 5}}
@@ -37,7 +34,6 @@ KEEPERS: dict[str, dict[str, Any]] = {
     "after evaluations": {"every_n_epochs": 1, "save_on_train_epoch_end": False},
     "after epochs": {"every_n_epochs": 1, "save_on_train_epoch_end": True},
 }
-MEASURED = re.compile(r"second|timing_s|_time$|ahead_s|overhead")  # in seconds, or by them
 Run = Callable[..., Trainer]
 
 
@@ -97,24 +93,13 @@ def run(checkpoint: str) -> Run:
     return run
 
 
-def files(folder: Path) -> dict[str, Any]:
-    """All that a run has left by its place, without what is measured in seconds, times and paths."""
-    rows = [
-        {name: value for name, value in row.items() if not MEASURED.search(name)}
-        for row in read_metrics(folder / "metrics.csv")
-    ]
-    summary = json.loads((folder / "summary.json").read_text())
-    checkpoints = {path.name: torch.load(path, weights_only=False) for path in (folder / "checkpoints").glob("*.ckpt")}
-    for state in checkpoints.values():
-        for place in ("callbacks", "loops", "epoch"):  # paths, and where in Lightning's loops the moment was
+def checkpoints(folder: Path) -> dict[str, Any]:
+    """All of a run, without paths and where in Lightning's loops the moment was."""
+    found = {path.name: torch.load(path, weights_only=False) for path in (folder / "checkpoints").glob("*.ckpt")}
+    for state in found.values():
+        for place in ("callbacks", "loops", "epoch"):
             del state[place]
-    everything = {
-        "metrics": rows,
-        "completions": (folder / "completions.jsonl").read_text(),
-        "summary": {name: value for name, value in summary.items() if not MEASURED.search(name)},
-        "checkpoints": checkpoints,
-    }
-    return dict(leaves(everything))
+    return found
 
 
 @pytest.fixture
@@ -162,6 +147,8 @@ def test_killed_at_any_moment(
     interval: int | None,
     run: Run,
     killed: Callable[[Path], list[Path]],
+    differences: Any,
+    run_files: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -170,14 +157,12 @@ def test_killed_at_any_moment(
         copies = killed(tmp_path / "whole")
         run(tmp_path / "whole", *arguments)
         monkeypatch.undo()
-    expected = files(tmp_path / "whole")
+    files, states = run_files(tmp_path / "whole"), checkpoints(tmp_path / "whole")
     assert len(copies) > 5
     for copy in copies:
         run(copy, *arguments)
-        found = files(copy)
-        places = found.keys() | expected.keys()
-        different = [place for place in places if not same(found.get(place), expected.get(place))]
-        assert sorted(different) == [], copy.name
+        assert differences(run_files(copy), files) == [], copy.name
+        assert differences(checkpoints(copy), states) == [], copy.name
 
 
 def test_train_time_interval_is_refused(run: Run, tmp_path: Path) -> None:

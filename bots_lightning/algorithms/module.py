@@ -31,6 +31,7 @@ from bots_lightning.algorithms.policy import (
     stop_token_ids,
 )
 from bots_lightning.algorithms.pools import check_answers, check_prompts
+from bots_lightning.algorithms.signals import end_on_sigterm
 from bots_lightning.data import TaskBatch, TaskDataModule
 from bots_lightning.evaluation import HeldOutScore
 from bots_lightning.rewards import RewardFunction, Scorer
@@ -173,6 +174,8 @@ class PolicyModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuses, before a model is loaded, what would come to nothing and tasks whose answers nothing could match."""
         check_device(self.trainer.strategy.root_device)
+        if stage != "fit":
+            end_on_sigterm()
         if stage == "predict":
             check_kept(self.trainer)
         by_first_rank(self.trainer.strategy, lambda: check_answers(self._pools(), self.scorer))
