@@ -174,8 +174,6 @@ class PolicyModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuses, before a model is loaded, what would come to nothing and tasks whose answers nothing could match."""
         check_device(self.trainer.strategy.root_device)
-        if stage != "fit":
-            end_on_sigterm()
         if stage == "predict":
             check_kept(self.trainer)
         by_first_rank(self.trainer.strategy, lambda: check_answers(self._pools(), self.scorer))
@@ -200,14 +198,15 @@ class PolicyModule(LightningModule):
     def on_validation_start(self) -> None:
         """Refuses prompts that do not fit, where that is all of the run."""
         if self.trainer.state.fn != TrainerFn.FITTING:
-            self._check_prompts()
+            self.on_predict_start()
 
     def on_test_start(self) -> None:
         """Refuses prompts that do not fit."""
-        self._check_prompts()
+        self.on_predict_start()
 
     def on_predict_start(self) -> None:
-        """Refuses prompts that do not fit."""
+        """Refuses prompts that do not fit; may be told to go from here on."""
+        end_on_sigterm()
         self._check_prompts()
 
     @property
