@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 
 from bots_lightning.algorithms import GRPO, LoRA
 from bots_lightning.beliefs import BetaBelief
 from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint
 from bots_lightning.data import TaskDataModule
-from bots_lightning.evaluation import MetricsCSV
+from bots_lightning.evaluation import MetricsCSV, read_metrics
 from bots_lightning.selection import ThompsonSelector
 from bots_lightning.tasks import ProceduralTasks
 from callbacks import CompletionsLog, EffectiveTaskRatio, RunSummary, SelectionOverhead
@@ -163,6 +163,54 @@ def test_killed_at_any_moment(
         run(copy, *arguments)
         assert differences(run_files(copy), files) == [], copy.name
         assert differences(checkpoints(copy), states) == [], copy.name
+
+
+class SavesAtTheEndOfABatch(Callback):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("limit", ["max_epochs", "max_steps"])
+@pytest.mark.parametrize("own", [False, True])
+def test_epochs_that_are_resumed_at_their_end_are_as_long_as_any(
+    own: bool, limit: str, checkpoint: str, tmp_path: Path
+) -> None:
+    counts, path = [], tmp_path / "last.ckpt"
+    for epochs in (1, 2, 3):
+        keeper = ModelCheckpoint(tmp_path, every_n_train_steps=4, save_last=True, enable_version_counter=False)
+        trainer = Trainer(
+            default_root_dir=tmp_path,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[SavesAtTheEndOfABatch(path) if own else keeper],
+            **({"max_epochs": epochs} if limit == "max_epochs" else {"max_epochs": -1, "max_steps": 4 * epochs}),
+        )
+        module = GRPO(checkpoint, [share_of_a], num_generations=2, max_prompt_length=32, max_completion_length=2)
+        data = TaskDataModule(ProceduralTasks(24), ThompsonSelector(BetaBelief()), batch_size=2, steps_per_epoch=4)
+        trainer.fit(module, data, ckpt_path=str(path) if path.exists() else None)
+        counts.append(module.progress.iterations)
+    assert counts == [4, 8, 12]
+
+
+def test_a_figure_that_a_step_has_not_logged_is_not_repeated(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observe = EffectiveTaskRatio.on_train_batch_end
+
+    def observe_and_log(self: Any, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        observe(self, trainer, pl_module, *rest)
+        if pl_module.progress.iterations == 1:
+            pl_module.log("only/once", 1.0)
+
+    monkeypatch.setattr(EffectiveTaskRatio, "on_train_batch_end", observe_and_log)
+    run(tmp_path, LENGTHS["steps"], KEEPERS["every step"], None)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv") if "only/once" in row] == [1]
 
 
 def test_train_time_interval_is_refused(run: Run, tmp_path: Path) -> None:

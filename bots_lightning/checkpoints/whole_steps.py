@@ -61,10 +61,17 @@ class WholeSteps(Callback):
         self._due = True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Keeps that count."""
+        """Keeps that count. What another callback saves at the end of a batch, is of a batch that is over.
+
+        Lightning would count an epoch too much where it goes on from the end of an epoch's last batch.
+        """
         loop = checkpoint.get("loops", {}).get("fit_loop")  # not where weights alone are saved
-        if loop:
-            loop["epoch_loop.state_dict"]["_batches_that_stepped"] = pl_module.progress.iterations
+        if not loop:
+            return
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = pl_module.progress.iterations
+        for batches in (loop["epoch_loop.batch_progress"][part] for part in ("total", "current")):
+            if batches["ready"] == batches["processed"]:
+                batches["completed"] = batches["processed"]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves after the last step, with the last evaluation: as `last.ckpt` in any case."""
