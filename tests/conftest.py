@@ -20,6 +20,7 @@ import torch
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
+from bots_lightning import cli
 from bots_lightning.evaluation import read_metrics
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.tasks.procedural import ALPHABET
@@ -82,6 +83,26 @@ def cache(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keeps the quickstart's cache away from the user's."""
     monkeypatch.setenv("BOTS_LIGHTNING_CACHE", str(shared_cache))
     return shared_cache
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`program(*words)`: `bots-lightning` with these words, in this process; exit code, and what it has printed."""
+
+    def program(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bots-lightning", *words])
+        capfd.readouterr()
+        try:
+            cli.run()
+            code: Any = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        printed, said = capfd.readouterr()
+        if isinstance(code, str):  # what Python prints at exit
+            code, said = 1, f"{said}\n{code}\n"
+        return code, printed, said
+
+    return program
 
 
 @pytest.fixture

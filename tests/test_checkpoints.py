@@ -9,8 +9,6 @@ import random
 import re
 import resource
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -355,14 +353,17 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Pat
     return tmp_path / "runs" / "quickstart" / "checkpoints"
 
 
-def refused(*options: str) -> str:
-    """The one line that a command ends with."""
-    program = [sys.executable, "-m", "bots_lightning", "fit", *FEW_STEPS, *options]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(program, capture_output=True, text=True, env=environment)
-    assert ended.returncode == 1, ended.stderr
-    assert "Traceback" not in ended.stderr, ended.stderr[-1500:]
-    return ended.stderr.splitlines()[-1]
+@pytest.fixture
+def refused(program: Any) -> Callable[..., str]:
+    """`refused(*options)`: the one line that the command ends with."""
+
+    def refused(*options: str) -> str:
+        code, _, said = program("fit", *FEW_STEPS, *options)
+        assert code == 1, said
+        assert "Traceback" not in said, said[-1500:]
+        return said.splitlines()[-1]
+
+    return refused
 
 
 def test_the_same_command_goes_on_where_it_was(trained: Path) -> None:
@@ -371,7 +372,7 @@ def test_the_same_command_goes_on_where_it_was(trained: Path) -> None:
     assert [run.name for run in trained.parents[1].iterdir()] == ["quickstart"]
 
 
-def test_checkpoints_that_do_not_fit_are_refused_in_a_line(trained: Path) -> None:
+def test_checkpoints_that_do_not_fit_are_refused_in_a_line(trained: Path, refused: Callable[..., str]) -> None:
     last, whole = str(trained / "last.ckpt"), (trained / "last.ckpt").read_bytes()
     longer = ["--trainer.max_epochs", "2", "--ckpt_path"]
     assert "there is no such checkpoint" in refused("--ckpt_path", str(trained / "gone.ckpt"))

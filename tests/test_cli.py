@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,15 +98,17 @@ def test_predict_writes_every_completion(command: Command, tmp_path: Path) -> No
     assert {row["reward"] for row in rows} <= {0.0, 1.0}
 
 
-def test_help_and_print_config_read_well() -> None:
-    def run(*arguments: str) -> str:
-        program = [sys.executable, "-m", "bots_lightning", *arguments]
-        return subprocess.run(program, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+def test_help_and_print_config_read_well(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown_by(*words: str) -> str:
+        code, printed, _ = program(*words)
+        assert code == 0
+        return printed
 
-    shown = run("--help")
+    monkeypatch.chdir(ROOT)
+    shown = shown_by("--help")
     assert "\n  bots-lightning fit --config configs/quickstart.yaml\n" in shown
     assert "Roll out every training task" in shown
-    config = yaml.safe_load(run("fit", "--config", "configs/quickstart.yaml", "--print_config"))
+    config = yaml.safe_load(shown_by("fit", "--config", "configs/quickstart.yaml", "--print_config"))
     assert config["data"]["init_args"]["selector"]["class_path"] == "bots_lightning.selection.ThompsonSelector"
 
 
@@ -130,13 +133,20 @@ def test_other_commands_leave_the_config_of_the_run_alone(command: Command, tmp_
     ],
 )
 def test_what_a_user_can_put_right_is_said_in_one_line(
-    options: list[str], message: str, tmp_path: Path, cache: Path
+    options: list[str], message: str, program: Any, tmp_path: Path, cache: Path
 ) -> None:
-    program = [sys.executable, "-m", "bots_lightning", "fit", *FEW_STEPS, "--runs_dir", str(tmp_path), *options]
-    ended = subprocess.run(program, capture_output=True, text=True, cwd=ROOT)
+    code, _, said = program("fit", *FEW_STEPS, "--runs_dir", str(tmp_path), *options)
+    assert code == 1
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith(message)
+
+
+def test_a_process_ends_with_the_line_and_its_exit_code(tmp_path: Path, cache: Path) -> None:
+    words = ["fit", *FEW_STEPS, "--runs_dir", str(tmp_path), "--trainer.precision", "bf16-true"]
+    ended = subprocess.run([sys.executable, "-m", "bots_lightning", *words], capture_output=True, text=True, cwd=ROOT)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith(message)
+    assert ended.stderr.splitlines()[-1].startswith("error: trainer.precision=bf16-true; expected 32-true or bf16-mix")
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

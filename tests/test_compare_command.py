@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,10 +196,11 @@ def test_a_mistake_ends_the_command_with_what_to_do(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_help_lists_the_command_and_its_options() -> None:
+def test_help_lists_the_command_and_its_options(program: Any) -> None:
     def shown(*words: str) -> str:
-        program = [sys.executable, "-m", "bots_lightning", *words]
-        return " ".join(subprocess.run(program, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split())
+        code, printed, _ = program(*words)
+        assert code == 0
+        return " ".join(printed.split())
 
     assert "compare Compare methods by their runs" in shown("--help")
     options = shown("compare", "--help")

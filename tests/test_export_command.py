@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +181,11 @@ def test_options_that_cannot_be_met_are_errors(project: Path, capsys: pytest.Cap
     assert Path(LAST).is_file()
 
 
-def test_help_lists_the_command_and_its_options() -> None:
+def test_help_lists_the_command_and_its_options(program: Any) -> None:
     def shown(*words: str) -> str:
-        program = [sys.executable, "-m", "bots_lightning", *words]
-        return " ".join(subprocess.run(program, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split())
+        code, printed, _ = program(*words)
+        assert code == 0
+        return " ".join(printed.split())
 
     assert "export Write a checkpoint's policy for transformers and peft" in shown("--help")
     options = shown("export", "--help")

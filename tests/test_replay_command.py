@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +141,11 @@ def test_no_overlays_at_all_is_an_error(tmp_path: Path, monkeypatch: pytest.Monk
         load_selectors(None)
 
 
-def test_help_lists_the_command_and_its_options() -> None:
+def test_help_lists_the_command_and_its_options(program: Any) -> None:
     def shown(*words: str) -> str:
-        program = [sys.executable, "-m", "bots_lightning", *words]
-        return " ".join(subprocess.run(program, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split())
+        code, printed, _ = program(*words)
+        assert code == 0
+        return " ".join(printed.split())
 
     assert "replay Compare selectors on a recorded run" in shown("--help")
     options = shown("replay", "--help")
