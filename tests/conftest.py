@@ -6,11 +6,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -105,23 +106,87 @@ def program(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     return program
 
 
+class Ended(NamedTuple):
+    """A process that has ended: its exit code, stdout and stderr."""
+
+    code: int
+    printed: str
+    said: str
+
+
+Process = tuple[Sequence[object], Mapping[str, str]]  # words of its command line, and variables of its environment
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, list[Process]], list[Ended]]]:
+    """`forks(program, processes)`: runs a program in processes of their own at once, which need not import torch anew.
+
+    Variables are added to those of this process; its current folder is theirs.
+    """
+    folder = tmp_path_factory.mktemp("forks")
+    command, pipe = [sys.executable, str(Path(__file__).parent / "assets/forks.py")], subprocess.PIPE
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    log = (folder / "log").open("w+")
+    server = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment)
+    assert server.stdin is not None
+    assert server.stdout is not None
+
+    def run(program: Path, processes: list[Process]) -> list[Ended]:
+        outputs = [folder / str(number) for number in range(len(processes))]
+        request = [
+            {
+                "program": str(program),
+                "words": [str(word) for word in words],
+                "environment": os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+                "folder": str(Path.cwd()),
+                "output": str(output),
+            }
+            for (words, variables), output in zip(processes, outputs, strict=True)
+        ]
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        reply = server.stdout.readline()
+        assert reply, (folder / "log").read_text()
+        files = [[Path(f"{output}.{name}").read_text() for name in ("out", "err")] for output in outputs]
+        return [Ended(code, *texts) for code, texts in zip(json.loads(reply), files, strict=True)]
+
+    yield run
+    server.stdin.close()
+    server.wait()
+    server.stdout.close()
+    log.close()
+
+
+@pytest.fixture(scope="session")
+def ranks(forks: Callable[[Path, list[Process]], list[Ended]]) -> Callable[..., list[Ended]]:
+    """`ranks(program, number, *words)`: runs a program on so many ranks, which know of each other as torchrun's do.
+
+    One rank is a program that knows of none. All have to end well.
+    """
+
+    def run(program: Path, number: int, *words: object) -> list[Ended]:
+        with socket.create_server(("", 0)) as server:
+            port = server.getsockname()[1]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests"}
+        shared |= {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number), "GROUP_RANK": "0"}
+        own = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if number > 1 else {} for rank in range(number)]
+        ended = forks(program, [(words, variables) for variables in own])
+        assert [one.code for one in ended] == [0] * number, "\n".join(one.said[-3000:] for one in ended)
+        return ended
+
+    return run
+
+
 @pytest.fixture
-def on_two_ranks(tmp_path: Path) -> Callable[[str], list[Any]]:
+def on_two_ranks(forks: Callable[[Path, list[Process]], list[Ended]], tmp_path: Path) -> Callable[[str], list[Any]]:
     """Runs a function of `assets/on_two_ranks.py` on two ranks, which meet by a file; what each has returned."""
 
     def run(name: str) -> list[Any]:
         folder = tmp_path / name
         folder.mkdir()
-        program = [sys.executable, str(Path(__file__).parent / "assets/on_two_ranks.py"), name]
-        ranks = [
-            subprocess.Popen([*program, str(rank), str(folder)], stderr=subprocess.PIPE, text=True) for rank in range(2)
-        ]
-        try:
-            said = [rank.communicate(timeout=300)[1] for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-        assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)[-3000:]
+        program = Path(__file__).parent / "assets/on_two_ranks.py"
+        ended = forks(program, [([name, rank, folder], {}) for rank in range(2)])
+        assert [rank.code for rank in ended] == [0, 0], "\n".join(rank.said for rank in ended)[-3000:]
         return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
     return run
@@ -171,10 +236,11 @@ def run_files() -> Callable[[Path], dict[str, Any]]:
         def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:
             return {name: figure for name, figure in figures.items() if not MEASURED.search(name)}
 
+        completions = folder / "completions.jsonl"
         return {
             "metrics": [without_seconds(row) for row in read_metrics(folder / "metrics.csv")],
             "summary": without_seconds(json.loads((folder / "summary.json").read_text())),
-            "completions": (folder / "completions.jsonl").read_text(),
+            "completions": completions.read_text() if completions.exists() else "",
         }
 
     return run_files
