@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +32,23 @@ def finished(*options: str) -> Attempt:
     return ("killed", None, None, list(options))
 
 
-def profile(folder: Path, checkpoint: str, attempts: list[Attempt], tasks: int = TASKS) -> list[int]:
-    """Makes the attempts in turn; the first task of every batch that was rolled out."""
+@pytest.fixture
+def profile(forks: Any) -> Callable[..., list[int]]:
+    """`profile(folder, checkpoint, attempts, tasks)`: the first task of every batch that was rolled out in them."""
+    return partial(make, forks)
+
+
+def make(forks: Any, folder: Path, checkpoint: str, attempts: list[Attempt], tasks: int = TASKS) -> list[int]:
+    """Makes the attempts in turn."""
     words = ["predict", "--config", str(PROFILE), "--runs_dir", str(folder), "--model.init_args.pretrained", checkpoint]
     words += ["--data.init_args.source.init_args.num_tasks", str(tasks), "--trainer.accelerator", "cpu"]
     words += ["--data.init_args.eval_batch_size", str(BATCH), "--model.init_args.reward_funcs", "[profiled.letters]"]
-    program = [sys.executable, str(ROOT / "tests/assets/profiled.py"), json.dumps(attempts), *words]
     rolled_out = folder / "rolled_out"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ROLLED_OUT": str(rolled_out)}
-    ended = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert ended.returncode == 0, ended.stderr
-    codes = json.loads(ended.stdout.splitlines()[-1])
-    assert codes == [-9 if kind else 0 for _, kind, _, _ in attempts], ended.stderr[-3000:]
+    process = ([json.dumps(attempts), *words], {"ROLLED_OUT": str(rolled_out)})
+    (ended,) = forks(ROOT / "tests/assets/profiled.py", [process])
+    assert ended.code == 0, ended.said
+    codes = json.loads(ended.printed.splitlines()[-1])
+    assert codes == [-9 if kind else 0 for _, kind, _, _ in attempts], ended.said[-3000:]
     return [int(line) for line in rolled_out.read_text().split()]
 
 
@@ -59,7 +63,7 @@ def assert_the_same(folder: Path) -> None:
     assert left == {"pass_rates.parquet", "pass_rates.png"}
 
 
-def test_a_run_that_is_killed_ends_as_the_undisturbed_one(tmp_path: Path, checkpoint: str) -> None:
+def test_a_run_that_is_killed_ends_as_the_undisturbed_one(profile: Any, tmp_path: Path, checkpoint: str) -> None:
     """While a batch is written, once more, before and behind the table: no batch is lost but the one in flight."""
     kills = [killed("torn", 4), killed("torn", 1), killed("table"), killed("journals")]
     batches = profile(tmp_path, checkpoint, [*UNDISTURBED, *kills, finished()])
@@ -70,7 +74,7 @@ def test_a_run_that_is_killed_ends_as_the_undisturbed_one(tmp_path: Path, checkp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_three_random_moments(seed: int, tmp_path: Path, checkpoint: str) -> None:
+def test_three_random_moments(seed: int, profile: Any, tmp_path: Path, checkpoint: str) -> None:
     moments = np.random.default_rng(seed).uniform(0.0, 0.5, 3)  # together less than a quick machine needs for all tasks
     kills = [killed("seconds", float(moment)) for moment in moments]
     batches = profile(tmp_path, checkpoint, [*UNDISTURBED, *kills, finished()], tasks=1000)
@@ -79,7 +83,7 @@ def test_three_random_moments(seed: int, tmp_path: Path, checkpoint: str) -> Non
 
 
 @pytest.mark.slow
-def test_a_restart_with_another_number_of_ranks(tmp_path: Path, checkpoint: str) -> None:
+def test_a_restart_with_another_number_of_ranks(profile: Any, tmp_path: Path, checkpoint: str) -> None:
     attempts = [killed("torn", 3, *TWO_RANKS), killed("torn", 2), killed("table", None, *TWO_RANKS), finished()]
     profile(tmp_path, checkpoint, [*UNDISTURBED, *attempts])
     assert_the_same(tmp_path)

@@ -73,30 +73,28 @@ def test_one_rank_and_ranks_of_torchrun_need_no_port(taken: int, monkeypatch: py
     meet(HOST, taken, 0, 2, LONG)
 
 
-def start(port: int, **variables: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": HOST, "MASTER_PORT": str(port)} | variables
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, str(SCRIPT)], env=environment, stdout=pipe, stderr=pipe, text=True)
+def variables(port: int, **more: str) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": "1", "MASTER_ADDR": HOST, "MASTER_PORT": str(port)} | more
 
 
-def by_hand(port: int) -> list[tuple[int, str]]:
-    """Exit codes of two ranks, and what they have said."""
-    ranks = [start(port, NODE_RANK="0", LOCAL_RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
-    try:
-        said = ["".join(rank.communicate(timeout=120)) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return [(rank.returncode, words) for rank, words in zip(ranks, said, strict=True)]
+@pytest.fixture
+def by_hand(forks: Any) -> Callable[[int], list[tuple[int, str]]]:
+    """`by_hand(port)`: exit codes of two ranks, and what they have said."""
+
+    def by_hand(port: int) -> list[tuple[int, str]]:
+        own = [variables(port, NODE_RANK="0", LOCAL_RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+        return [(rank.code, rank.printed + rank.said) for rank in forks(SCRIPT, [([], each) for each in own])]
+
+    return by_hand
 
 
-def test_ranks_started_by_hand_meet(free: int) -> None:
+def test_ranks_started_by_hand_meet(free: int, by_hand: Any) -> None:
     for rank, (code, said) in enumerate(by_hand(free)):
         assert code == 0, said
         assert f"rank {rank} is there" in said
 
 
-def test_ranks_started_by_hand_all_end_where_the_port_is_in_use(taken: int) -> None:
+def test_ranks_started_by_hand_all_end_where_the_port_is_in_use(taken: int, by_hand: Any) -> None:
     for code, said in by_hand(taken):
         assert code == 1
         assert re.findall(r"^error: (port \d+) of", said, re.MULTILINE) == [f"port {taken}"]
@@ -105,8 +103,9 @@ def test_ranks_started_by_hand_all_end_where_the_port_is_in_use(taken: int) -> N
 
 def test_ranks_started_by_lightning_end_with_the_first(taken: int) -> None:
     """They hold its output, so that this would wait for one that is left."""
-    first = start(taken)
-    said = "".join(first.communicate(timeout=120))
+    environment = os.environ | variables(taken)
+    first = subprocess.run([sys.executable, str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=120)
+    said = first.stdout + first.stderr
     assert first.returncode == 1
     assert said.count(f"error: port {taken} of {HOST}") == 1
     assert "Traceback" not in said
