@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +33,13 @@ ACROSS = (
 BACK = tuple(f"load:{s}:single:{kind}" for s in ("zero1", "zero2", "zero3") for kind in ("lora", "full"))
 
 
-def launch(checkpoint: str, folder: Path, ranks: int, *legs: str) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    program = [sys.executable, *launcher, str(SCRIPT), checkpoint, str(folder), *legs]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    ended = subprocess.run(program, capture_output=True, text=True, env=environment, timeout=300)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-
-
 @pytest.fixture(scope="module")
-def folder(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(checkpoint: str, tmp_path_factory: pytest.TempPathFactory, ranks: Any) -> Path:
     """With what each leg has found, and all checkpoints."""
     folder = tmp_path_factory.mktemp("resumed")
-    launch(checkpoint, folder, 1, *ALONE)
-    launch(checkpoint, folder, 2, "train:ddp:lora", *TOGETHER, *AHEAD, *ACROSS)
-    launch(checkpoint, folder, 1, *BACK)
+    ranks(SCRIPT, 1, checkpoint, folder, *ALONE)
+    ranks(SCRIPT, 2, checkpoint, folder, "train:ddp:lora", *TOGETHER, *AHEAD, *ACROSS)
+    ranks(SCRIPT, 1, checkpoint, folder, *BACK)
     return folder
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,16 +20,15 @@ CONFIGS = [word for name in NAMES for word in ("--config", str(ROOT / name))]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, ranks: Any) -> Path:
     """A folder with all runs."""
     pytest.importorskip("deepspeed", reason='needs the extra: pip install -e ".[deepspeed]"')
     folder = tmp_path_factory.mktemp("runs")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "BOTS_LIGHTNING_CACHE": str(shared_cache)}
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for launcher, strategies in (([], "single"), (torchrun, " ".join(STRATEGIES))):
-        program = [sys.executable, *launcher, str(SCRIPT), strategies, str(folder), *CONFIGS]
-        ended = subprocess.run(program, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=400)
-        assert ended.returncode == 0, ended.stderr[-3000:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BOTS_LIGHTNING_CACHE", str(shared_cache))
+        patch.chdir(ROOT)
+        ranks(SCRIPT, 1, "single", folder, *CONFIGS)
+        ranks(SCRIPT, 2, " ".join(STRATEGIES), folder, *CONFIGS)
     return folder
 
 

@@ -19,27 +19,21 @@ GRPO_RUNS = ("lora", "full", "parts", "recomputed", "faulty", "failing")
 RUNS = (*(f"grpo-{name}" for name in GRPO_RUNS), "ppo-lora", "ppo-full")
 
 
-def launch(checkpoint: str, output: Path, ranks: int, *strategies: str) -> dict[str, Any]:
-    """Runs the script and reads what it wrote."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    program = [sys.executable, *launcher, str(SCRIPT), checkpoint, str(output), *strategies]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    ended = subprocess.run(program, capture_output=True, text=True, env=environment, timeout=300)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return json.loads(output.read_text())
-
-
 @pytest.fixture(scope="module")
-def alone(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def alone(checkpoint: str, tmp_path_factory: pytest.TempPathFactory, ranks: Any) -> dict[str, Any]:
     """What one process does."""
-    return launch(checkpoint, tmp_path_factory.mktemp("alone") / "runs.json", 1, "single")["single"]
+    output = tmp_path_factory.mktemp("alone") / "runs.json"
+    ranks(SCRIPT, 1, checkpoint, output, "single")
+    return json.loads(output.read_text())["single"]
 
 
 @pytest.fixture(scope="module")
-def together(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def together(checkpoint: str, tmp_path_factory: pytest.TempPathFactory, ranks: Any) -> dict[str, Any]:
     """What two ranks do, under each strategy."""
     pytest.importorskip("deepspeed", reason='needs the extra: pip install -e ".[deepspeed]"')
-    return launch(checkpoint, tmp_path_factory.mktemp("together") / "runs.json", 2, *STRATEGIES)
+    output = tmp_path_factory.mktemp("together") / "runs.json"
+    ranks(SCRIPT, 2, checkpoint, output, *STRATEGIES)
+    return json.loads(output.read_text())
 
 
 @pytest.mark.parametrize(
@@ -69,7 +63,7 @@ def test_the_runs_are_not_idle(alone: dict[str, Any]) -> None:
         assert len({tuple(step["draws"]) for step in run["steps"]}) == 3
 
 
-def test_ranks_that_have_drifted_apart_stop_with_both_digests() -> None:
+def test_ranks_that_have_drifted_apart_stop_with_both_digests(tmp_path: Path, ranks: Any) -> None:
     program = (
         "import torch.distributed as dist\n"
         "from bots_lightning.algorithms.checks import check_ranks_agree\n"
@@ -81,16 +75,13 @@ def test_ranks_that_have_drifted_apart_stop_with_both_digests() -> None:
         "    print(error, flush=True)\n"
         "dist.destroy_process_group()\n"
     )
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
-    ended = subprocess.run(
-        [sys.executable, *launcher, sys.executable, "-c", program], capture_output=True, text=True, timeout=120
-    )
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert ended.stdout.count("rank 0: digest-0, rank 1: digest-1") == 2
+    (tmp_path / "program.py").write_text(program)
+    for rank in ranks(tmp_path / "program.py", 2):
+        assert rank.printed.count("rank 0: digest-0, rank 1: digest-1") == 1
 
 
 def test_what_the_first_rank_refuses_all_refuse_in_the_same_words(checkpoint: str, tmp_path: Path) -> None:
-    """Its checks of the pool are made once, while the others wait."""
+    """Its checks of the pool are made once, while the others wait; under torchrun itself."""
     program = (
         "import sys\n"
         "import torch.distributed as dist\n"
@@ -114,7 +105,7 @@ def test_what_the_first_rank_refuses_all_refuse_in_the_same_words(checkpoint: st
         "try:\n"
         "    trainer.fit(policy, data)\n"
         "except ValueError as error:\n"
-        "    print(f'refused: {error}', flush=True)\n"
+        "    print(f'refused: {error}\\n', end='', flush=True)\n"  # at once: the other rank writes there too
         "dist.destroy_process_group()\n"
     )
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
