@@ -129,7 +129,7 @@ class AbilityBelief(Belief):
         self._cell_of_profile: npt.NDArray[np.int32] | None = None
 
     def _group(self, where: Where) -> IntArray:
-        return self._group_of_profile[self._profile[where]]
+        return self._group_of_profile.take(self._profile[where])
 
     def _untried(self, profiles: Where = ALL) -> Moments:
         """Mean and variance of logit p of profiles whose tasks nobody has tried, (P,) or some."""
@@ -158,10 +158,14 @@ class AbilityBelief(Belief):
         """The cell of each task: that of its profile, or its own once it has been tried."""
         if self._cell_of_profile is None:
             self._cell_of_profile = logit_cells(*self._untried())
+        tried = self.last[where] >= 0
+        count = np.count_nonzero(tried)
+        if count == len(tried):
+            return self._cells_of_tried(where)
         cells = self._cell_of_profile.take(self._profile[where])
-        tried = np.flatnonzero(self.last[where] >= 0)
-        if len(tried):
-            cells[tried] = self._cells_of_tried(where if len(tried) == len(cells) else where.start + tried)
+        if count:
+            places = np.flatnonzero(tried)
+            cells[places] = self._cells_of_tried(where.start + places)
         return cells
 
     def _cells_of_tried(self, where: Where) -> npt.NDArray[np.int32]:
@@ -170,10 +174,11 @@ class AbilityBelief(Belief):
         variance = (self.step - self.last[where]).astype(np.float32)
         variance *= np.float32(self.task_drift)
         variance += kept
-        np.minimum(variance, np.maximum(kept, np.float32(MOST_DRIFTED)), out=variance)
+        np.clip(variance, 0, MOST_DRIFTED, out=variance)  # in numpy faster than the minimum with a number
+        np.maximum(variance, kept, out=variance)
         mean = self.logit[where].astype(np.float32)
         ability = self.ability.astype(np.float32)
-        mean += ability[0] if len(ability) == 1 else ability[self._group(where)]
+        mean += ability[0] if len(ability) == 1 else ability.take(self._group(where))
         return logit_cells(mean, variance)
 
     def sample(self, rng: np.random.Generator) -> FloatArray:

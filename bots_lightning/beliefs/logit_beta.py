@@ -115,14 +115,12 @@ def logit_cells(mean: FloatArray | Float32Array, variance: FloatArray | Float32A
     Returns:
         (n,) positions in the flattened grid.
     """
-    row = np.minimum(mean, MEAN)
-    np.maximum(row, -MEAN, out=row)
+    row = np.clip(mean, -MEAN, MEAN)
     row += MEAN
     row *= PER_UNIT
     row += 0.5  # truncation then rounds
     column = np.log(variance)
-    np.minimum(column, MOST, out=column)
-    np.maximum(column, LEAST, out=column)
+    np.clip(column, LEAST, MOST, out=column)
     column -= LEAST
     column *= PER_UNIT
     column += 0.5

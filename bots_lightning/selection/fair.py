@@ -124,9 +124,9 @@ class FairShareSelector(BayesianSelector):
         """log(turns/weight) of a chunk, (n,)."""
         cells = self.belief.cells(where)
         if self._cells_each:
-            cells = cells + (self._table_of_group * self._cells_each)[self.group_codes[where]]
+            cells = cells + (self._table_of_group * self._cells_each).take(self.group_codes[where])
         keys = np.log(self.turns[where])
-        keys -= self._table[cells]
+        keys -= self._table.take(cells)  # half the time of [cells]
         return keys
 
     def _choose(self, sizes: Indices, eligible: Eligible) -> list[Indices]:
