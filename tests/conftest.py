@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from bots_lightning.tasks.procedural import ALPHABET
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
+gc.freeze()  # modules stay: to search them for garbage takes a second each time
 settings.register_profile("tests", deadline=None)  # wall-clock deadlines fail on a busy machine
 settings.load_profile("tests")
 
@@ -118,10 +120,10 @@ Process = tuple[Sequence[object], Mapping[str, str]]  # words of its command lin
 
 
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, list[Process]], list[Ended]]]:
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Ended]]]:
     """`forks(program, processes)`: runs a program in processes of their own at once, which need not import torch anew.
 
-    Variables are added to those of this process; its current folder is theirs.
+    Variables are added to those of this process; its current folder is theirs. None may take longer than `seconds`.
     """
     folder = tmp_path_factory.mktemp("forks")
     command, pipe = [sys.executable, str(Path(__file__).parent / "assets/forks.py")], subprocess.PIPE
@@ -131,7 +133,7 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, 
     assert server.stdin is not None
     assert server.stdout is not None
 
-    def run(program: Path, processes: list[Process]) -> list[Ended]:
+    def run(program: Path, processes: list[Process], seconds: int = 400) -> list[Ended]:
         outputs = [folder / str(number) for number in range(len(processes))]
         request = [
             {
@@ -140,6 +142,7 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, 
                 "environment": os.environ | {"OMP_NUM_THREADS": "1"} | variables,
                 "folder": str(Path.cwd()),
                 "output": str(output),
+                "seconds": seconds,
             }
             for (words, variables), output in zip(processes, outputs, strict=True)
         ]
@@ -158,7 +161,7 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, 
 
 
 @pytest.fixture(scope="session")
-def ranks(forks: Callable[[Path, list[Process]], list[Ended]]) -> Callable[..., list[Ended]]:
+def ranks(forks: Callable[..., list[Ended]]) -> Callable[..., list[Ended]]:
     """`ranks(program, number, *words)`: runs a program on so many ranks, which know of each other as torchrun's do.
 
     One rank is a program that knows of none. All have to end well.
@@ -178,7 +181,7 @@ def ranks(forks: Callable[[Path, list[Process]], list[Ended]]) -> Callable[..., 
 
 
 @pytest.fixture
-def on_two_ranks(forks: Callable[[Path, list[Process]], list[Ended]], tmp_path: Path) -> Callable[[str], list[Any]]:
+def on_two_ranks(forks: Callable[..., list[Ended]], tmp_path: Path) -> Callable[[str], list[Any]]:
     """Runs a function of `assets/on_two_ranks.py` on two ranks, which meet by a file; what each has returned."""
 
     def run(name: str) -> list[Any]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,10 +40,11 @@ def random_kills(number: int, seed: int, changes_per_step: int, files_per_step: 
     ]
 
 
-def fit(folder: Path, kills: list[tuple[str, float]], steps: int, options: list[str]) -> None:
+def fit(forks: Any, folder: Path, kills: list[tuple[str, float]], steps: int, options: list[str]) -> None:
     """Trains "whole" undisturbed, and "killed" in one process more than there are kills; saves after every step.
 
     Args:
+        forks: starts processes.
         folder: of the runs.
         kills: see tests/assets/killed.py.
         steps: of either run.
@@ -55,12 +53,10 @@ def fit(folder: Path, kills: list[tuple[str, float]], steps: int, options: list[
     words = ["fit", *QUICKSTART, *options, *FEW_STEPS, "--runs_dir", str(folder), "--ckpt_path", "last"]
     words += ["--trainer.accelerator", "cpu", "--data.init_args.steps_per_epoch", str(steps)]
     attempts = [["whole"], *(["killed", *kill] for kill in kills), ["killed"]]
-    program = [sys.executable, str(ROOT / "tests/assets/killed.py"), json.dumps(attempts), *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert ended.returncode == 0, ended.stderr
-    codes = json.loads(ended.stdout.splitlines()[-1])
-    assert codes == [0] + [-9] * len(kills) + [0], ended.stderr[-3000:]
+    (ended,) = forks(ROOT / "tests/assets/killed.py", [([json.dumps(attempts), *words], {})], seconds=3600)
+    assert ended.code == 0, ended.said
+    codes = json.loads(ended.printed.splitlines()[-1])
+    assert codes == [0] + [-9] * len(kills) + [0], ended.said[-3000:]
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -77,11 +73,11 @@ def contents(path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def check(tmp_path: Path, cache: Path, differences: Any, run_files: Any) -> Callable[..., None]:
+def check(tmp_path: Path, cache: Path, forks: Any, differences: Any, run_files: Any) -> Callable[..., None]:
     """`check(kills, options)`: a run with these kills ends as the undisturbed one."""
 
     def check(kills: list[tuple[str, float]], options: Sequence[str] = ()) -> None:
-        fit(tmp_path, kills, STEPS_AHEAD * len(kills) + 1, [*options])
+        fit(forks, tmp_path, kills, STEPS_AHEAD * len(kills) + 1, [*options])
         whole, killed = (
             tmp_path / "whole",
             run_folders(tmp_path / "killed")[0],

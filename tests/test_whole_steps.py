@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer
@@ -128,6 +129,11 @@ def killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], 
     return killed
 
 
+def spread(copies: list[Path], number: int) -> list[Path]:
+    """So many of them, the first and the last among them."""
+    return [copies[int(at)] for at in np.unique(np.linspace(0, len(copies) - 1, number).round())]
+
+
 QUICK = (
     ("epochs", "every step", 2),
     ("steps", "every epoch, by steps", None),
@@ -138,13 +144,14 @@ ALL = list(itertools.product(LENGTHS, KEEPERS, (None, 1, 2, 3)))
 
 
 @pytest.mark.parametrize(
-    ("length", "keeper", "interval"),
-    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ALL],
+    ("length", "keeper", "interval", "moments"),
+    [*((*case, 9) for case in QUICK), *(pytest.param(*case, None, marks=pytest.mark.slow) for case in ALL)],
 )
 def test_killed_at_any_moment(
     length: str,
     keeper: str,
     interval: int | None,
+    moments: int | None,
     run: Run,
     killed: Callable[[Path], list[Path]],
     differences: Any,
@@ -159,7 +166,8 @@ def test_killed_at_any_moment(
         monkeypatch.undo()
     files, states = run_files(tmp_path / "whole"), checkpoints(tmp_path / "whole")
     assert len(copies) > 5
-    for copy in copies:
+    print(len(copies), "moments")  # shown by pytest -rP
+    for copy in spread(copies, moments or len(copies)):
         run(copy, *arguments)
         assert differences(run_files(copy), files) == [], copy.name
         assert differences(checkpoints(copy), states) == [], copy.name

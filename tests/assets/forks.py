@@ -1,7 +1,7 @@
 """Starts programs in forks of this process, which has imported what takes seconds; for the fixture `forks`.
 
 A line of stdin asks for processes that run at the same time, as JSON: a list of {program, words, environment, folder,
-output}; a line of stdout has their exit codes, negative if a signal ended them.
+output, seconds}; a line of stdout has their exit codes, negative if a signal ended them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import os
 import runpy
 import signal
 import sys
-
-SECONDS = 400  # that a process may take
 
 
 def load() -> None:
@@ -29,9 +27,9 @@ def load() -> None:
         import deepspeed  # noqa: F401
 
 
-def become(program: str, words: list[str], environment: dict[str, str], folder: str, output: str) -> None:
-    """As `python PROGRAM WORDS`, with stdout in OUTPUT.out and stderr in OUTPUT.err."""
-    signal.alarm(SECONDS)
+def become(program: str, words: list[str], environment: dict[str, str], folder: str, output: str, seconds: int) -> None:
+    """As `python PROGRAM WORDS`, with stdout in OUTPUT.out and stderr in OUTPUT.err; ends after SECONDS at most."""
+    signal.alarm(seconds)
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, number)
