@@ -192,7 +192,7 @@ def run() -> None:
         main()
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()  # gloo's threads, left alone, may abort a program that has ended well
-    except Exception as error:
+    except Exception as error:  # told in a line, or raised again
         line = None if debugging() else line_for(error)
         if line is None:
             raise
@@ -237,7 +237,7 @@ def main(args: ArgsType | Sequence[str] = None) -> None:
             parser_class=BotsParser,
             args=args,  # type: ignore[arg-type]
         )
-    except Exception as error:
+    except Exception as error:  # raised again, by its true cause
         if watch.lost:
             raise LostRankError(watch.account()) from error
         raise

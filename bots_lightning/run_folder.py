@@ -93,8 +93,7 @@ class RunFolder(Callback):
         """Ours before the user's; all of them get the config. None if the user wants none."""
         others = [logger for logger in trainer.loggers if not isinstance(logger, MetricsCSV)]
         if len(others) < len(trainer.loggers):
-            tensorboard = TensorBoardCurves(self.folder, name="tensorboard", version="", default_hp_metric=False)
-            trainer.loggers = [MetricsCSV(self.folder), tensorboard, *others]
+            trainer.loggers = [MetricsCSV(self.folder), TensorBoardCurves(self.folder), *others]
         config = yaml.safe_load(self.config)
         for logger in trainer.loggers:
             logger.log_hyperparams(config)

@@ -1,4 +1,4 @@
-"""A run that is told to go, or cannot go on, saves itself first."""
+"""A run that is preempted, or cannot go on, saves itself first."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Asks whether any rank was told to go."""
+        """Asks whether any rank has received a signal."""
         self._agreed = trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
 
     def leave(self) -> None:

@@ -1,4 +1,4 @@
-"""Ranks started by every launcher; what happens when one of them, or a node, is told to go or is lost."""
+"""Ranks started by every launcher; what happens when one of them, or a node, is preempted or fails."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def state(job: Job) -> dict[str, Any]:
 LAUNCHERS = {"lightning": by_lightning, "torchrun": by_torchrun}
 
 
-# --- told to go -------------------------------------------------------------------------------------------------
+# --- preemption -------------------------------------------------------------------------------------------------
 
 
 def test_a_signal_to_one_rank_saves_and_ends_all_and_the_resumed_run_goes_on(job: Callable[..., Job]) -> None:

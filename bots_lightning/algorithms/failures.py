@@ -28,7 +28,7 @@ def together(strategy: Any, attempt: Callable[[], Result]) -> Result:
     failure = None
     try:
         result = attempt()
-    except Exception as error:
+    except Exception as error:  # raised on all ranks, below
         failure = error
     if strategy.reduce_boolean_decision(failure is None, all=True):
         return result
@@ -49,7 +49,7 @@ def by_first_rank(strategy: Any, check: Callable[[], None]) -> None:
     if strategy.is_global_zero:
         try:
             check()
-        except Exception as error:
+        except Exception as error:  # raised again below, when the others know
             failure = error
     message = strategy.broadcast(None if failure is None else str(failure))
     if failure is not None:

@@ -205,7 +205,7 @@ class PolicyModule(LightningModule):
         self.on_predict_start()
 
     def on_predict_start(self) -> None:
-        """Refuses prompts that do not fit; may be told to go from here on."""
+        """Refuses prompts that do not fit; SIGTERM ends the program from here on."""
         end_on_sigterm()
         self._check_prompts()
 

@@ -60,7 +60,7 @@ def append_text(path: Path, text: str) -> None:
             try:
                 while rest:
                     rest = rest[file.write(rest) :]
-            except BaseException:
+            except BaseException:  # Ctrl-C too: the file is put back as it was, and the error goes on
                 file.truncate(end)
                 raise
 

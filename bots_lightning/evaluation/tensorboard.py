@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,12 +21,11 @@ class TensorBoardCurves(TensorBoardLogger):
     is told once by its name.
 
     Args:
-        *args: of TensorBoardLogger.
-        **kwargs: of TensorBoardLogger.
+        folder: the run folder; the curves go to its `tensorboard`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder, name="tensorboard", version="", default_hp_metric=False)
         self._told: set[str] = set()
 
     @rank_zero_only

@@ -97,7 +97,7 @@ class RankWatch(Callback):
 
     def account(self) -> str:
         """What has become of the rank that is lost, and what to do."""
-        log = " Look for its own last words." if self.fate == GONE else ""
+        log = " See its log." if self.fate == GONE else ""
         return f"{self.lost} {self.fate}.{log} To continue: --ckpt_path last"
 
     # --- connections --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""An evaluation or a prediction that is told to go, goes."""
+"""SIGTERM ends an evaluation or a prediction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bots_lightning.tasks import ProceduralTasks
 
 
 class Told(Callback):
-    """Is told to go in some batch."""
+    """Receives SIGTERM in some batch."""
 
     def __init__(self, batch: int) -> None:
         self.batch, self.batches = batch, 0

@@ -1,4 +1,4 @@
-"""A run that is told to go saves itself, and resumed it equals the one that was left alone."""
+"""A run that is preempted saves itself, and resumed it equals the one that was left alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Fit = Callable[..., Path]
 
 @pytest.fixture
 def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Fit:
-    """Trains the quickstart with few tasks below a name; told to go after some iteration, it ends with code 0."""
+    """Trains the quickstart with few tasks below a name; preempted after some iteration, it ends with code 0."""
     monkeypatch.chdir(tmp_path)
     configs = [ROOT / "configs/quickstart.yaml", ROOT / "tests/assets/few_steps.yaml"]
     words = [word for config in configs for word in ("--config", str(config))]
@@ -226,6 +226,7 @@ def test_ctrl_c_behind_another_signal_is_the_first_one(listening: GracefulStop) 
     listening._trainer.lightning_module.progress.iterations += 1  # type: ignore[union-attr, operator]
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
         signal.raise_signal(number)
+    assert listening._received == "SIGUSR1"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])

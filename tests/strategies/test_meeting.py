@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -68,9 +69,12 @@ def test_a_port_that_nobody_opens_is_named(free: int) -> None:
 
 
 def test_one_rank_and_ranks_of_torchrun_need_no_port(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "_store", None)
     meet(HOST, taken, 0, 1, LONG)
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     meet(HOST, taken, 0, 2, LONG)
+    assert meeting._store is None
+    assert not any(thread.name == "meeting" for thread in threading.enumerate())
 
 
 def variables(port: int, **more: str) -> dict[str, str]:

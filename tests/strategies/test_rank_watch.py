@@ -121,7 +121,7 @@ def test_a_collective_that_fails_since_a_rank_is_gone_is_no_failure_of_its_own(
     assert not sigterm.called
     _await(lambda: ranks[0].lost)
     assert (ranks[0].account(), ranks[2].account()) == (
-        "rank 1 is gone. Look for its own last words. To continue: --ckpt_path last",
+        "rank 1 is gone. See its log. To continue: --ckpt_path last",
     ) * 2
     assert ended.wait(5)
 
