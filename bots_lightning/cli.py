@@ -15,16 +15,16 @@ from lightning import Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from bots_lightning.algorithms import PolicyModule
-from bots_lightning.algorithms.checks import check_ranks
-from bots_lightning.algorithms.trainer_options import check_trainer_options
 from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint, run_folders, run_of
-from bots_lightning.cli_errors import line_for
-from bots_lightning.command_line import DEBUG, HelpFormatter, OneLineErrors, check_run_folder, debugging
+from bots_lightning.commands.errors import line_for
+from bots_lightning.commands.parsing import DEBUG, HelpFormatter, OneLineErrors, check_run_folder, debugging
+from bots_lightning.commands.run_folder import RunFolder
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV
-from bots_lightning.run_folder import RunFolder
 from bots_lightning.strategies import LostRankError, RankWatch
+from bots_lightning.training import PolicyModule
+from bots_lightning.training.checks import check_ranks
+from bots_lightning.training.trainer_options import check_trainer_options
 
 DESCRIPTION = """\
 RL finetuning of language models on the tasks that teach most.
@@ -167,15 +167,15 @@ def _listed(given: Any) -> list[Any]:
 def _run_own_command(name: str, options: list[str]) -> None:
     """Runs a command that is not LightningCLI's; some load matplotlib, which no run needs."""
     if name == "export":
-        from bots_lightning.algorithms.export_command import export_command
+        from bots_lightning.commands.export import export_command
 
         export_command(options)
     elif name == "compare":
-        from bots_lightning.evaluation.compare_command import compare_command
+        from bots_lightning.commands.compare import compare_command
 
         compare_command(options)
     else:
-        from bots_lightning.evaluation.replay_command import replay_command
+        from bots_lightning.commands.replay import replay_command
 
         replay_command(options)
 

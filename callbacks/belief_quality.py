@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 
 from bots_lightning.beliefs.densities import beta_binomial_log_pmf
 from bots_lightning.data import Forecast
-from bots_lightning.evaluation.belief_quality import interval_coverage, whole_counts
+from bots_lightning.evaluation.scores.belief_quality import interval_coverage, whole_counts
 from callbacks.selection_callback import SelectionCallback, counted
 
 SCORES = ("log_predictive", "squared_error", "coverage_90")

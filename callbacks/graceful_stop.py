@@ -17,7 +17,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from bots_lightning.algorithms import StepFailedError
+from bots_lightning.training import StepFailedError
 
 # Of a launcher or a user, of a terminal (Ctrl-C, and its window closed), and of SLURM before the time is up.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)

@@ -17,9 +17,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 from tqdm import tqdm
 
-from bots_lightning.algorithms.policy import checkpoint_folder
-from bots_lightning.evaluation.pass_rate_files import PassRateFiles
-from bots_lightning.evaluation.pass_rate_journal import Count, Journal, Run
+from bots_lightning.evaluation.pass_rates.files import PassRateFiles
+from bots_lightning.evaluation.pass_rates.journal import Count, Journal, Run
+from bots_lightning.policy.loading import checkpoint_folder
 from bots_lightning.tasks import TaskPool
 
 
@@ -123,7 +123,7 @@ class PassRateWriter(Callback):
         self._close()
 
     def _finish(self, files: PassRateFiles, ids: list[str]) -> None:
-        from bots_lightning.evaluation.pass_rate_report import draw_picture, report  # loads matplotlib
+        from bots_lightning.evaluation.pass_rates.report import draw_picture, report  # loads matplotlib
 
         table = files.finish(ids)
         if self.picture:

@@ -17,20 +17,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HOUSE = "bots_lightning"
 FLOORS = (
+    "options",
     "beliefs",
     "selection",
     "tasks",
     "rewards",
-    "rollouts",
     "checkpoints",
     "strategies",
-    "command_line",
+    "rollouts",
+    "policy",
+    "algorithms",
     "evaluation",
     "data",
-    "algorithms",
+    "training",
     "quickstart",
-    "run_folder",
-    "cli_errors",
+    "commands",
     "cli",
 )
 # What the lowest floors may import from outside, beside the standard library.

@@ -19,7 +19,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bots_lightning.algorithms.export_command import read_checkpoint
 from bots_lightning.checkpoints import (
     AtomicCheckpointIO,
     CheckpointError,
@@ -37,6 +36,7 @@ from bots_lightning.checkpoints import (
 )
 from bots_lightning.checkpoints.files import replaced, tidy
 from bots_lightning.cli import main
+from bots_lightning.commands.export import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 FEW_STEPS = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "tests/assets/few_steps.yaml")]

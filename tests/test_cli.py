@@ -16,12 +16,12 @@ import pytest
 import torch
 import yaml
 
-from bots_lightning.algorithms import StepFailedError
 from bots_lightning.checkpoints import append_text
 from bots_lightning.cli import main, run
 from bots_lightning.evaluation import read_metrics
 from bots_lightning.rewards import RewardFunctionError, Scorer
 from bots_lightning.tasks import Task
+from bots_lightning.training import StepFailedError
 
 ROOT = Path(__file__).parents[1]
 FEW_STEPS = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "tests/assets/few_steps.yaml")]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from lightning import Trainer
 
-from bots_lightning.algorithms import PolicyModule
 from bots_lightning.beliefs import BetaBelief
 from bots_lightning.cli import main
 from bots_lightning.data import TaskDataModule
 from bots_lightning.selection import ThompsonSelector, UniformSelector
+from bots_lightning.training import PolicyModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"

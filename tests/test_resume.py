@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from bots_lightning.algorithms.export_command import load_module
 from bots_lightning.checkpoints import consolidated, damage, read_manifest
 from bots_lightning.cli import main
+from bots_lightning.commands.export import load_module
 
 pytest.importorskip("deepspeed", reason='needs the extra: pip install -e ".[deepspeed]"')
 

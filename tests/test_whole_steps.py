@@ -18,11 +18,12 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 
-from bots_lightning.algorithms import GRPO, LoRA
+from bots_lightning.algorithms import GRPO
 from bots_lightning.beliefs import BetaBelief
 from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV, read_metrics
+from bots_lightning.policy import LoRA
 from bots_lightning.selection import ThompsonSelector
 from bots_lightning.tasks import ProceduralTasks
 from callbacks import CompletionsLog, EffectiveTaskRatio, RunSummary, SelectionOverhead
@@ -121,7 +122,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], 
             return changing
 
         monkeypatch.setattr(Path, "replace", copied_after(Path.replace))
-        for module in ("callbacks.completions", "bots_lightning.evaluation.metrics_csv"):
+        for module in ("callbacks.completions", "bots_lightning.evaluation.loggers.metrics_csv"):
             change = monkeypatch.setattr
             change(f"{module}.append_text", copied_after(__import__(module, fromlist=["append_text"]).append_text))
         return copies

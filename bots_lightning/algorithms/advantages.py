@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bots_lightning.algorithms.options import check_option
+from bots_lightning.options import check_option
 
 Scale = Literal["group", "batch", "none"]
 Estimator = Literal["grpo", "rloo"]

@@ -13,9 +13,9 @@ from bots_lightning.algorithms.advantages import Estimator, Scale, group_advanta
 from bots_lightning.algorithms.experience import Experience
 from bots_lightning.algorithms.losses import BatchSize, Level, LossType
 from bots_lightning.algorithms.meter import Meter
-from bots_lightning.algorithms.options import check_numbers
-from bots_lightning.algorithms.policy_gradient import PolicyGradientModule
+from bots_lightning.options import check_numbers
 from bots_lightning.rollouts import Rollouts
+from bots_lightning.training.old_policy_gradient import PolicyGradientModule
 
 
 class GRPO(PolicyGradientModule):

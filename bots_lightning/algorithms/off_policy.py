@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from bots_lightning.algorithms.options import check_numbers, check_option
+from bots_lightning.options import check_numbers, check_option
 
 Mode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 

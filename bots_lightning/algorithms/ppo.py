@@ -16,16 +16,16 @@ from bots_lightning.algorithms.advantages import (
     generalized_advantages,
     whiten,
 )
-from bots_lightning.algorithms.critic import Critic, SeparateCritic, SharedCritic, token_values
 from bots_lightning.algorithms.experience import Experience
 from bots_lightning.algorithms.losses import BatchSize, KLEstimator, kl_divergence, value_loss
 from bots_lightning.algorithms.meter import Meter
-from bots_lightning.algorithms.module import CRITIC
-from bots_lightning.algorithms.options import check_numbers
-from bots_lightning.algorithms.policy import checkpoint_folder
-from bots_lightning.algorithms.policy_gradient import PolicyGradientModule
-from bots_lightning.algorithms.recording import microbatches
+from bots_lightning.options import check_numbers
+from bots_lightning.policy.critic import Critic, SeparateCritic, SharedCritic, token_values
+from bots_lightning.policy.loading import checkpoint_folder
+from bots_lightning.policy.recording import microbatches
 from bots_lightning.rollouts import Rollouts, derive_seed
+from bots_lightning.training.old_module import CRITIC
+from bots_lightning.training.old_policy_gradient import PolicyGradientModule
 
 
 class PPO(PolicyGradientModule):

@@ -1,6 +1,6 @@
 """The data module: a pool of tasks and the selector that draws from it."""
 
 from bots_lightning.data.batches import TaskBatch
-from bots_lightning.data.module import Forecast, TaskDataModule
+from bots_lightning.data.datamodule import Forecast, TaskDataModule
 
 __all__ = ["Forecast", "TaskBatch", "TaskDataModule"]

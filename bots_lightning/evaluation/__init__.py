@@ -1,9 +1,9 @@
 """Measures of runs: held-out quality, effective tasks."""
 
-from bots_lightning.evaluation.effective_tasks import CountHistogram, effective_number, mixed_groups
-from bots_lightning.evaluation.metrics_csv import MetricsCSV, read_metrics
-from bots_lightning.evaluation.pass_at_k import HeldOutScore, pass_at_k
-from bots_lightning.evaluation.tensorboard import TensorBoardCurves
+from bots_lightning.evaluation.loggers.metrics_csv import MetricsCSV, read_metrics
+from bots_lightning.evaluation.loggers.tensorboard import TensorBoardCurves
+from bots_lightning.evaluation.scores.effective_tasks import CountHistogram, effective_number, mixed_groups
+from bots_lightning.evaluation.scores.pass_at_k import HeldOutScore, pass_at_k
 
 __all__ = [
     "CountHistogram",

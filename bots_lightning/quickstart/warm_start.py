@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
-from bots_lightning.algorithms import PretrainedSource
+from bots_lightning.policy import PretrainedSource
 from bots_lightning.quickstart.cache import cache_root, cached_folder, digest
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.tasks.procedural import ALPHABET, sample_examples

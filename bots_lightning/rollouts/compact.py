@@ -18,9 +18,9 @@ from bots_lightning.rollouts.completed import CompletedPrompts
 from bots_lightning.rollouts.engine import OnCompleted, RolloutEngine, RolloutsCancelledError, Sampling, rollout_mode
 from bots_lightning.rollouts.generate import GenerateEngine, pad_left
 from bots_lightning.rollouts.memory import unless_out_of_memory
+from bots_lightning.rollouts.noise import draw_tokens, uniform_noise
 from bots_lightning.rollouts.reader import Reader, can_read
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask
-from bots_lightning.rollouts.sampler import draw_tokens, uniform_noise
 from bots_lightning.rollouts.static import StaticReader, can_be_static, compiled_step, release
 
 # Rows are dropped once no more than this share of those in flight goes on. It copies the cache, as each token does.

@@ -13,8 +13,8 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from bots_lightning.rollouts.completed import CompletedPrompts
 from bots_lightning.rollouts.engine import OnCompleted, RolloutEngine, Sampling, rollout_mode
+from bots_lightning.rollouts.noise import draw_tokens, uniform_noise
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask
-from bots_lightning.rollouts.sampler import draw_tokens, uniform_noise
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from bots_lightning.algorithms import LoRA
 from bots_lightning.data import TaskDataModule
+from bots_lightning.policy import LoRA
 from bots_lightning.rollouts import Rollouts
 from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import ProceduralTasks

@@ -14,12 +14,14 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoTokenizer
 
-from bots_lightning.algorithms import GRPO, LoRA, StepFailedError
+from bots_lightning.algorithms import GRPO
 from bots_lightning.beliefs import BetaBelief, Evidence, ReferenceInterpolation
 from bots_lightning.data import TaskDataModule
+from bots_lightning.policy import LoRA
 from bots_lightning.rewards import exact_match
 from bots_lightning.selection import TaskSelector, ThompsonSelector, UniformSelector
 from bots_lightning.tasks import ProceduralTasks, TaskPool, TaskSource
+from bots_lightning.training import StepFailedError
 from callbacks import CompletionsLog, EffectiveTaskRatio, RunSummary, SelectionOverhead
 
 

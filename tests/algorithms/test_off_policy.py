@@ -15,7 +15,7 @@ from bots_lightning.algorithms import GRPO, PPO
 from bots_lightning.algorithms.losses import grpo_loss
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.off_policy import ImportanceSampling, Mode
-from bots_lightning.algorithms.recording import policy_logprobs
+from bots_lightning.policy.recording import policy_logprobs
 from bots_lightning.rollouts import CompactEngine, Rollouts
 
 LOG2, LOG3 = math.log(2), math.log(3)

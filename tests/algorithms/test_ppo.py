@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from bots_lightning.algorithms import GRPO, PPO, LoRA
+from bots_lightning.algorithms import GRPO, PPO
 from bots_lightning.algorithms.ppo import place_at_end
+from bots_lightning.policy import LoRA
 from bots_lightning.rollouts import Rollouts
 
 NAN = math.nan

@@ -25,12 +25,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bots_lightning.algorithms.advantages import group_advantages, soft_overlong_penalty
-from bots_lightning.algorithms.logprobs import completion_logprobs
 from bots_lightning.algorithms.losses import BatchSize, LossOutputs, aggregate, grpo_loss
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.off_policy import ImportanceSampling, Mode
-from bots_lightning.algorithms.step_metrics import policy_metrics
+from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.rollouts import Rollouts, completion_mask
+from bots_lightning.training.metrics import policy_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -18,12 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from bots_lightning.algorithms.checks import check_ranks_agree
 from bots_lightning.strategies import DeepSpeed
 from bots_lightning.strategies.data_parallel import average_over_ranks, complete_gradients
 from bots_lightning.strategies.meeting import check_same_checkpoint
 from bots_lightning.strategies.reached import check_same_weights
 from bots_lightning.tasks import Task
+from bots_lightning.training.checks import check_ranks_agree
 from callbacks import StalledLearning
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from attempts import die, main
 
-from bots_lightning.algorithms import PolicyModule
 from bots_lightning.evaluation import pass_rate_files
-from bots_lightning.evaluation.pass_rate_journal import Journal
+from bots_lightning.evaluation.pass_rates.journal import Journal
+from bots_lightning.training import PolicyModule
 
 
 def letters(prompts: list[str], completions: list[str], answer: list[str], **_: Any) -> list[float | None]:

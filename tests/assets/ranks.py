@@ -18,13 +18,15 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from bots_lightning.algorithms import GRPO, PPO, LoRA, StepFailedError
+from bots_lightning.algorithms import GRPO, PPO
 from bots_lightning.beliefs import BetaBelief
 from bots_lightning.checkpoints import AtomicCheckpointIO
 from bots_lightning.data import TaskDataModule
+from bots_lightning.policy import LoRA
 from bots_lightning.selection import ThompsonSelector
 from bots_lightning.strategies import DataParallel, DeepSpeed, whole_model
 from bots_lightning.tasks import ProceduralTasks
+from bots_lightning.training import StepFailedError
 from callbacks import GracefulStop
 
 STEPS = 3

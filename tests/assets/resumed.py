@@ -21,7 +21,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from ranks import Diary, letters
 
-from bots_lightning.algorithms import GRPO, LoRA
+from bots_lightning.algorithms import GRPO
+from bots_lightning.policy import LoRA
 from bots_lightning.strategies import whole_model
 
 HALF = 2

@@ -25,8 +25,8 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 from bots_lightning.rollouts import RolloutEngine, Rollouts, Sampling
 from bots_lightning.rollouts.engine import OnCompleted, rollout_mode
 from bots_lightning.rollouts.generate import pad_left
+from bots_lightning.rollouts.noise import draw_tokens, uniform_noise
 from bots_lightning.rollouts.rollouts import completion_mask
-from bots_lightning.rollouts.sampler import draw_tokens, uniform_noise
 
 CHILD = "__child#"  # between the name of a request and the number of one of its n − 1 copies
 

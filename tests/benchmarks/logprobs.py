@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from bots_lightning.algorithms.vocabulary import token_logprobs
+from bots_lightning.policy.vocabulary import token_logprobs
 
 VARIANTS = ("naive", "trainable head", "frozen head")
 MIB = 2**20

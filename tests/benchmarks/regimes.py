@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bots_lightning.evaluation.compare_command import compare_runs
+from bots_lightning.commands.compare import compare_runs
 
 SOURCE, MODEL = "--data.init_args.source.init_args", "--model.init_args"
 # What each regime changes in the quickstart (3,000 tasks of all levels, 50 steps of 32 tasks × 16 rollouts).

@@ -26,12 +26,12 @@ from pool_memory import chats, sums, write
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from bots_lightning.algorithms.pools import check_answers, check_prompts
 from bots_lightning.beliefs import AbilityBelief
 from bots_lightning.rewards import MathReward, Scorer
 from bots_lightning.rollouts import PromptEncoder
 from bots_lightning.selection import FairShareSelector
 from bots_lightning.tasks import ParquetTasks, TaskPool
+from bots_lightning.training.pools import check_answers, check_prompts
 
 T = TypeVar("T")
 SAMPLE = 1000  # prompts that are encoded one at a time

@@ -35,15 +35,16 @@ from rich.progress import track
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
-from bots_lightning.algorithms import GRPO, LoRA
-from bots_lightning.algorithms.step_metrics import PHASES
+from bots_lightning.algorithms import GRPO
 from bots_lightning.data import TaskDataModule
+from bots_lightning.policy import LoRA
 from bots_lightning.quickstart import QuickstartTasks, WarmStart
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.rewards import exact_match
 from bots_lightning.selection import TaskSelector
 from bots_lightning.tasks import ProceduralTasks, TaskPool, TaskSource
 from bots_lightning.tasks.procedural import ALPHABET
+from bots_lightning.training.metrics import PHASES
 
 OURS, TRL = "ours", "trl"
 LEARNING_RATE = 2e-3

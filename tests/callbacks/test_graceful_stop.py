@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from bots_lightning.algorithms import StepFailedError
 from bots_lightning.cli import main
 from bots_lightning.evaluation import read_metrics
 from bots_lightning.rewards import exact_match
+from bots_lightning.training import StepFailedError
 from callbacks import EffectiveTaskRatio, GracefulStop
 from callbacks.graceful_stop import how_to_continue
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 from lightning import Trainer
 
-from bots_lightning.algorithms import GRPO, LoRA
+from bots_lightning.algorithms import GRPO
 from bots_lightning.data import TaskDataModule
+from bots_lightning.policy import LoRA
 from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import ProceduralTasks, Task
 from callbacks import StalledLearning

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
+from bots_lightning.policy.loading import LoRA, language_model, load_policy
 from bots_lightning.rollouts import CompactEngine, Rollouts, Sampling, ServerDialect, ServerEngine, VLLMDialect
 from bots_lightning.rollouts.engine import RolloutEngine, RolloutsCancelledError
 from bots_lightning.rollouts.server_client import Server, ServerFaultError
@@ -313,7 +313,7 @@ def test_a_cancellation_between_sync_and_generate_counts_once(
 
 INTERRUPTED = """
 import sys
-from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
+from bots_lightning.policy.loading import LoRA, language_model, load_policy
 from bots_lightning.rollouts import Sampling, ServerEngine
 
 checkpoint, url, folder = sys.argv[1:]

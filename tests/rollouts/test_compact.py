@@ -32,13 +32,13 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from bots_lightning.algorithms.logprobs import completion_logprobs
+from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.rollouts import GenerateEngine, Rollouts, Sampling
 from bots_lightning.rollouts import compact as compact_module
 from bots_lightning.rollouts import generate as generate_module
 from bots_lightning.rollouts import reader as reader_module
 from bots_lightning.rollouts.compact import CompactEngine
-from bots_lightning.rollouts.sampler import uniform_noise
+from bots_lightning.rollouts.noise import uniform_noise
 
 VOCABULARY = 40
 SPECIAL: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
-from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
+from bots_lightning.policy.loading import LoRA, language_model, load_policy
 from bots_lightning.rollouts import (
     CompactEngine,
     GenerateEngine,
@@ -34,7 +34,7 @@ from bots_lightning.rollouts import (
 from bots_lightning.rollouts import compact as compact_module
 from bots_lightning.rollouts import generate as generate_module
 from bots_lightning.rollouts.completed import own_tokens
-from bots_lightning.rollouts.sampler import uniform_noise
+from bots_lightning.rollouts.noise import uniform_noise
 from bots_lightning.rollouts.server_client import Server
 from bots_lightning.rollouts.server_dialects import Completion
 

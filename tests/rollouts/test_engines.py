@@ -15,8 +15,8 @@ from scipy.stats import chisquare
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from bots_lightning.algorithms.logprobs import completion_logprobs
-from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
+from bots_lightning.policy.loading import LoRA, language_model, load_policy
+from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.quickstart import WarmStart
 from bots_lightning.rollouts import GenerateEngine, RolloutEngine, Rollouts, Sampling
 from bots_lightning.rollouts.compact import CompactEngine

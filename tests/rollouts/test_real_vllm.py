@@ -23,9 +23,9 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from bots_lightning.algorithms.logprobs import completion_logprobs
-from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
 from bots_lightning.cli import main
+from bots_lightning.policy.loading import LoRA, language_model, load_policy
+from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.quickstart import WarmStart
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.rollouts import CompactEngine, Rollouts, Sampling

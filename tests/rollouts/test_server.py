@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from scipy.stats import chisquare
 from torch import nn
 
-from bots_lightning.algorithms.critic import SharedCritic
-from bots_lightning.algorithms.logprobs import completion_logprobs
-from bots_lightning.algorithms.policy import LoRA, language_model, load_policy
+from bots_lightning.policy.critic import SharedCritic
+from bots_lightning.policy.loading import LoRA, language_model, load_policy
+from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.rollouts import CompactEngine, Rollouts, Sampling, server_client
 from bots_lightning.rollouts.server import ServerEngine
 from bots_lightning.rollouts.server_client import RolloutServerError, ServerFaultError, ServerPool

@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 
-from bots_lightning.algorithms import StepFailedError
 from bots_lightning.cli import main
 from bots_lightning.evaluation import read_metrics
+from bots_lightning.training import StepFailedError
 
 ROOT = Path(__file__).parents[2]
 FEW_STEPS = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "tests/assets/few_steps.yaml")]

@@ -66,7 +66,7 @@ def test_the_runs_are_not_idle(alone: dict[str, Any]) -> None:
 def test_ranks_that_have_drifted_apart_stop_with_both_digests(tmp_path: Path, ranks: Any) -> None:
     program = (
         "import torch.distributed as dist\n"
-        "from bots_lightning.algorithms.checks import check_ranks_agree\n"
+        "from bots_lightning.training.checks import check_ranks_agree\n"
         "dist.init_process_group('gloo')\n"
         "check_ranks_agree(lambda: 'same')\n"
         "try:\n"

@@ -1,0 +1,65 @@
+"""Parsers that say what is wrong in one line, without a usage dump."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from bots_lightning.commands.parsing.explanations import explain
+
+DEBUG = "BOTS_LIGHTNING_DEBUG"  # a variable, so that this run's subprocesses know too
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted instead of lines."""
+    return os.environ.get(DEBUG, "") not in ("", "0")
+
+
+class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the description."""
+
+
+class OneLineErrors:
+    """Mixed into a parser of jsonargparse: a mistake is one line on stderr, with exit code 2."""
+
+    def parse_args(
+        self,
+        args: Sequence[str] | None = None,
+        namespace: Namespace | None = None,
+        env: bool | None = None,
+        defaults: bool = True,
+        **kwargs: Any,
+    ) -> Namespace:
+        """Parses; a config that is not text is a mistake too."""
+        self.words = list(sys.argv[1:] if args is None else args)
+        try:
+            return super().parse_args(args, namespace, env, defaults, **kwargs)  # type: ignore[misc]
+        except UnicodeDecodeError as error:
+            self.error(f"Problems parsing config: {error}", error)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the program, or raises where jsonargparse tries one of several types, or a traceback is wanted."""
+        parser: Any = self
+        if not parser.exit_on_error or debugging():
+            parser.exit_on_error = False
+            super().error(message, ex)  # type: ignore[misc]
+        self.refuse(explain(parser, message, getattr(self, "words", [])))
+
+    def refuse(self, text: str) -> NoReturn:
+        """Ends the program with a line of ours."""
+        if debugging():
+            raise ArgumentError(None, text)
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+class CommandParser(OneLineErrors, ArgumentParser):  # type: ignore[misc]  # jsonargparse's are decorated
+    """The parser of a command that is not Lightning's."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, formatter_class=HelpFormatter, allow_abbrev=False, **options)

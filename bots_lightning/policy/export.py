@@ -1,0 +1,157 @@
+"""Takes a policy away: as a folder that plain transformers and peft load, without this package."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from peft import PeftModel
+from peft.tuners import lora
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from bots_lightning.policy.loading import language_model
+from bots_lightning.training.old_module import PolicyModule
+
+ADAPTER = "default"  # the policy's; a critic's adapter has another name
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export has written.
+
+    Attributes:
+        folder: where.
+        base: folder or Hub name of the pretrained model.
+        is_adapter: whether it is an adapter, which needs the base, or a full model.
+        dtype: of the written weights.
+    """
+
+    folder: Path
+    base: str
+    is_adapter: bool
+    dtype: torch.dtype
+
+
+def export_policy(
+    module: PolicyModule, folder: str | Path, merge: bool = False, dtype: torch.dtype | None = None
+) -> Exported:
+    """Writes the policy and its tokenizer: LoRA as an adapter folder, unless merged; full finetuning as a full model.
+
+    Value heads and critics stay behind. The folder appears when it is complete, or not at all.
+
+    Args:
+        module: left as it was.
+        folder: a new or an empty one; its parents are made.
+        merge: write a LoRA as a full model, W + ΔW.
+        dtype: of the full model's weights; by default that of the pretrained ones.
+
+    Raises:
+        FileExistsError: the folder has files already.
+        ValueError: a dtype for an adapter, or adapters that cannot be merged.
+    """
+    module.configure_model()
+    policy, folder = module.policy, Path(folder)
+    assert policy is not None
+    is_adapter = isinstance(policy, PeftModel) and not merge
+    if is_adapter and dtype is not None:
+        raise ValueError(f"dtype={dtype} is for full models, adapters stay in float32. Merge, or leave the dtype out.")
+    base = _base(policy)
+    with _new_folder(folder) as unfinished:
+        if is_adapter:
+            _save_adapter(policy, base, unfinished)
+        else:
+            model = full_model(policy, dtype)
+            model.save_pretrained(unfinished)
+        AutoTokenizer.from_pretrained(base).save_pretrained(unfinished)  # the module's own may have got a pad token
+    return Exported(folder, base, is_adapter, torch.float32 if is_adapter else model.dtype)
+
+
+@torch.no_grad()
+def full_model(policy: nn.Module, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The pretrained model with its configs as shipped (the policy's dropout is off) and the policy's weights.
+
+    Adapters are merged in float32, W + ΔW, and rounded once.
+
+    Args:
+        policy: see `load_policy`; left as it was.
+        dtype: of the weights; by default that of the pretrained ones.
+
+    Raises:
+        ValueError: there are adapters that cannot be merged.
+    """
+    trained = language_model(policy)
+    model = AutoModelForCausalLM.from_pretrained(_base(policy), dtype=dtype or "auto")
+    written: set[int] = set()
+    for name, target in model.state_dict().items():
+        weight = _merged_weight(trained, name).to(target)
+        if target.data_ptr() in written and not torch.equal(weight, target):
+            raise ValueError(
+                f"{name} is tied to another weight and their adapters differ, which one merged weight cannot express. "
+                "Export it as an adapter."
+            )
+        target.copy_(weight)
+        written.add(target.data_ptr())
+    return model
+
+
+def _merged_weight(model: PreTrainedModel, name: str) -> Tensor:
+    """A weight or buffer by its name in the pretrained model; W + ΔW in float32 where the policy's adapter is.
+
+    Raises:
+        ValueError: the adapter is not one of a linear layer or an embedding.
+    """
+    owner, _, leaf = name.rpartition(".")
+    layer = model.get_submodule(owner)
+    if not isinstance(layer, lora.LoraLayer):
+        return getattr(layer, leaf)
+    if not isinstance(layer, lora.Linear | lora.Embedding):
+        raise ValueError(
+            f"the adapter of {owner} ({type(layer).__name__}) cannot be merged. Export it without merging."
+        )
+    weight = getattr(layer.get_base_layer(), leaf)
+    if leaf != "weight" or ADAPTER not in layer.r:
+        return weight
+    return weight.float() + layer.get_delta_weight(ADAPTER).float()
+
+
+def check_unused(folder: Path) -> None:
+    """Sees that a folder can be written without losing anything.
+
+    Raises:
+        FileExistsError: there is something.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists already, and was left as it is. Name another output, or remove it.")
+
+
+def _save_adapter(policy: PeftModel, base: str, folder: Path) -> None:
+    policy.peft_config[ADAPTER].base_model_name_or_path = base
+    # The base's embeddings are never trained; by default peft would look for them on the Hub.
+    policy.save_pretrained(str(folder), selected_adapters=[ADAPTER], save_embedding_layers=False)
+
+
+def _base(policy: nn.Module) -> str:
+    """Hub name of the pretrained model, or its folder as an absolute path, which holds wherever one loads it."""
+    name = language_model(policy).name_or_path
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill beside the wanted one, whose place it takes at the end; an error leaves nothing behind."""
+    check_unused(folder)
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as holder:
+        unfinished = Path(holder) / folder.name
+        unfinished.mkdir()
+        yield unfinished
+        for file in unfinished.iterdir():  # safetensors lets only the owner read
+            shutil.copymode(unfinished / "tokenizer_config.json", file)
+        unfinished.rename(folder)

@@ -1,0 +1,1 @@
+"""Training: the one LightningModule and the parts that it is made of."""
