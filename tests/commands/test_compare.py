@@ -14,7 +14,7 @@ import pytest
 from bots_lightning.cli import main
 from bots_lightning.commands.compare import compare_runs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 UP, SLOW = [0.2, 0.3, 0.4, 0.5, 0.6], [0.2, 0.2, 0.3, 0.3, 0.4]
 
 

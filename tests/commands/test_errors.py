@@ -23,7 +23,7 @@ from bots_lightning.rewards import exact_match
 from bots_lightning.strategies import LostRankError
 from bots_lightning.training.failures import together
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = {
     "open.yaml": "model:\n  init_args:\n    reward_funcs: [a\n",
     "tab.yaml": "model:\n\tclass_path: x\n",

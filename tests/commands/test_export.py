@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bots_lightning.cli import main
 from bots_lightning.commands.export import load_module
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FEW_STEPS = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "tests/assets/few_steps.yaml")]
 LAST = "runs/quickstart/checkpoints/last.ckpt"
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])

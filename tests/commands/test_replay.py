@@ -15,7 +15,7 @@ from bots_lightning.cli import main
 from bots_lightning.commands.replay import load_selectors
 from bots_lightning.selection import TaskSelector, ThompsonSelector
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BATCH_SCORES = {"rmse", "log_predictive", "spearman", "coverage_90"}
 POOL_SCORES = {"rmse_all", "log_predictive_all", "coverage_90_all"}
 DIVERSITY = {"distinct_tasks", "effective_tasks", "largest_reuse"}

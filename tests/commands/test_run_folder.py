@@ -15,7 +15,7 @@ from bots_lightning.cli import main
 from bots_lightning.commands.run_folder import RunFolder
 from bots_lightning.evaluation import read_metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FEW_STEPS = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "tests/assets/few_steps.yaml")]
 OTHER_POOL = ["--data.init_args.source.init_args.num_tasks", "41"]
 LONGER = ["--trainer.max_epochs", "2"]

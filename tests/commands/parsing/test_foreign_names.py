@@ -13,7 +13,7 @@ from bots_lightning.commands.parsing import FOREIGN_CLASSES, FOREIGN_OPTIONS, FO
 from bots_lightning.commands.parsing.classes import look_up, option_names, options_of
 from bots_lightning.commands.parsing.foreign_names import PPO_OPTIONS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OPTIONS = {
     "model": {*options_of("bots_lightning.algorithms.GRPO"), *options_of("bots_lightning.algorithms.PPO")},
     "data": set(options_of("bots_lightning.data.TaskDataModule")),
