@@ -2,15 +2,16 @@
 
 from bots_lightning.strategies.base import (
     OnlineStrategy,
-    divides_weights,
+    gathered_parameters,
     repeatable,
+    shards_parameters,
     take_step,
     trained_pass,
-    whole_model,
 )
 from bots_lightning.strategies.data_parallel import DataParallel
 from bots_lightning.strategies.deepspeed import DeepSpeed
 from bots_lightning.strategies.rank_watch import LostRankError, RankWatch
+from bots_lightning.strategies.zero3 import full_shape, moves_weights
 
 __all__ = [
     "DataParallel",
@@ -18,9 +19,11 @@ __all__ = [
     "LostRankError",
     "OnlineStrategy",
     "RankWatch",
-    "divides_weights",
+    "full_shape",
+    "gathered_parameters",
+    "moves_weights",
     "repeatable",
+    "shards_parameters",
     "take_step",
     "trained_pass",
-    "whole_model",
 ]

@@ -24,7 +24,7 @@ class OnlineStrategy(ABC):
     repeatable: bool  # whether a rank's backward passes can be made again: no other rank takes part in them
 
     @property
-    def divides_weights(self) -> bool:
+    def shards_parameters(self) -> bool:
         """Whether ranks hold parts of the weights between steps."""
         return False
 
@@ -33,7 +33,7 @@ class OnlineStrategy(ABC):
         """Runs a forward pass that will be differentiated."""
 
     @abstractmethod
-    def whole_model(self) -> AbstractContextManager[None]:
+    def gathered_parameters(self) -> AbstractContextManager[None]:
         """Holds all weights on every rank; all ranks enter and leave it together."""
 
     @abstractmethod
@@ -81,18 +81,18 @@ def repeatable(strategy: Any) -> bool:
     return strategy.repeatable if isinstance(strategy, OnlineStrategy) else True
 
 
-def divides_weights(strategy: Any) -> bool:
-    """Whether a rank holds a part of the weights only, but for `whole_model`."""
-    return isinstance(strategy, OnlineStrategy) and strategy.divides_weights
+def shards_parameters(strategy: Any) -> bool:
+    """Whether a rank holds a part of the weights only, but for `gathered_parameters`."""
+    return isinstance(strategy, OnlineStrategy) and strategy.shards_parameters
 
 
-def whole_model(strategy: Any) -> AbstractContextManager[None]:
+def gathered_parameters(strategy: Any) -> AbstractContextManager[None]:
     """A context that holds all weights on every rank, for passes without gradient: ranks may make different ones.
 
     Args:
         strategy: of the trainer. All its ranks enter and leave the context together.
     """
-    return strategy.whole_model() if isinstance(strategy, OnlineStrategy) else nullcontext()
+    return strategy.gathered_parameters() if isinstance(strategy, OnlineStrategy) else nullcontext()
 
 
 def take_step(

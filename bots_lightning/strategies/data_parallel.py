@@ -48,7 +48,7 @@ class DataParallel(DDPStrategy, OnlineStrategy):
         """As it is."""
         return compute()
 
-    def whole_model(self) -> AbstractContextManager[None]:
+    def gathered_parameters(self) -> AbstractContextManager[None]:
         """Every rank has it anyway."""
         return nullcontext()
 

@@ -36,6 +36,7 @@ from bots_lightning.checkpoints import (
 )
 from bots_lightning.strategies.base import Computed, OnlineStrategy, connect_ranks
 from bots_lightning.strategies.reached import check_same_weights
+from bots_lightning.strategies.zero3 import gathered
 
 
 class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
@@ -116,7 +117,7 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         return nullcontext()
 
     @property
-    def divides_weights(self) -> bool:
+    def shards_parameters(self) -> bool:
         """ZeRO-3 does."""
         return bool(self.zero_stage_3)
 
@@ -231,28 +232,11 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         assert isinstance(self.config, dict)
         return self.config["zero_optimization"]["stage"]
 
-    # --- the whole model ----------------------------------------------------------------------------------------
+    # --- gathered parameters ------------------------------------------------------------------------------------
 
-    @contextmanager
-    def whole_model(self) -> Iterator[None]:
-        """Gathers all weights and takes DeepSpeed's hooks off, which make ranks wait for each other at every layer."""
-        optimizer = self.deepspeed_engine.optimizer
-        offload = getattr(optimizer, "parameter_offload", optimizer)  # itself where nothing is trained
-        if not self.zero_stage_3 or not offload.forward_hooks:
-            yield
-            return
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters(list(offload.module.parameters())):
-            for parameter in offload.module.parameters():
-                parameter.ds_active_sub_modules.clear()
-            for hook in (*offload.forward_hooks, *offload.backward_hooks):
-                hook.remove()
-            offload.forward_hooks, offload.backward_hooks = [], []
-            try:
-                yield
-            finally:
-                offload._register_deepspeed_module(offload.module)
+    def gathered_parameters(self) -> AbstractContextManager[None]:
+        """Gathers what ZeRO-3 shards; at other stages every rank holds all weights."""
+        return gathered(self.deepspeed_engine.optimizer) if self.zero_stage_3 else nullcontext()
 
 
 @contextmanager
