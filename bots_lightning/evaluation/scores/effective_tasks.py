@@ -1,6 +1,6 @@
-"""Of the selected tasks: how many could teach something, and how many different ones there were."""
+"""Which groups of rollouts have a gradient, and how diverse the selected tasks are."""
 
-# Shapes: N tasks in the pool, B tasks in the step, G rollouts per task.
+# Shapes: N tasks in the pool, B tasks in a step; R rows of rewards in K groups.
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bots_lightning.rollouts.segments import by_group
 
-def mixed_groups(rewards: Tensor) -> Tensor:
-    """(B,) bool, True where a task's G rewards are not all equal: only those have a gradient.
+
+def mixed_groups(rewards: Tensor, group_of_row: Tensor) -> Tensor:
+    """(K,) bool, True where the rewards of a group are not all equal: only such a group has a gradient.
 
     Args:
-        rewards: (B, G) float, NaN where there is no reward.
+        rewards: (R,) float, NaN where there is no reward.
+        group_of_row: (R,) int64 in [0, K); every group has a row.
     """
-    low = rewards.nan_to_num(nan=torch.inf).amin(dim=1)
-    high = rewards.nan_to_num(nan=-torch.inf).amax(dim=1)
+    grouped = by_group(rewards, group_of_row)
+    low = grouped.nan_to_num(nan=torch.inf).amin(dim=1)
+    high = grouped.nan_to_num(nan=-torch.inf).amax(dim=1)
     return low < high
 
 
@@ -31,7 +35,7 @@ def effective_number(counts: npt.NDArray[np.int64]) -> float:
 
 
 class CountHistogram:
-    """How many tasks were selected how often, kept up to date: its figures cost the same in a pool of any size.
+    """How many tasks were selected how often, kept up to date: metrics cost the same in a pool of any size.
 
     Args:
         counts: (N,) how often each task was selected.
@@ -44,7 +48,11 @@ class CountHistogram:
         self.tasks = np.bincount(counts, minlength=1)
 
     def add(self, before: npt.NDArray[np.int64]) -> None:
-        """Counts B more selections, of different tasks that were selected so often before."""
+        """Counts B more selections, of different tasks.
+
+        Args:
+            before: (B,) how often each of them had been selected.
+        """
         missing = before.max(initial=-1) + 2 - len(self.tasks)
         self.tasks = np.pad(self.tasks, (0, max(int(missing), 0)))
         np.subtract.at(self.tasks, before, 1)
@@ -52,13 +60,13 @@ class CountHistogram:
 
     @property
     def distinct(self) -> int:
-        """Tasks that were selected at all."""
+        """Number of tasks that were selected at least once."""
         return int(self.tasks[1:].sum())
 
     @property
     def effective_number(self) -> float:
         """exp(entropy) of the selection counts, see `effective_number`; 0 before the first."""
-        counts = np.flatnonzero(self.tasks)[int(self.tasks[0] > 0) :]  # the counts that occur, but for 0
+        counts = np.flatnonzero(self.tasks)[int(self.tasks[0] > 0) :]  # the counts that occur, except 0
         if not len(counts):
             return 0.0
         shares = counts / (counts * self.tasks[counts]).sum()
@@ -66,10 +74,10 @@ class CountHistogram:
 
 
 def effective_share(shares: npt.NDArray[np.float64]) -> float:
-    """exp(entropy) of shares that sum to 1.
+    """exp(entropy) of the tasks' shares of all selections.
 
     Args:
-        shares: (N,) of each task.
+        shares: (N,), sums to 1.
     """
     shares = shares[shares > 0]
     return float(np.exp(-(shares * np.log(shares)).sum()))

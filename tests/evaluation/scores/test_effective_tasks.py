@@ -1,6 +1,6 @@
 """Which groups can teach something, and how diverse a selection is."""
 
-# Shapes: N tasks in the pool, B tasks in the step, G rollouts per task.
+# Shapes: N tasks in the pool; R rows of rewards in K groups.
 
 from __future__ import annotations
 
@@ -12,33 +12,53 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
+from torch import Tensor
 
 from bots_lightning.algorithms import group_advantages
 from bots_lightning.evaluation import CountHistogram, effective_number, mixed_groups
+from bots_lightning.rollouts.segments import groups_of_rows
 
 NAN = math.nan
-REWARDS = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 0, 1], [0.5, 0.5, 0.25], [0.5, 0.5, 0.5]])
+
+
+def in_rows(groups: list[list[float]]) -> tuple[Tensor, Tensor]:
+    """(R,) rewards and (R,) the group of each, where groups may differ in size."""
+    rewards = torch.tensor([reward for group in groups for reward in group])
+    return rewards, groups_of_rows([len(group) for group in groups])
 
 
 def test_a_group_is_mixed_when_its_rewards_are_not_all_equal() -> None:
-    assert mixed_groups(REWARDS).tolist() == [False, False, True, True, False]
+    groups = [[1, 1, 1], [0, 0, 0], [1, 0, 1], [0.5, 0.5, 0.25], [0.5, 0.5, 0.5]]
+    assert mixed_groups(*in_rows(groups)).tolist() == [False, False, True, True, False]
 
 
-def test_missing_rewards_play_no_part() -> None:
-    rewards = torch.tensor([[NAN, NAN, NAN], [NAN, 1, 1], [0, NAN, 1], [NAN, NAN, 0], [-1, NAN, -1]])
-    assert mixed_groups(rewards).tolist() == [False, False, True, False, False]
+def test_groups_may_differ_in_size() -> None:
+    groups = [[1.0], [0, 1], [0, 0, 0], [1, 1, 0, 1], [NAN, 1]]
+    assert mixed_groups(*in_rows(groups)).tolist() == [False, True, False, True, False]
 
 
-groups = st.lists(
-    st.lists(st.sampled_from([-1.0, 0.0, 0.25, 1.0, NAN]), min_size=4, max_size=4), min_size=1, max_size=6
-)
+def test_missing_rewards_are_left_out() -> None:
+    groups = [[NAN, NAN, NAN], [NAN, 1, 1], [0, NAN, 1], [NAN, NAN, 0], [-1, NAN, -1]]
+    assert mixed_groups(*in_rows(groups)).tolist() == [False, False, True, False, False]
 
 
-@given(groups)
-def test_mixed_groups_are_those_with_an_advantage(rewards: list[list[float]]) -> None:
-    mixed = mixed_groups(torch.tensor(rewards))
-    assert mixed.tolist() == [len({r for r in row if not math.isnan(r)}) > 1 for row in rewards]
-    assert mixed.tolist() == (group_advantages(torch.tensor(rewards)) != 0).any(dim=1).tolist()
+a_group = st.lists(st.sampled_from([-1.0, 0.0, 0.25, 1.0, NAN]), min_size=1, max_size=5)
+
+
+@given(st.lists(a_group, min_size=1, max_size=6))
+def test_mixed_groups_are_those_with_an_advantage(groups: list[list[float]]) -> None:
+    rewards, group_of_row = in_rows(groups)
+    mixed = mixed_groups(rewards, group_of_row)
+    assert mixed.tolist() == [len({r for r in group if not math.isnan(r)}) > 1 for group in groups]
+    advantages = group_advantages(rewards, group_of_row)
+    assert mixed.tolist() == [bool((advantages[group_of_row == k] != 0).any()) for k in range(len(groups))]
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.5, NAN]), min_size=4, max_size=4), min_size=1, max_size=6))
+def test_the_order_of_rows_does_not_matter(groups: list[list[float]]) -> None:
+    rewards, group_of_row = in_rows(groups)
+    by_column = torch.arange(len(rewards)).view(len(groups), 4).T.flatten()
+    assert torch.equal(mixed_groups(rewards[by_column], group_of_row[by_column]), mixed_groups(rewards, group_of_row))
 
 
 def test_effective_number_by_hand() -> None:
