@@ -1,6 +1,6 @@
 """What a step has shown about the tasks that were tried."""
 
-# Shapes: B tasks in the step, G rollouts per task.
+# Shapes: B tasks in the step, n_b rollouts of task b, R = Σ n_b.
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Evidence:
     Attributes:
         indices: (B,) int, positions of the tasks in the pool. A task may appear more than once.
         successes: (B,) float, sum of the task's rewards after mapping each to [0, 1].
-        counts: (B,) float, how many rewards that sum covers (the real G of each task).
+        counts: (B,) float, how many rewards that sum covers: n_b, rollouts without a reward left out.
         squares: (B,) float, sum of the squares of those rewards; `successes` if they are 0 or 1.
         interior: (B,) float, how many of them lie strictly between 0 and 1.
         ages: (B,) float, how many updates the policy has seen since it sampled them; 0 if left out. Beliefs that
-            forget take old evidence as if it had come in time.
+            forget treat old evidence as if it had come in time.
 
     Raises:
         ValueError: lengths differ, an index or age is negative, or a sum is none of rewards in [0, 1].
@@ -112,7 +112,7 @@ class Evidence:
         return Evidence(self.indices, *(getattr(self, name) * weights for name in _SUMS))
 
     def _rows(self, order: npt.NDArray[np.int64]) -> Evidence:
-        """The same rows in another order; they need no further check."""
+        """Its rows in another order, without checking them again."""
         rows = object.__new__(Evidence)
         for name in _COLUMNS:
             object.__setattr__(rows, name, getattr(self, name)[order])
@@ -124,25 +124,44 @@ class Evidence:
         return Evidence(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
 
     @staticmethod
-    def from_rewards(indices: npt.NDArray[np.int64], rewards: Floats, age: float = 0.0) -> Evidence:
+    def from_rewards(
+        indices: npt.NDArray[np.int64], rewards: Floats, counts: npt.ArrayLike, age: float = 0.0
+    ) -> Evidence:
         """Counts the rewards of a step.
 
         Args:
             indices: (B,) positions in the pool.
-            rewards: (B, G) float in [0, 1], NaN where a rollout has none.
+            rewards: (R,) float in [0, 1], NaN where a rollout has none; those of a task follow each other.
+            counts: (B,) int, rollouts of each task, R in all.
             age: how many updates the policy has seen since it sampled them.
 
+        Returns:
+            B rows; their counts leave rollouts without a reward out.
+
         Raises:
-            ValueError: a reward lies outside [0, 1]; rounding is forgiven.
+            ValueError: a reward lies outside [0, 1], rounding aside, or lengths differ.
         """
-        valid = ~np.isnan(rewards)
-        outside = np.argwhere(valid & ((rewards < -SLACK) | (rewards > 1 + SLACK)))
+        table = _by_task(np.asarray(rewards, dtype=np.float64), np.asarray(counts), len(indices))
+        valid = ~np.isnan(table)
+        outside = np.argwhere(valid & ((table < -SLACK) | (table > 1 + SLACK)))
         if len(outside):
             task, rollout = outside[0]
             raise ValueError(
-                f"task index {indices[task]} has the reward {rewards[task, rollout]:g}; expected one in [0, 1]. {RANGE}"
+                f"task index {indices[task]} has the reward {table[task, rollout]:g}; expected one in [0, 1]. {RANGE}"
             )
-        known = np.where(valid, np.clip(rewards, 0.0, 1.0), 0.0)
-        inside = valid & (rewards > SLACK) & (rewards < 1 - SLACK)
+        known = np.where(valid, np.clip(table, 0.0, 1.0), 0.0)
+        inside = valid & (table > SLACK) & (table < 1 - SLACK)
         ages = np.full(len(indices), age)
         return Evidence(indices, known.sum(1), valid.sum(1), (known**2).sum(1), inside.sum(1), ages)
+
+
+def _by_task(rewards: Floats, counts: npt.NDArray[np.int64], tasks: int) -> Floats:
+    """The rewards of each task side by side: (B, max n_b), filled up with NaN on the right; equal n_b are a reshape."""
+    if counts.shape != (tasks,) or (counts < 0).any() or rewards.shape != (counts.sum(),):
+        raise ValueError(
+            f"rewards and counts have shapes {rewards.shape} and {counts.shape} for {tasks} tasks; expected (R,) and "
+            f"({tasks},), where the counts are at least 0 and add up to R, not {counts.sum()}."
+        )
+    table = np.full((tasks, int(counts.max(initial=0))), np.nan)
+    table[np.arange(table.shape[1]) < counts[:, None]] = rewards
+    return table

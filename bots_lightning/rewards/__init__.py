@@ -1,11 +1,12 @@
 """Rewards: how good a completion is."""
 
 from bots_lightning.rewards.answers import AnswerMatch, after_thinking, last_tagged
+from bots_lightning.rewards.calls import tasks_of_rows
 from bots_lightning.rewards.code import CodeReward
 from bots_lightning.rewards.comparisons import same_data, same_normalised, same_text, share_of_cells
 from bots_lightning.rewards.functions import exact_match
 from bots_lightning.rewards.gradable import Gradable
-from bots_lightning.rewards.judged import JudgedReward, Outcomes, RewardPoolError
+from bots_lightning.rewards.graded import GradedReward, Outcomes, RewardPoolError
 from bots_lightning.rewards.maths import MathReward
 from bots_lightning.rewards.reasoning_gym import ReasoningGymReward
 from bots_lightning.rewards.scorer import Scorer
@@ -20,7 +21,7 @@ __all__ = [
     "CosineLength",
     "FormatMatch",
     "Gradable",
-    "JudgedReward",
+    "GradedReward",
     "LengthPenalty",
     "MathReward",
     "Outcomes",
@@ -39,4 +40,5 @@ __all__ = [
     "same_normalised",
     "same_text",
     "share_of_cells",
+    "tasks_of_rows",
 ]

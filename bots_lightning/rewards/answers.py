@@ -35,7 +35,7 @@ class AnswerMatch:
     """How well the answer in a completion agrees with the task's, from 0 to 1.
 
     Args:
-        compare: judges (given, expected); `same_text`, `same_normalised`, `same_data` and `share_of_cells` of
+        compare: grades (given, expected); `same_text`, `same_normalised`, `same_data` and `share_of_cells` of
             `rewards.comparisons` come with the package.
         tag: the answer stands in the last `<tag>…</tag>` behind all thoughts. None: it is all that follows them.
         required: a completion without the tag has no answer and gets 0. Otherwise it is read as if `tag` were None.

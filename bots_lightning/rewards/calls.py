@@ -1,6 +1,6 @@
 """One call of a reward function: what it is given, and whether what it returns can be used."""
 
-# Shapes: B tasks, G rollouts per task, R = B·G rows.
+# Shapes: B tasks, n_b rollouts of task b (counts), R = Σ n_b rows.
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bots_lightning.rewards.judged import JudgedReward
+from bots_lightning.rewards.graded import GradedReward
 from bots_lightning.rewards.signatures import (
     RewardFunction,
     RewardFunctionError,
@@ -30,23 +30,46 @@ NAMED_TASKS = 3  # in an error message
 
 
 def shared_columns(tasks: Sequence[Task]) -> list[str]:
-    """Columns that every task has, but for those that are passed by name."""
+    """Names of the columns that every task has, except those that are passed by a name of their own."""
     shared = set.intersection(*(set(task.columns) for task in tasks))
     return sorted(shared - {"prompts", "completions", "completion_ids", *NAMED})
 
 
-def row_columns(tasks: Sequence[Task], generations: int, names: Sequence[str]) -> dict[str, list[Any]]:
-    """What functions are given beside the completions.
+def tasks_of_rows(tasks: Sequence[Task], counts: Sequence[int]) -> list[Task]:
+    """The task of each row, R in all; the rows of a task follow each other.
 
     Args:
         tasks: B of them.
-        generations: rows per task (G).
+        counts: n_b rows of each.
+
+    Raises:
+        ValueError: there are more or fewer counts than tasks.
+    """
+    if len(counts) != len(tasks):
+        raise ValueError(f"{len(counts)} counts of rollouts for {len(tasks)} tasks; expected one for each.")
+    return [task for task, count in zip(tasks, counts, strict=True) for _ in range(count)]
+
+
+def check_completions(completions: Sequence[str], tasks: Sequence[Task], rows: int) -> None:
+    """Refuses another number of completions than there are rows.
+
+    Raises:
+        ValueError: names both numbers.
+    """
+    if len(completions) != rows:
+        raise ValueError(f"{len(completions)} completions of {len(tasks)} tasks; expected {rows}, the sum of counts.")
+
+
+def row_columns(rows: Sequence[Task], names: Sequence[str]) -> dict[str, list[Any]]:
+    """The arguments of reward functions besides the completions.
+
+    Args:
+        rows: the task of each row, R in all.
         names: of the tasks' columns to pass, as of `shared_columns`.
 
     Returns:
-        "prompts" and every column, each with R values; row b·G + j is that of task b.
+        "prompts" and every column, each with R values.
     """
-    rows = [task for task in tasks for _ in range(generations)]
     columns: dict[str, list[Any]] = {name: [row.columns[name] for row in rows] for name in names}
     columns |= {name: [getattr(row, field) for row in rows] for name, field in NAMED.items()}
     return columns | {"prompts": [row.prompt for row in rows]}
@@ -55,18 +78,18 @@ def row_columns(tasks: Sequence[Task], generations: int, names: Sequence[str]) -
 def checked_scores(
     function: RewardFunction, completions: Sequence[str], columns: dict[str, list[Any]]
 ) -> npt.NDArray[np.float64]:
-    """What a function says of R completions.
+    """Calls a function with R completions and checks what it returns.
 
     Args:
         function: in TRL's signature.
         completions: R texts.
-        columns: as of `row_columns`; it is given those that it takes.
+        columns: as of `row_columns`; the function is given those that it takes.
 
     Returns:
         (R,) float, NaN where the function does not apply.
 
     Raises:
-        RewardFunctionError: it raises something, returns the wrong number of rewards, or no number. What a judged
+        RewardFunctionError: it raises something, returns the wrong number of rewards, or no number. What a graded
             reward raises stays as it is, with a note: its own errors name the task.
     """
     arguments = accepted(function, {"completions": list(completions)} | columns)
@@ -76,7 +99,7 @@ def checked_scores(
         raise
     except Exception as error:
         told = raised(function, error, _of_tasks(columns["task_id"]))
-        if isinstance(function, JudgedReward):
+        if isinstance(function, GradedReward):
             error.add_note(str(told))
             raise
         raise told from error

@@ -9,7 +9,7 @@ import logging
 import numpy as np
 import numpy.typing as npt
 
-from bots_lightning.rewards.judged import JudgedReward
+from bots_lightning.rewards.graded import GradedReward
 from bots_lightning.tasks import TaskFilter, TaskPool
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Gradable(TaskFilter):
         reward: the run's `MathReward`, `CodeReward` or another that tells a task's `fault`.
     """
 
-    def __init__(self, reward: JudgedReward) -> None:
+    def __init__(self, reward: GradedReward) -> None:
         self.reward = reward
 
     def keeps(self, pool: TaskPool) -> npt.NDArray[np.bool_]:

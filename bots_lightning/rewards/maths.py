@@ -11,7 +11,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, get_args
 
-from bots_lightning.rewards.judged import JudgedReward, Outcomes
+from bots_lightning.rewards.graded import GradedReward, Outcomes
 from bots_lightning.rewards.maths_answers import Extraction, stated_answer
 from bots_lightning.rewards.maths_forms import balanced
 from bots_lightning.rewards.maths_typography import tidy
@@ -32,7 +32,7 @@ LONGEST_ANSWER = 1000
 PLAIN_NUMBER = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
 
 
-class MathReward(JudgedReward):
+class MathReward(GradedReward):
     r"""1.0 where the final answer of a completion equals the task's, by typography and sympy; else 0.0.
 
     The task's `answer` is a final answer ("72", `\frac{3}{4}`, "Monday") or a worked solution that marks one

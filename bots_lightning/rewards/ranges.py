@@ -1,6 +1,6 @@
 """Declared ranges of rewards and scores."""
 
-# Shapes: B tasks, G rollouts per task.
+# Shapes: R rows.
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ class ScoreRange:
     """The smallest and the largest value that something can have.
 
     Args:
-        option: by which it is declared.
+        option: that declares it, for error messages.
         bounds: low and high.
         what: has that range, for error messages.
+
+    Raises:
+        ValueError: the bounds are not finite, or low is not below high.
     """
 
     def __init__(self, option: str, bounds: tuple[float, float], what: str) -> None:
@@ -31,25 +34,25 @@ class ScoreRange:
         self.option, self.low, self.high, self.what = option, float(low), float(high), what
 
     def fraction(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Values mapped to [0, 1]; NaN stays."""
+        """Values mapped from [low, high] to [0, 1], of the same shape; NaN stays."""
         return np.clip((values - self.low) / (self.high - self.low), 0.0, 1.0)
 
     def check(self, values: npt.NDArray[np.float64], tasks: Sequence[Task], name: str) -> None:
         """Refuses values outside.
 
         Args:
-            values: (B, G), NaN where there is none.
-            tasks: B of them.
+            values: (R,), NaN where there is none.
+            tasks: R of them, the task of each row.
             name: of the values, for the message.
 
         Raises:
-            ValueError: names the first task that has one.
+            ValueError: a value lies outside; names the task of the first.
         """
         slack = SLACK * (self.high - self.low)
-        outside = np.argwhere((values < self.low - slack) | (values > self.high + slack))
+        outside = np.flatnonzero((values < self.low - slack) | (values > self.high + slack))
         if len(outside):
-            task, generation = outside[0]
+            row = int(outside[0])
             raise ValueError(
-                f"task {tasks[task].id!r} got {name} {values[task, generation]:g}, outside "
+                f"task {tasks[row].id!r} got {name} {values[row]:g}, outside "
                 f"{self.option}=({self.low:g}, {self.high:g}). Declare the range that {self.what} can take."
             )

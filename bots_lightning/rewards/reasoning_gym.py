@@ -9,19 +9,19 @@ from functools import lru_cache
 from typing import Any
 
 from bots_lightning.rewards.answers import AnswerMatch
-from bots_lightning.rewards.judged import JudgedReward, Outcomes
+from bots_lightning.rewards.graded import GradedReward, Outcomes
 from bots_lightning.rewards.workers import WorkerPool
 from bots_lightning.tasks.reasoning_gym import new_dataset
 
 # (generator, settings, entry, answer), the first three as in the columns of `ReasoningGymTasks`.
 Item = tuple[str, str, str, str]
-# Loads the library, before a worker judges under the clock.
+# Loads the library, before a worker grades an item under its time limit.
 REHEARSAL: Item = ("gcd", "{}", repr({"question": "", "answer": "1", "metadata": {}}), "1")
 
 
 @lru_cache(maxsize=256)
 def verifier(generator: str, settings: str) -> Any:
-    """The dataset whose `score_answer` judges, for settings in JSON."""
+    """The dataset whose `score_answer` grades, for settings in JSON."""
     return new_dataset(generator, json.loads(settings))
 
 
@@ -31,7 +31,7 @@ def score(item: Item) -> float:
     return float(verifier(generator, settings).score_answer(answer, ast.literal_eval(entry)))
 
 
-class ReasoningGymReward(JudgedReward):
+class ReasoningGymReward(GradedReward):
     """What reasoning-gym's verifiers say of the answers, from 0 to 1; some give partial credit.
 
     Tasks come from `ReasoningGymTasks`. A task of another source has the reward None. An answer that takes a verifier

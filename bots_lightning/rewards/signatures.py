@@ -8,7 +8,7 @@ all of this if it takes `**columns`:
 | `prompts`        | the task's prompt: a string, or a list of {role, content} messages                        |
 | `completions`    | the text without special tokens; `[{"role": "assistant", "content": text}]` for functions |
 |                  | whose annotation is a list of lists, as in `trl.rewards`, and inside of `ChatReward`      |
-| `completion_ids` | the tokens of the completion, its stop token included; not for judged rewards             |
+| `completion_ids` | the tokens of the completion, its stop token included; not for graded rewards             |
 | `answer`         | the task's answer                                                                         |
 | `task_id`        | the task's id                                                                             |
 | `group`          | the task's group, "" without one                                                          |

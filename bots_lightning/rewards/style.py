@@ -66,7 +66,7 @@ class CosineLength:
     characters. Declare `reward_range` as wide as the five values.
 
     Args:
-        judge: says which completions are right, by 1.
+        grader: a reward function that gives right completions 1, and others less.
         max_characters: L.
         right: (r_0, r_L) of right completions.
         wrong: (r_0, r_L) of all others.
@@ -75,7 +75,7 @@ class CosineLength:
 
     def __init__(
         self,
-        judge: Rewards,
+        grader: Rewards,
         max_characters: int,
         right: tuple[float, float] = (1.0, 0.5),
         wrong: tuple[float, float] = (-1.0, -0.5),
@@ -83,13 +83,13 @@ class CosineLength:
     ) -> None:
         if max_characters < 1:
             raise ValueError(f"max_characters={max_characters}; expected at least 1.")
-        self.judge = judge
+        self.grader = grader
         self.max_characters = max_characters
         self.right, self.wrong, self.exceeded = right, wrong, exceeded
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Any) -> list[float | None]:
-        """Rewards of R completions; None where the judge says None."""
-        verdicts = self.judge(prompts=prompts, completions=completions, **columns)
+        """Rewards of R completions; None where the grader returns None."""
+        verdicts = self.grader(prompts=prompts, completions=completions, **columns)
         return [None if v is None else self._reward(v, len(c)) for v, c in zip(verdicts, completions, strict=True)]
 
     def _reward(self, verdict: float, length: int) -> float:

@@ -22,8 +22,8 @@ class Worker:
 
     Attributes:
         started: whether it has said that it is ready.
-        item: the number of the item that it judges, None if it waits for one.
-        deadline: when it is to be killed, by `time.monotonic()`; while it starts, or judges.
+        item: the number of the item that it grades, None if it waits for one.
+        deadline: when it is to be killed, by `time.monotonic()`; while it starts, or grades.
     """
 
     def __init__(self, order: dict[str, Any]) -> None:

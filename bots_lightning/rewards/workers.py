@@ -1,4 +1,4 @@
-"""Processes that judge items outside of this one, each item under a hard time limit."""
+"""Processes that grade items outside of this one, each item under a hard time limit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal
 
-from bots_lightning.rewards.judged import RewardPoolError
+from bots_lightning.rewards.graded import RewardPoolError
 from bots_lightning.rewards.worker import Worker, path_of, usable_cores
 
-# So many processes in a row that end before they can judge are the machine's fault.
+# So many processes in a row that end before they can grade are the machine's fault.
 FAILED_STARTS = 3
-# Each process holds the judge's libraries in memory; a machine's every core would be too many.
+# Each process holds the grader's libraries in memory; a machine's every core would be too many.
 MOST_WORKERS_BY_DEFAULT = 16
 # On a busy machine an item waits for a processor far longer than it uses one.
 PATIENCE = 30
@@ -52,8 +52,8 @@ class WorkerPool:
         timeout_seconds: processor time for one item, from when a process gets it; by the clock on the wall, which also
             counts what the process waits for, 30 times as long.
         num_workers: processes; by default as many as cores that this process may use, 16 at most.
-        start_seconds: for a process to import the function's module and to judge the rehearsal.
-        rehearsal: items that each process judges as it starts, so that nothing is loaded under the clock of an item.
+        start_seconds: for a process to import the function's module and to grade the rehearsal.
+        rehearsal: items that each process grades as it starts, so that nothing is loaded under the clock of an item.
         memory_bytes: the most address space of a process (RLIMIT_AS); none for no limit. Of Linux only.
         max_item_bytes: an item that is longer, pickled, is an error and is not sent.
     """
@@ -105,7 +105,7 @@ class WorkerPool:
         with self._lock:
             if self._owner != os.getpid():  # after a fork the processes are the parent's
                 self._own_nothing(keep_lock=True)
-            return self._judge([ForkingPickler.dumps(item) for item in items])
+            return self._grade([ForkingPickler.dumps(item) for item in items])
 
     def close(self) -> None:
         """Ends the processes; the next call starts new ones."""
@@ -120,7 +120,7 @@ class WorkerPool:
         self._failed_starts = 0
         self._finalizer = weakref.finalize(self, end, self._workers, self._owner)
 
-    def _judge(self, messages: Sequence[Any]) -> list[Verdict]:
+    def _grade(self, messages: Sequence[Any]) -> list[Verdict]:
         verdicts: list[Verdict | None] = [self._too_long(message) for message in messages]
         waiting = deque([i for i, verdict in enumerate(verdicts) if verdict is None])
         try:

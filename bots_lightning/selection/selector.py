@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bots_lightning.beliefs import Evidence, TaskFeatures
 from bots_lightning.beliefs.belief import FloatArray
@@ -36,6 +37,18 @@ class TaskSelector(ABC):
     @abstractmethod
     def select(self, batch_size: int) -> Indices:
         """(B,) positions of the tasks to roll out next, no task twice; call `check_batch_size` first."""
+
+    def allocate(self, indices: Indices, num_generations: int) -> npt.NDArray[np.int64]:
+        """How many rollouts each selected task gets.
+
+        Args:
+            indices: (B,) positions as of `select`.
+            num_generations: rollouts per task, on average.
+
+        Returns:
+            (B,) int, at least 1 each; `num_generations` for each unless a selector decides otherwise.
+        """
+        return np.full(len(indices), num_generations, dtype=np.int64)
 
     def observe(self, evidence: Evidence) -> None:  # noqa: B027 - a selector may have nothing to learn
         """Learns from the success counts of the last step."""

@@ -1,10 +1,10 @@
-"""Programs that the code reward judges per second, in each mode that this machine offers.
+"""Programs that the code reward grades per second, in each mode that this machine offers.
 
     python tests/benchmarks/code_reward.py
     python tests/benchmarks/code_reward.py --programs 400 --num_workers 16
 
 Programs are as small as can be, so that it is the sandboxes' own time: "output" runs one case of standard input, one
-sandbox each; "calls" runs three assertions on a function, a sandbox for the program and one for the judge. "bare"
+sandbox each; "calls" runs three assertions on a function, a sandbox for the program and one for the grader. "bare"
 starts the same interpreter without any sandbox, for comparison.
 """
 
@@ -32,7 +32,7 @@ TESTS = {
 
 
 def per_second(reward: CodeReward, tests: str, programs: int) -> float:
-    """Programs judged per second; all of them pass."""
+    """Programs graded per second; all of them pass."""
     started = time.perf_counter()
     rewards = reward(["?"] * programs, [PROGRAM] * programs, [tests] * programs)
     seconds = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Completions that the maths reward judges in a second, once its workers have started.
+"""Completions that the maths reward grades in a second, once its workers have started.
 
     python tests/benchmarks/maths_reward.py
     python tests/benchmarks/maths_reward.py --data gsm8k_test.jsonl --num_workers 2

@@ -82,7 +82,7 @@ def test_where_the_answer_is_looked_for(options: dict[str, Any], completion: str
     assert reward(AnswerMatch(**options), completion, "42") == worth
 
 
-def test_an_answer_is_judged_by_the_comparison_that_was_chosen() -> None:
+def test_an_answer_is_graded_by_the_comparison_that_was_chosen() -> None:
     assert reward(AnswerMatch(), "<answer>A Knight.</answer>", "a knight") == 1.0
     assert reward(AnswerMatch(same_text), "<answer>A Knight.</answer>", "a knight") == 0.0
     assert reward(AnswerMatch(share_of_cells), "<answer>1 2\n3 5</answer>", "[[1, 2], [3, 4]]") == 3 / 4

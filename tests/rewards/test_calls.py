@@ -1,6 +1,6 @@
 """What reward functions may return and raise, and how the errors of those that do otherwise read."""
 
-# Shapes: B tasks, G rollouts per task.
+# Shapes: B tasks, n_b rollouts of task b, R = Σ n_b rows.
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bots_lightning.rewards import ChatReward, JudgedReward, RewardFunctionError, RewardPoolError, Scorer, adapted
+from bots_lightning.rewards import ChatReward, GradedReward, RewardFunctionError, RewardPoolError, Scorer, adapted
 from bots_lightning.tasks import Task
 
 TASKS = [Task("first", "2+3=", "5"), Task("second", "2*3=", "6")]
@@ -25,7 +25,7 @@ def scores(result: Any) -> list[float]:
     def given(**_: Any) -> Any:
         return result
 
-    return Scorer([given], reward_range=(-10, 10)).scores(TASKS, ["5", "0"]).ravel().tolist()
+    return Scorer([given], reward_range=(-10, 10)).scores(TASKS, [1, 1], ["5", "0"]).ravel().tolist()
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_a_coroutine_that_a_function_returns_is_told_and_closed() -> None:
 
 def test_the_remedy_works() -> None:
     run = Scorer([lambda **columns: asyncio.run(asks_a_server(**columns))])
-    assert run(TASKS, ["5", "0"]).tolist() == [[1.0], [1.0]]
+    assert run(TASKS, ["5", "0"]).tolist() == [1.0, 1.0]
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_a_failure_in_verls_signature_names_its_task() -> None:
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-class Judge(JudgedReward):
+class Grader(GradedReward):
     def __init__(self, failure: Exception) -> None:
         super().__init__()
         self.failure = failure
@@ -171,11 +171,11 @@ class Judge(JudgedReward):
 
 
 @pytest.mark.parametrize("failure", [ValueError("the answer of task 'x' is odd"), RewardPoolError("all gone")])
-def test_the_failure_of_a_judged_reward_stays_what_it_is_and_has_a_note(failure: Exception) -> None:
+def test_the_failure_of_a_graded_reward_stays_what_it_is_and_has_a_note(failure: Exception) -> None:
     with pytest.raises(type(failure)) as caught:
-        Scorer([Judge(failure)])(TASKS[:1], ["5"])
+        Scorer([Grader(failure)])(TASKS[:1], ["5"])
     assert caught.value is failure
-    assert caught.value.__notes__[0].startswith("reward function Judge raised")
+    assert caught.value.__notes__[0].startswith("reward function Grader raised")
     assert caught.value.__notes__[0].endswith("for task 'first'")
 
 
@@ -189,8 +189,8 @@ def test_a_function_gets_what_it_names() -> None:
     def fewer(completions: list[str], *, level: int = 3) -> list[float]:
         return [level / 10] * len(completions)
 
-    assert Scorer([few])(TASKS, ["5", "5"]).tolist() == [[1.0], [0.0]]
-    assert Scorer([fewer])(TASKS, ["5", "5"]).tolist() == [[0.3], [0.3]]
+    assert Scorer([few])(TASKS, ["5", "5"]).tolist() == [1.0, 0.0]
+    assert Scorer([fewer])(TASKS, ["5", "5"]).tolist() == [0.3, 0.3]
 
 
 @pytest.mark.parametrize("wrap", [lambda function: function, ChatReward])
@@ -205,18 +205,18 @@ def test_a_function_that_needs_more_than_there_is_is_told_what_there_is(wrap: Ca
         Scorer([wrap(scheduled)])(TASKS, ["5", "5"])
 
 
-def test_tokens_are_given_where_they_are_known_but_not_to_judged_rewards() -> None:
-    class Judged(JudgedReward):
+def test_tokens_are_given_where_they_are_known_but_not_to_graded_rewards() -> None:
+    class Graded(GradedReward):
         def __call__(self, prompts: Any, completions: Any, answer: Any, **columns: Any) -> list[float | None]:
             return [float("completion_ids" in columns)] * len(completions)
 
     def length(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [len(ids) / 10 for ids in completion_ids]
 
-    found = Scorer([length, Judged()]).scores(TASKS, ["a", "bb"], [[7, 1], [8, 8, 1]])
-    assert found.tolist() == [[[0.2], [0.3]], [[0.0], [0.0]]]
+    found = Scorer([length, Graded()]).scores(TASKS, [1, 1], ["a", "bb"], [[7, 1], [8, 8, 1]])
+    assert found.tolist() == [[0.2, 0.3], [0.0, 0.0]]
     with pytest.raises(RewardFunctionError, match="length needs completion_ids"):
-        Scorer([length]).scores(TASKS, ["a", "bb"])
+        Scorer([length]).scores(TASKS, [1, 1], ["a", "bb"])
 
 
 def test_an_adapted_function_is_adapted_once() -> None:

@@ -1,4 +1,4 @@
-"""The maths reward: which answers are the same, where a completion gives its answer, and what cannot be judged."""
+"""The maths reward: which answers are the same, where a completion gives its answer, and what cannot be graded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
-from bots_lightning.rewards.judged import Outcomes
+from bots_lightning.rewards.graded import Outcomes
 from bots_lightning.rewards.maths import PLAIN_NUMBER, UNFINISHED, MathReward, gold_answer
 from bots_lightning.rewards.maths_answers import Extraction, stated_answer
 from bots_lightning.rewards.maths_forms import balanced
@@ -462,7 +462,7 @@ WRONG = [
 ]
 
 
-# What a completion may do to its judge; all of it is wrong.
+# What a completion may do to its grader; all of it is wrong.
 HOSTILE = [
     r"\boxed{9^9^9^9}",
     r"\boxed{9^{9^{9^{9}}}}",
@@ -639,7 +639,7 @@ def test_a_plain_number_is_itself_by_the_long_way_too(text: str) -> None:
     assert gold_answer(text, "any") == text
 
 
-def test_a_copy_judges_with_processes_of_its_own(reward: MathReward) -> None:
+def test_a_copy_grades_with_processes_of_its_own(reward: MathReward) -> None:
     twin = copy.deepcopy(reward)
     reward.close()
     assert scores(twin, "18", ["18", "19"]) == [1, 0]
@@ -649,7 +649,7 @@ def test_a_copy_judges_with_processes_of_its_own(reward: MathReward) -> None:
 
 def test_the_scorer_takes_it(reward: MathReward) -> None:
     rewards = Scorer([reward])([Task("one", "9*2?", "18"), Task("two", "9/2?", "4.5")], ["18", "9", r"\frac92", "18"])
-    assert rewards.tolist() == [[1, 0], [1, 0]]
+    assert rewards.tolist() == [1, 0, 1, 0]
 
 
 def test_it_is_configured_by_class_path() -> None:

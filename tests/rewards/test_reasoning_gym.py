@@ -1,4 +1,4 @@
-"""The generators' own verifiers, judging answers in other processes."""
+"""The generators' own verifiers, grading answers in other processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bots_lightning.rewards import Scorer
-from bots_lightning.rewards.judged import Outcomes
+from bots_lightning.rewards.graded import Outcomes
 from bots_lightning.rewards.reasoning_gym import ReasoningGymReward, score
 from bots_lightning.tasks import Task
 from bots_lightning.tasks.reasoning_gym import ReasoningGymTasks
@@ -32,15 +32,15 @@ def tasks() -> list[Task]:
 @pytest.fixture(scope="module")
 def reward() -> Iterator[ReasoningGymReward]:
     """One pool of processes for all tests."""
-    judge = ReasoningGymReward(num_workers=1, timeout_seconds=60)
-    yield judge
-    judge.close()
+    grader = ReasoningGymReward(num_workers=1, timeout_seconds=60)
+    yield grader
+    grader.close()
 
 
-def rewards(judge: ReasoningGymReward, tasks: list[Task], completions: list[str]) -> list[float | None]:
+def rewards(grader: ReasoningGymReward, tasks: list[Task], completions: list[str]) -> list[float | None]:
     names = ("generator", "settings", "entry")
     columns = {name: [task.columns[name] for task in tasks] for name in names}
-    return judge(["?"] * len(tasks), completions, [task.answer for task in tasks], **columns)
+    return grader(["?"] * len(tasks), completions, [task.answer for task in tasks], **columns)
 
 
 def test_every_generator_gives_its_own_answer_1_and_wrong_ones_less(
@@ -78,9 +78,9 @@ def test_an_answer_that_is_not_where_it_should_be_is_worth_0(reward: ReasoningGy
 def test_without_a_tag_the_whole_completion_is_the_answer(tasks: list[Task]) -> None:
     bare = ReasoningGymReward(tag=None, threshold=1.0, num_workers=1, timeout_seconds=60)
     answer = tasks[0].answer
-    judged = rewards(bare, [tasks[0]] * 3, [answer, f"<think>7</think>{answer}", f"{answer} or not"])
+    graded = rewards(bare, [tasks[0]] * 3, [answer, f"<think>7</think>{answer}", f"{answer} or not"])
     bare.close()
-    assert judged == [1.0, 1.0, 0.0]  # the verifier itself gives the last one part of the credit
+    assert graded == [1.0, 1.0, 0.0]  # the verifier itself gives the last one part of the credit
 
 
 def test_partial_credit_is_kept_without_a_threshold(reward: ReasoningGymReward, tasks: list[Task]) -> None:
@@ -108,7 +108,7 @@ def test_tasks_of_other_sources_are_left_to_other_functions(reward: ReasoningGym
 
 def test_the_scorer_hands_over_all_that_the_verifiers_need(reward: ReasoningGymReward, tasks: list[Task]) -> None:
     completions = [text for task in tasks for text in (f"<answer>{task.answer}</answer>", "no answer")]
-    assert Scorer([reward])(tasks, completions).tolist() == [[1.0, 0.0]] * 10
+    assert Scorer([reward])(tasks, completions).tolist() == [1.0, 0.0] * 10
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.5])

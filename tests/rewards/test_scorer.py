@@ -1,6 +1,6 @@
 """The scorer adds reward functions up, row by row, and refuses what it cannot add."""
 
-# Shapes: B tasks, G rollouts per task.
+# Shapes: B tasks, n_b rollouts of task b, R = Σ n_b rows.
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from bots_lightning.rewards import (
     CosineLength,
-    JudgedReward,
+    GradedReward,
     Outcomes,
     RewardFunction,
     RewardStream,
     Scorer,
     exact_match,
+    tasks_of_rows,
 )
 from bots_lightning.tasks import Task
 
@@ -36,26 +37,79 @@ def returning(*scores: float | None) -> RewardFunction:
     return fixed
 
 
-def test_row_b_times_g_plus_j_is_completion_j_of_task_b() -> None:
+def test_the_rows_of_a_task_follow_each_other() -> None:
     rewards = Scorer([exact_match])(TASKS, ["5", "6", "5 ", "5", "6", "0"])
-    np.testing.assert_array_equal(rewards, [[1, 0, 1], [0, 1, 0]])
+    np.testing.assert_array_equal(rewards, [1, 0, 1, 0, 1, 0])
 
 
 def test_functions_are_weighted_and_added() -> None:
     scorer = Scorer([returning(1, 0, 1, 0.5), returning(0, 1, 1, 1)], [2.0, -0.5], reward_range=(-1.0, 2.0))
-    np.testing.assert_array_equal(scorer(TASKS, ["a", "b", "c", "d"]), [[2, -0.5], [2 - 0.5, 1 - 0.5]])
+    np.testing.assert_array_equal(scorer(TASKS, ["a", "b", "c", "d"]), [2, -0.5, 2 - 0.5, 1 - 0.5])
 
 
 def test_weights_are_1_unless_given() -> None:
     scorer = Scorer([returning(0.25, 0), returning(0.5, 0.5)])
-    np.testing.assert_array_equal(scorer(TASKS[:1], ["a", "b"]), [[0.75, 0.5]])
+    np.testing.assert_array_equal(scorer(TASKS[:1], ["a", "b"]), [0.75, 0.5])
 
 
 def test_scores_are_those_of_each_function_unweighted() -> None:
     scorer = Scorer([returning(1, None), exact_match], [0.5, 0.25])
-    scores = scorer.scores(TASKS[:1], ["5", "6"])
-    np.testing.assert_array_equal(scores, [[[1, NAN]], [[1, 0]]])
-    np.testing.assert_array_equal(scorer.combine(scores, TASKS[:1]), [[0.5 + 0.25, 0]])
+    scores = scorer.scores(TASKS[:1], [2], ["5", "6"])
+    np.testing.assert_array_equal(scores, [[1, NAN], [1, 0]])
+    np.testing.assert_array_equal(scorer.combine(scores, TASKS[:1] * 2), [0.5 + 0.25, 0])
+
+
+# --- groups of unequal size -----------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=2, max_size=2),
+    st.lists(st.sampled_from(["5", "6", "7"]), min_size=8, max_size=8),
+)
+def test_tasks_may_have_unequal_numbers_of_completions(counts: list[int], texts: list[str]) -> None:
+    """Each row is scored against its own task."""
+    texts = texts[: sum(counts)]
+    rows = [TASKS[0]] * counts[0] + [TASKS[1]] * counts[1]
+    expected = [
+        0.5 * (text == task.answer) + 0.25 * task.columns["level"] for text, task in zip(texts, rows, strict=True)
+    ]
+
+    def level_of(completions: Sequence[str], level: Sequence[int], **_: Any) -> list[float]:
+        return [float(of_task) for of_task in level]
+
+    scorer = Scorer([exact_match, level_of], [0.5, 0.25], reward_range=(0.0, 2.0))
+    assert scorer(TASKS, texts, counts).tolist() == expected
+    scores = scorer.scores(TASKS, counts, texts)
+    assert scores.shape == (2, sum(counts))
+    assert scores[1].tolist() == [1.0] * counts[0] + [4.0] * counts[1]
+
+
+def test_an_error_names_the_task_of_its_row() -> None:
+    scorer = Scorer([returning(0.5, 0.5, 0.5, 2.0)])
+    with pytest.raises(ValueError, match=r"task 'second' got the reward 2, outside"):
+        scorer(TASKS, list("abcd"), [3, 1])
+    with pytest.raises(ValueError, match=r"task 'first' got the reward 2, outside"):
+        scorer(TASKS, list("abcd"), [4, 0])
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([1, 2], r"4 completions of 2 tasks; expected 3, the sum of counts"),
+        ([4], r"1 counts of rollouts for 2 tasks; expected one for each"),
+    ],
+)
+def test_counts_that_do_not_match_are_an_error(counts: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Scorer([exact_match])(TASKS, list("abcd"), counts)
+
+
+def test_completions_that_do_not_divide_among_the_tasks_need_counts() -> None:
+    with pytest.raises(ValueError, match="3 completions of 2 tasks; expected as many of each"):
+        Scorer([exact_match])(TASKS, list("abc"))
+
+
+# --- what functions are given, and what they return -----------------------------------------------------------------
 
 
 def test_functions_of_one_name_are_numbered() -> None:
@@ -69,7 +123,7 @@ def test_functions_of_one_name_are_numbered() -> None:
 
 def test_none_leaves_a_function_out_and_nan_means_that_none_applied() -> None:
     scorer = Scorer([returning(None, 1, None, 0), returning(1, None, None, 0)], [0.5, 0.25])
-    np.testing.assert_array_equal(scorer(TASKS, ["a", "b", "c", "d"]), [[0.25, 0.5], [NAN, 0]])
+    np.testing.assert_array_equal(scorer(TASKS, ["a", "b", "c", "d"]), [0.25, 0.5, NAN, 0])
 
 
 @given(
@@ -86,7 +140,7 @@ def test_rewards_are_the_sums_of_a_plain_loop(drawn: tuple[list[list[float | Non
     for row in range(6):
         parts = [w * s[row] for s, w in zip(scores, weights, strict=True) if s[row] is not None]
         expected = sum(parts) if parts else NAN
-        assert rewards[row // 3, row % 3] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+        assert rewards[row] == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_functions_receive_prompts_completions_answers_ids_and_the_columns_that_all_tasks_have() -> None:
@@ -165,22 +219,22 @@ def test_a_sum_that_misses_the_range_by_rounding_is_no_fault() -> None:
     tenth = returning(0.1, 0.1)
     assert sum([0.1] * 3) > 0.3
     rewards = Scorer([tenth] * 3, reward_range=(0.0, 0.3))(TASKS, ["a", "b"])
-    np.testing.assert_allclose(rewards, [[0.3], [0.3]])
+    np.testing.assert_allclose(rewards, [0.3, 0.3])
 
 
 def test_a_callable_object_is_named_by_its_class() -> None:
-    class Judge:
+    class Grader:
         def __call__(self, **_: Any) -> list[float]:
             return []
 
-    with pytest.raises(ValueError, match="reward function Judge returned 0 rewards"):
-        Scorer([Judge()])(TASKS, ["5", "6"])
+    with pytest.raises(ValueError, match="reward function Grader returned 0 rewards"):
+        Scorer([Grader()])(TASKS, ["5", "6"])
 
 
-# --- judged elsewhere -----------------------------------------------------------------------------------------------
+# --- graded elsewhere -----------------------------------------------------------------------------------------------
 
 
-class Judge(JudgedReward):
+class Grader(GradedReward):
     """Takes too long over "slow" and fails at "odd"."""
 
     closed = False
@@ -193,9 +247,9 @@ class Judge(JudgedReward):
         self.closed = True
 
 
-def test_what_could_not_be_judged_is_counted_until_the_count_is_set_anew() -> None:
-    judge = Judge()
-    scorer = Scorer([judge, Judge()], reward_range=(0, 2))
+def test_what_could_not_be_graded_is_counted_until_the_count_is_set_anew() -> None:
+    grader = Grader()
+    scorer = Scorer([grader, Grader()], reward_range=(0, 2))
     assert scorer.outcomes.fractions() == {}
     scorer(TASKS[:1], ["slow", "fine", "odd", "slow"])
     scorer(TASKS[:1], ["fine"] * 4)
@@ -205,7 +259,7 @@ def test_what_could_not_be_judged_is_counted_until_the_count_is_set_anew() -> No
     scorer(TASKS[:1], ["odd"])
     assert scorer.outcomes == Outcomes(2, 0, 2)
     scorer.close()
-    assert judge.closed
+    assert grader.closed
 
 
 def test_functions_in_verls_signature_are_called_as_they_expect() -> None:
@@ -215,7 +269,7 @@ def test_functions_in_verls_signature_are_called_as_they_expect() -> None:
     tasks = [Task("t", "p", "right", "maths", {"extra_info": {"n": 1}})]
     scorer = Scorer([compute_score])
     assert scorer.names == ["compute_score"]
-    assert scorer(tasks, ["yes", "no"]).tolist() == [[1.0, 0.0]]
+    assert scorer(tasks, ["yes", "no"]).tolist() == [1.0, 0.0]
 
 
 # --- evidence -------------------------------------------------------------------------------------------------------
@@ -231,28 +285,28 @@ def style(**_: Any) -> list[float]:
 
 def evidence(**options: Any) -> Any:
     scorer = Scorer([correctness, style], reward_range=(0.0, 1.2), **options)
-    scores = scorer.scores(TASKS, ["a", "b", "c", "d"])
-    return scorer.evidence(scores, scorer.combine(scores, TASKS), TASKS)
+    scores, rows = scorer.scores(TASKS, [2, 2], ["a", "b", "c", "d"]), tasks_of_rows(TASKS, [2, 2])
+    return scorer.evidence(scores, scorer.combine(scores, rows), rows)
 
 
 @pytest.mark.parametrize("name", ["correctness", 0])
 def test_the_evidence_is_the_score_of_the_function_that_is_named(name: Any) -> None:
-    np.testing.assert_array_equal(evidence(evidence=name), [[1, 0], [NAN, 0.5]])
+    np.testing.assert_array_equal(evidence(evidence=name), [1, 0, NAN, 0.5])
 
 
 def test_without_a_name_the_evidence_is_the_fraction_of_the_sum() -> None:
-    np.testing.assert_allclose(evidence(), [[1.2 / 1.2, 0.2 / 1.2], [0.2 / 1.2, 0.5 / 1.2]])
+    np.testing.assert_allclose(evidence(), [1.2 / 1.2, 0.2 / 1.2, 0.2 / 1.2, 0.5 / 1.2])
 
 
 def test_evidence_is_mapped_from_its_range() -> None:
     found = evidence(evidence="correctness", evidence_range=(-1.0, 3.0))
-    np.testing.assert_allclose(found, [[2 / 4, 1 / 4], [NAN, 1.5 / 4]])
+    np.testing.assert_allclose(found, [2 / 4, 1 / 4, NAN, 1.5 / 4])
 
 
 def test_a_function_of_a_repeated_name_has_its_number() -> None:
     scorer = Scorer([returning(0), returning(1)], reward_range=(0, 2), evidence="fixed-2")
-    scores = scorer.scores(TASKS[:1], ["a"])
-    assert scorer.evidence(scores, scores.sum(axis=0), TASKS[:1]) == [[1.0]]
+    scores = scorer.scores(TASKS[:1], [1], ["a"])
+    assert scorer.evidence(scores, scores.sum(axis=0), TASKS[:1]) == [1.0]
 
 
 def test_evidence_out_of_its_range_names_function_and_task() -> None:
@@ -272,16 +326,16 @@ def test_an_evidence_range_is_checked() -> None:
         evidence(evidence=0, evidence_range=(1.0, 0.0))
 
 
-# --- judges inside of other functions -------------------------------------------------------------------------------
+# --- graders inside of other functions ------------------------------------------------------------------------------
 
 
-def test_a_judge_that_another_function_asks_is_counted_and_closed() -> None:
-    judge = Judge()
-    scorer = Scorer([CosineLength(judge, max_characters=10)], reward_range=(-1.0, 1.0))
+def test_a_grader_that_another_function_asks_is_counted_and_closed() -> None:
+    grader = Grader()
+    scorer = Scorer([CosineLength(grader, max_characters=10)], reward_range=(-1.0, 1.0))
     scorer(TASKS[:1], ["slow", "odd"])
     assert scorer.outcomes == Outcomes(items=2, timeouts=1, errors=1)
-    stream = RewardStream(scorer, TASKS[:1], 2, lambda rows: [])
+    stream = RewardStream(scorer, TASKS[:1], [2], lambda rows: [])
     stream.finish(["slow", "slow"])
     assert stream.outcomes == Outcomes(items=2, timeouts=2)
     scorer.close()
-    assert judge.closed
+    assert grader.closed

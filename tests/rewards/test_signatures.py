@@ -30,7 +30,7 @@ def as_dictionary(solution_str: str, ground_truth: str) -> dict[str, Any]:
     return {"score": solution_str == ground_truth, "why": "compared"}
 
 
-class Judge:
+class Grader:
     def compute_score(self, data_source: str, solution_str: str, ground_truth: str, **more: Any) -> float:
         return float(sorted(more) == ["extra_info"] and data_source == "maths")
 
@@ -52,8 +52,8 @@ def test_a_dictionary_counts_by_its_score() -> None:
 
 
 def test_the_group_is_the_data_source_where_there_is_no_such_column() -> None:
-    assert scores(Judge().compute_score, "2", tasks=[Task("t", "?", "2", "maths")]) == [1.0]
-    assert scores(Judge().compute_score, "2", tasks=[Task("t", "?", "2", "logic")]) == [0.0]
+    assert scores(Grader().compute_score, "2", tasks=[Task("t", "?", "2", "maths")]) == [1.0]
+    assert scores(Grader().compute_score, "2", tasks=[Task("t", "?", "2", "logic")]) == [0.0]
 
 
 def test_the_ground_truth_of_verls_own_column_is_passed_as_it_is() -> None:

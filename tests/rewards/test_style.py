@@ -79,11 +79,11 @@ def test_short_is_better_if_right_and_worse_if_wrong(n: int, more: int) -> None:
     assert math.isclose(right[0], right[1]) == (n == more)  # type: ignore[arg-type]
 
 
-def test_what_the_judge_leaves_open_stays_open() -> None:
-    def judge(prompts: Any, completions: Any, **columns: Any) -> list[float | None]:
+def test_what_the_grader_leaves_open_stays_open() -> None:
+    def grader(prompts: Any, completions: Any, **columns: Any) -> list[float | None]:
         return [None, 0.5, columns["level"][2]]
 
-    rewards = of(CosineLength(judge, max_characters=10), "", "", "", level=[0, 0, 1.0])
+    rewards = of(CosineLength(grader, max_characters=10), "", "", "", level=[0, 0, 1.0])
     assert rewards == [None, -1.0, 1.0]  # half right is wrong
 
 

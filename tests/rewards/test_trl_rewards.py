@@ -1,6 +1,6 @@
 """Reward functions of `trl.rewards` work as they are."""
 
-# Shapes: B tasks, G rollouts per task.
+# Shapes: B tasks, R rows, n_b of task b.
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WRONG = r"\boxed{\frac{1}{3}}"
 
 def scores(function: Any, *completions: str, ids: Any = None) -> list[float]:
     """Of two completions of each task."""
-    return Scorer([function], reward_range=(-5, 5)).scores(TASKS, completions, ids).ravel().tolist()
+    return Scorer([function], reward_range=(-5, 5)).scores(TASKS, [2, 2], completions, ids).ravel().tolist()
 
 
 def test_accuracy() -> None:
@@ -35,7 +35,7 @@ def test_accuracy() -> None:
 
 def test_a_solution_that_does_not_parse_has_no_reward() -> None:
     unreadable = [Task("t", CHAT, "", columns={"solution": ""})]
-    assert math.isnan(Scorer([trl.accuracy_reward]).scores(unreadable, [RIGHT])[0, 0, 0])
+    assert math.isnan(Scorer([trl.accuracy_reward]).scores(unreadable, [1], [RIGHT])[0, 0])
 
 
 def test_format() -> None:
@@ -61,5 +61,5 @@ def test_a_maker_of_reward_functions_is_refused_for_what_it_makes() -> None:
 def test_a_stream_gives_them_the_same() -> None:
     functions = [trl.think_format_reward, trl.get_soft_overlong_punishment(4, 2)]
     texts, ids = [RIGHT, WRONG, RIGHT, RIGHT], [[1], [1] * 3, [1] * 4, [1] * 5]
-    stream = RewardStream(Scorer(functions), TASKS, 2, lambda rows: [])
-    assert stream.finish(texts, ids).tolist() == Scorer(functions).scores(TASKS, texts, ids).tolist()
+    stream = RewardStream(Scorer(functions), TASKS, [2, 2], lambda rows: [])
+    assert stream.finish(texts, ids).tolist() == Scorer(functions).scores(TASKS, [2, 2], texts, ids).tolist()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bots_lightning.rewards.judged import RewardPoolError
+from bots_lightning.rewards.graded import RewardPoolError
 from bots_lightning.rewards.worker import path_of
 from bots_lightning.rewards.workers import PATIENCE, Verdict, WorkerPool
 

@@ -142,9 +142,8 @@ def partial_outcome(batch: np.ndarray, step: int) -> Evidence:
     """Rewards in between, of which ever fewer lie at an end of the range."""
     rng = np.random.default_rng([step, *batch.tolist()])
     rewards = rng.random((len(batch), 8))
-    return Evidence.from_rewards(
-        batch, np.where(rng.random((len(batch), 8)) < 4 / (4 + step), rewards.round(), rewards)
-    )
+    rewards = np.where(rng.random((len(batch), 8)) < 4 / (4 + step), rewards.round(), rewards)
+    return Evidence.from_rewards(batch, rewards.ravel(), np.full(len(batch), 8))
 
 
 def test_with_rewards_in_between_a_resumed_selector_goes_on_as_well() -> None:

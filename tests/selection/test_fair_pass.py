@@ -83,7 +83,8 @@ def outcome(batch: np.ndarray, step: int, whole: bool) -> Evidence:
         return Evidence(batch, rng.integers(0, 9, len(batch)).astype(float), np.full(len(batch), 8.0))
     rewards = rng.random((len(batch), 8))
     at_an_end = rng.random((len(batch), 8)) < 4 / (4 + step)
-    return Evidence.from_rewards(batch, np.where(at_an_end, rewards.round(), rewards))
+    rewards = np.where(at_an_end, rewards.round(), rewards)
+    return Evidence.from_rewards(batch, rewards.ravel(), np.full(len(batch), 8))
 
 
 RULES = {

@@ -16,7 +16,7 @@ from bots_lightning.rewards.code.grading import Rules, Tests, Verdict, count, gr
 from bots_lightning.rewards.code.process import Limits, SandboxError
 from bots_lightning.rewards.code.sandbox import Sandbox
 from bots_lightning.rewards.code.tests_format import parse_tests
-from bots_lightning.rewards.judged import JudgedReward, Outcomes, RewardPoolError
+from bots_lightning.rewards.graded import GradedReward, Outcomes, RewardPoolError
 from bots_lightning.rewards.worker import usable_cores
 from bots_lightning.tasks import Task
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 FAILED_STARTS = 8  # in a row, over all workers, after which the machine is at fault
 
 
-class CodeReward(JudgedReward):
+class CodeReward(GradedReward):
     """Runs the program of each completion against the tests of its task, in a sandbox.
 
     The program is the last ```python block of the completion that defines what the tests ask for, see `extract`. One

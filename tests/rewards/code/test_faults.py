@@ -11,7 +11,7 @@ import pytest
 
 from bots_lightning.rewards.code import CodeReward
 from bots_lightning.rewards.code import faults as faults_module
-from bots_lightning.rewards.judged import Outcomes
+from bots_lightning.rewards.graded import Outcomes
 from bots_lightning.tasks import Task
 
 

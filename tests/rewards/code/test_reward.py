@@ -12,7 +12,7 @@ import pytest
 
 from bots_lightning.rewards.code import CodeReward, SandboxError
 from bots_lightning.rewards.code.reward import FAILED_STARTS
-from bots_lightning.rewards.judged import Outcomes, RewardPoolError
+from bots_lightning.rewards.graded import Outcomes, RewardPoolError
 
 
 @dataclass(frozen=True)
