@@ -1,4 +1,4 @@
-"""What a module asks of its strategy, whichever that is: one device, several in parallel, or DeepSpeed."""
+"""What a module needs of its strategy: one device, several data parallel ranks, or DeepSpeed."""
 
 from __future__ import annotations
 
@@ -19,51 +19,31 @@ Computed = TypeVar("Computed")
 
 
 class OnlineStrategy(ABC):
-    """What a strategy of several ranks adds to Lightning's: many backward passes to one step, and rollouts."""
+    """What a strategy of several ranks adds to Lightning's: many backward passes per step, and rollouts.
 
-    repeatable: bool  # whether a rank's backward passes can be made again: no other rank takes part in them
+    A strategy of one device needs none of it; the functions of this module treat both alike.
+    """
+
+    repeatable: bool  # whether a rank's backward passes can be made again: they involve no other rank
 
     @property
     def shards_parameters(self) -> bool:
-        """Whether ranks hold parts of the weights between steps."""
+        """See the function `shards_parameters`."""
         return False
 
     @abstractmethod
     def trained_pass(self, compute: Callable[[], Computed]) -> Computed:
-        """Runs a forward pass that will be differentiated."""
+        """Implements the function `trained_pass`."""
 
     @abstractmethod
     def gathered_parameters(self) -> AbstractContextManager[None]:
-        """Holds all weights on every rank; all ranks enter and leave it together."""
+        """Implements the function `gathered_parameters`."""
 
     @abstractmethod
-    def take_step(self, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool) -> Any:
-        """See the function `take_step`."""
-
-
-def connect_ranks(strategy: Any) -> None:
-    """Before the process group is made: see `meet`. Processes that Lightning has started end with this one.
-
-    Args:
-        strategy: one of several ranks, of Lightning.
-
-    Raises:
-        ConnectionError: the ranks cannot meet.
-    """
-    strategy.set_world_ranks()
-    environment = strategy.cluster_environment
-    try:
-        meet(
-            environment.main_address,
-            environment.main_port,
-            strategy.global_rank,
-            strategy.world_size,
-            strategy._timeout,
-        )
-    except ConnectionError:
-        if isinstance(strategy.launcher, _SubprocessScriptLauncher):
-            strategy.launcher.kill(signal.SIGTERM)
-        raise
+    def take_step(
+        self, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool
+    ) -> tuple[float, bool]:
+        """Implements the function `take_step`."""
 
 
 def trained_pass(strategy: Any, compute: Callable[[], Computed]) -> Computed:
@@ -72,6 +52,9 @@ def trained_pass(strategy: Any, compute: Callable[[], Computed]) -> Computed:
     Args:
         strategy: of the trainer.
         compute: the pass. All ranks make equally many.
+
+    Returns:
+        what `compute` returns.
     """
     return strategy.trained_pass(compute) if isinstance(strategy, OnlineStrategy) else compute()
 
@@ -82,12 +65,12 @@ def repeatable(strategy: Any) -> bool:
 
 
 def shards_parameters(strategy: Any) -> bool:
-    """Whether a rank holds a part of the weights only, but for `gathered_parameters`."""
+    """Whether a rank holds only a shard of each weight outside `gathered_parameters`."""
     return isinstance(strategy, OnlineStrategy) and strategy.shards_parameters
 
 
 def gathered_parameters(strategy: Any) -> AbstractContextManager[None]:
-    """A context that holds all weights on every rank, for passes without gradient: ranks may make different ones.
+    """A context in which every rank holds all weights, for passes without gradient: each rank may make its own.
 
     Args:
         strategy: of the trainer. All its ranks enter and leave the context together.
@@ -118,10 +101,37 @@ def take_step(
 def clipped_step(
     strategy: Any, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool
 ) -> tuple[float, bool]:
-    """`take_step` where every rank has the whole gradient, averaged already. What is skipped is not clipped."""
+    """`take_step` where every rank has the full gradient, already averaged. A skipped step clips nothing."""
     norm = get_total_norm([weight.grad for weight in trained if weight.grad is not None])
     if not strategy.reduce_boolean_decision(finite and bool(torch.isfinite(norm)), all=True):
         return float(norm), False
     clip_grads_with_norm_(trained, max_norm, norm)
     optimizer.step()
     return float(norm), True
+
+
+def connect_ranks(strategy: Any) -> None:
+    """Connects the ranks before the process group is made, see `meet`.
+
+    Where it fails, the processes that Lightning has started end with this one.
+
+    Args:
+        strategy: of several ranks.
+
+    Raises:
+        ConnectionError: the ranks cannot meet.
+    """
+    strategy.set_world_ranks()
+    environment = strategy.cluster_environment
+    try:
+        meet(
+            environment.main_address,
+            environment.main_port,
+            strategy.global_rank,
+            strategy.world_size,
+            strategy._timeout,
+        )
+    except ConnectionError:
+        if isinstance(strategy.launcher, _SubprocessScriptLauncher):
+            strategy.launcher.kill(signal.SIGTERM)
+        raise

@@ -1,17 +1,16 @@
-"""DeepSpeed's ZeRO: optimizer state, gradients and weights divided over the ranks (arXiv:1910.02054)."""
+"""DeepSpeed's ZeRO: optimizer state, gradients and weights sharded over the ranks (arXiv:1910.02054)."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from lightning import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
@@ -21,39 +20,36 @@ from torch import Tensor, nn
 from bots_lightning.checkpoints import (
     TAG,
     announce_fresh_optimizer,
-    begin_folder,
     consolidated,
-    own_digests,
-    put_in_place,
     read_file,
     read_manifest,
     read_state,
-    sync,
-    unfinished,
-    write_manifest,
-    write_state,
-    writing,
 )
+from bots_lightning.options import check_numbers
 from bots_lightning.strategies.base import Computed, OnlineStrategy, connect_ranks
 from bots_lightning.strategies.reached import check_same_weights
+from bots_lightning.strategies.shards import save_shards
 from bots_lightning.strategies.zero3 import gathered
 
 
 class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
     """ZeRO for a module that learns online, on GPUs and CPUs alike.
 
-    Lightning's DeepSpeedStrategy runs a training step inside the engine's own forward pass; with several backward
-    passes in it, gradients go wrong silently. Here the engine sees each differentiated pass by itself, and one step
-    takes all the gradients since the last.
+    Lightning's DeepSpeedStrategy runs a training step inside the engine's forward pass; several backward passes in one
+    step give wrong gradients, silently. Here the engine sees each differentiated pass by itself, and one optimizer step
+    takes all gradients since the last.
 
     Args:
-        stage: 1 divides the optimizer's state, 2 the gradients too, 3 the weights too. 3 gathers the weights for the
-            whole phase of rollouts, so that ranks may generate completions of different lengths.
+        stage: 1 shards the optimizer's state, 2 also the gradients, 3 also the weights. 3 gathers the weights for all
+            rollouts of a step, so that ranks may generate completions of different lengths.
         offload_optimizer: keeps the optimizer's state in the memory of the CPU.
         offload_parameters: keeps the weights there too; stage 3 only.
-        bucket_size: elements that travel together.
-        timeout_seconds: how long a rank waits for the others before it gives up.
+        bucket_size: elements of gradient or weight that are sent together, at least 1.
+        timeout_seconds: how long a rank waits for the others before it gives up, more than 0.
         options: further entries of DeepSpeed's own config, by its names.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     repeatable = False
@@ -67,6 +63,8 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         timeout_seconds: float = 1800.0,
         options: dict[str, Any] | None = None,
     ) -> None:
+        check_numbers(1, bucket_size=bucket_size)
+        check_numbers(0, above=True, timeout_seconds=timeout_seconds)
         super().__init__(
             stage=stage,
             offload_optimizer=offload_optimizer,
@@ -79,33 +77,33 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
             timeout=timedelta(seconds=timeout_seconds),
         )
         assert isinstance(self.config, dict)
-        # torch's AdamW steps also where state is offloaded: DeepSpeed's own needs a compiler.
+        # torch's AdamW also where state is offloaded: DeepSpeed's own needs a compiler.
         self.config |= {"managed_gradient_accumulation": False, "zero_force_ds_cpu_optimizer": False}
         self.config |= options or {}
-        self._shards: Path | None = None  # that this run goes on from
+        self._shards: Path | None = None  # that this run resumes from
 
     # --- setup --------------------------------------------------------------------------------------------------
 
     def setup_environment(self) -> None:
-        """Also on CPUs, which Lightning refuses."""
+        """Sets the devices up: also CPUs, which Lightning refuses."""
         if not isinstance(self.accelerator, CPUAccelerator):
             super().setup_environment()
             return
         import deepspeed
 
         os.environ["DS_ACCELERATOR"] = "cpu"
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a minute of compiling, not needed
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # not needed, and compiled for a minute
         assert self.parallel_devices is not None
         self.parallel_devices = [torch.device("cpu", index) for index in range(len(self.parallel_devices))]
         DDPStrategy.setup_environment(self)
 
     def setup_distributed(self) -> None:
-        """Once the ranks have found each other."""
+        """Makes the process group, once the ranks have found each other."""
         connect_ranks(self)
         super().setup_distributed()
 
     def setup(self, trainer: Trainer) -> None:
-        """Clips in the engine, which has the whole gradient."""
+        """Makes the engine. It clips gradients itself, since no rank holds all of them."""
         assert isinstance(self.config, dict)
         self.config.setdefault("gradient_clipping", getattr(self.lightning_module, "max_grad_norm", 0.0))
         super().setup(trainer)
@@ -113,12 +111,12 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
             self.deepspeed_engine.optimizer.check_grad_overflow = True  # off in float32 by default
 
     def model_sharded_context(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        """Weights are loaded whole and divided afterwards, so that they are those of the checkpoint."""
+        """Shards nothing while weights are loaded: the checkpoint is read in full, then sharded."""
         return nullcontext()
 
     @property
     def shards_parameters(self) -> bool:
-        """ZeRO-3 does."""
+        """True for ZeRO-3."""
         return bool(self.zero_stage_3)
 
     # --- steps --------------------------------------------------------------------------------------------------
@@ -130,43 +128,47 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         return self.lightning_module
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Outside of the engine."""
+        """Runs the module's own step, not inside of the engine's forward pass."""
         with self.precision_plugin.train_step_context():
             return self._module.training_step(*args, **kwargs)
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Outside of the engine."""
+        """Runs the module's own step, not inside of the engine's forward pass."""
         with self.precision_plugin.val_step_context():
             return self._module.validation_step(*args, **kwargs)
 
     def test_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Outside of the engine."""
+        """Runs the module's own step, not inside of the engine's forward pass."""
         with self.precision_plugin.test_step_context():
             return self._module.test_step(*args, **kwargs)
 
     def predict_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Outside of the engine."""
+        """Runs the module's own step, not inside of the engine's forward pass."""
         with self.precision_plugin.predict_step_context():
             return self._module.predict_step(*args, **kwargs)
 
     def trained_pass(self, compute: Callable[[], Computed]) -> Computed:
-        """Through the engine."""
+        """Runs the pass as a forward pass of the engine."""
         return self.deepspeed_engine(compute)
 
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Through the engine, which averages gradients over ranks in the order in which they come."""
+        """Runs the engine's backward pass, which averages gradients over ranks in the order of their arrival.
+
+        Raises:
+            ValueError: the losses of the ranks reach different weights.
+        """
         check_same_weights(closure_loss, self._module)
         return super().backward(closure_loss, optimizer, *args, **kwargs)
 
     def take_step(
         self, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool
     ) -> tuple[float, bool]:
-        """The engine averages, clips and steps; it skips what is not finite itself, but for losses."""
+        """Has the engine average, clip and step. It checks gradients itself; a loss that is not finite is told here."""
         engine = self.deepspeed_engine
         check = "_overflow_check_and_loss_scale_update" if self.zero_stage_3 else "check_overflow"
         with nullcontext() if self.reduce_boolean_decision(finite, all=True) else _skipping(engine.optimizer, check):
             optimizer.step()
-        if self.zero_stage_3:  # where a weight's first gradient comes after others', it is added to what is there
+        if self.zero_stage_3:  # a weight's late first gradient is added to what the buffer holds
             engine.optimizer.grad_partitions_flat_buffer.zero_()
         norm = engine.get_global_grad_norm()
         return (math.nan if norm is None else float(norm)), engine.was_step_applied()
@@ -174,30 +176,20 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
     # --- checkpoints --------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """A folder with the shards of all ranks, which gets its name when all of it has reached the disk."""
-        path = Path(self.broadcast(filepath))
-        with writing(path):
-            if self.is_global_zero:
-                write_state(begin_folder(path), checkpoint)
-            self.barrier("begun")
-            shapes = self._module.trained_shapes()
-            with _state_of(self._module, shapes):
-                self.deepspeed_engine.save_checkpoint(str(unfinished(path)), tag=TAG, exclude_frozen_parameters=True)
-            if self.local_rank == 0:
-                sync(unfinished(path))  # on each node, what was written there
-            self.barrier("written")
-            parts: list[Any] = [None] * self.world_size
-            dist.all_gather_object(parts, own_digests(unfinished(path), self.global_rank, self.world_size))
-            if self.is_global_zero:
-                digests = {name: digest for part in parts for name, digest in part.items()}
-                write_manifest(unfinished(path), self._stage, self.world_size, shapes, digests)
-                put_in_place(path)
-        self.barrier("in place")
+        """Writes a folder with the shards of all ranks, see `save_shards`.
+
+        Raises:
+            CheckpointError: the disk is full, or fails.
+        """
+        save_shards(self, self._stage, Path(self.broadcast(filepath)), checkpoint, self._module.trained_shapes())
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """The run's state. Shards follow in `load_model_state_dict`, when they have been found to fit.
+        """Reads the run's state; its shards are loaded later, by `load_model_state_dict`.
 
-        A checkpoint of another stage, world size or strategy gives its weights, and leaves its optimizer behind.
+        Of a checkpoint of another stage, world size or strategy, weights are restored and the optimizer is not.
+
+        Raises:
+            ValueError: it is damaged, or no checkpoint.
         """
         path = Path(self.broadcast(checkpoint_path))
         manifest = read_manifest(path) if path.is_dir() else None
@@ -210,7 +202,7 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
         return consolidated(path) if manifest else read_file(path, weights_only=weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """The shards, or whole weights to be divided."""
+        """Restores weights and optimizer from shards, or weights alone from the state, sharding them."""
         if self._shards:
             self.deepspeed_engine.load_checkpoint(
                 str(self._shards), tag=TAG, load_module_strict=False, load_lr_scheduler_states=False
@@ -237,21 +229,6 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
     def gathered_parameters(self) -> AbstractContextManager[None]:
         """Gathers what ZeRO-3 shards; at other stages every rank holds all weights."""
         return gathered(self.deepspeed_engine.optimizer) if self.zero_stage_3 else nullcontext()
-
-
-@contextmanager
-def _state_of(module: nn.Module, kept: Container[str]) -> Iterator[None]:
-    """Leaves the rest out of the module's state: DeepSpeed excludes frozen weights by one of their names only."""
-
-    def drop(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
-        for name in [name for name in state if name not in kept]:
-            del state[name]
-
-    handle = module.register_state_dict_post_hook(drop)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager

@@ -16,10 +16,13 @@ CHUNK = 2**24  # elements that are summed at a time, as int64
 
 
 def differing_weights(weights: Iterable[tuple[str, Tensor]]) -> str | None:
-    """What differs from most ranks, in words; None if nothing does. All ranks call it together.
+    """Compares the weights of all ranks, which call it together.
 
     Args:
-        weights: by name; whole, on the device where they are.
+        weights: by name; gathered, on any device.
+
+    Returns:
+        which rank differs from most others in which weights; None if all agree.
     """
     names, found = [], []
     for name, weight in weights:
@@ -39,14 +42,13 @@ def differing_weights(weights: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def digest(weight: Tensor) -> Tensor:
-    """() int64, the sum of the bit patterns of all elements: where one of them changes, so does this."""
+    """() int64, the sum of the bit patterns of all elements: it changes where a single element does."""
     bits = weight.detach().contiguous().view(-1).view(BITS[weight.element_size()])
-    parts = [part.sum(dtype=torch.int64) for part in bits.split(CHUNK)]
-    return torch.stack(parts).sum()
+    return torch.stack([chunk.sum(dtype=torch.int64) for chunk in bits.split(CHUNK)]).sum()
 
 
 def _odd_ranks(digests: list[int | None]) -> list[int]:
-    """Those that do not hold what most do; of two, the second."""
+    """Ranks whose digest is not the most common one; of two that differ, the second."""
     usual = Counter(digests).most_common(1)[0][0]
     return [rank for rank, of_rank in enumerate(digests) if of_rank != usual]
 

@@ -1,4 +1,4 @@
-"""Ranks meet at the port of the first one, or say in a line why they cannot."""
+"""Ranks meet at the port of the first one, or end with one line that says why they cannot."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from datetime import timedelta
 import torch.distributed as dist
 
 HERE = "bots_lightning/first rank"  # a key that the first rank sets in its store
-ANSWER_SECONDS = 30.0  # until it has, once its port is open
+ANSWER_SECONDS = 30.0  # how long the others wait for that key once the port is open
 
-_store: dist.TCPStore | None = None  # kept: `init_process_group` goes on with it
+_store: dist.TCPStore | None = None  # kept alive: `init_process_group` uses it
 
 
 def meet(address: str, port: int, rank: int, world_size: int, timeout: timedelta) -> None:
     """Opens the port at the first rank; at the others, makes sure that it is this run's first rank that answers.
 
-    Without it the first rank ends with a torch error where the port is in use, and the others wait for half an hour for
-    an answer of whatever program has it, or join another run.
+    Without it, where the port is in use, the first rank ends with a torch error, and the others wait half an hour for
+    an answer of the program that holds it, or join another run.
 
     Args:
         address: of the first rank: MASTER_ADDR.
@@ -30,9 +30,9 @@ def meet(address: str, port: int, rank: int, world_size: int, timeout: timedelta
         timeout: how long the others wait until the port is open.
 
     Raises:
-        ConnectionError: the port is in use, or nobody has opened it.
+        ConnectionError: the port is in use, or was not opened in time.
     """
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)  # torchrun holds the port, and ends all ranks
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)  # torchrun holds the port and ends all ranks
     if world_size == 1 or agent or dist.is_initialized():
         return
     if rank == 0:
@@ -43,8 +43,9 @@ def meet(address: str, port: int, rank: int, world_size: int, timeout: timedelta
 
 
 def _open(address: str, port: int, world_size: int, timeout: timedelta) -> None:
+    """Opens the port at the first rank."""
     global _store
-    options = {"wait_for_workers": False, "multi_tenant": True}  # as torch opens it, which will find it open
+    options = {"wait_for_workers": False, "multi_tenant": True}  # as torch opens it, so that torch shares this store
     try:
         _store = dist.TCPStore(address, port, world_size, True, timeout, **options)
     except dist.DistNetworkError as error:
@@ -58,6 +59,7 @@ def _open(address: str, port: int, world_size: int, timeout: timedelta) -> None:
 
 
 def _await_port(address: str, port: int, timeout: timedelta) -> None:
+    """Waits until the first rank has opened its port."""
     deadline = time.monotonic() + timeout.total_seconds()
     while True:
         try:
@@ -74,6 +76,7 @@ def _await_port(address: str, port: int, timeout: timedelta) -> None:
 
 
 def _greet(address: str, port: int, rank: int, world_size: int) -> None:
+    """Registers this rank with the first one; fails where another program, or the same rank, has answered."""
     answers: list[int] = []
 
     def ask() -> None:
@@ -81,10 +84,10 @@ def _greet(address: str, port: int, rank: int, world_size: int) -> None:
             store = dist.TCPStore(address, port, world_size, False, wait_for_workers=False)
             store.wait([HERE], timedelta(seconds=ANSWER_SECONDS))
             answers.append(store.add(f"bots_lightning/rank {rank}", 1))
-        except dist.DistError:  # no store at all, or one without a first rank of ours
+        except dist.DistError:  # no store at all, or one without the first rank of this run
             return
 
-    # On a thread, since torch waits without end for the answer of a program that is no store.
+    # On a thread, since torch waits forever for the answer of a program that is no store.
     asking = threading.Thread(target=ask, name="meeting", daemon=True)
     asking.start()
     asking.join(ANSWER_SECONDS)
@@ -97,19 +100,19 @@ def _greet(address: str, port: int, rank: int, world_size: int) -> None:
 
 
 def check_same_checkpoint(path: str | None) -> None:
-    """Refuses to go on from different checkpoints: each rank that Lightning has not started looks for `last` itself.
+    """Refuses to resume from different checkpoints: ranks that Lightning has not started each look for `last`.
 
     Args:
         path: of this rank's checkpoint, None if there is none.
 
     Raises:
-        ValueError: the ranks' differ; raised on all.
+        ValueError: the ranks' checkpoints differ; raised on all.
     """
     found: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(found, path)
     if len(set(found)) > 1:
         listed = ", ".join(f"rank {rank}: {theirs}" for rank, theirs in enumerate(found))
         raise ValueError(
-            f"the ranks would go on from different checkpoints ({listed}): a run of this name was saved while they "
+            f"the ranks would resume from different checkpoints ({listed}): a run of this name was saved while they "
             "looked, or they do not see the same files. Start again, or name the checkpoint by its path."
         )

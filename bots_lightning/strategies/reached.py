@@ -1,4 +1,4 @@
-"""Which weights a loss reaches; under DeepSpeed they have to be the same on all ranks."""
+"""Which weights a loss depends on; under DeepSpeed they must be the same on all ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 
 def reached(loss: Tensor) -> set[int]:
-    """The `id` of every weight that gets a gradient when this loss is differentiated."""
+    """The `id` of every weight that gets a gradient when this loss is differentiated.
+
+    Args:
+        loss: scalar, with its graph.
+    """
     found, seen, left = set(), set(), [loss.grad_fn]
     while left:
         node: Any = left.pop()
@@ -24,10 +28,10 @@ def reached(loss: Tensor) -> set[int]:
 
 
 def check_same_weights(loss: Tensor, module: nn.Module) -> None:
-    """Compares what the losses of all ranks reach, before one of them is differentiated.
+    """Compares the weights that the losses of all ranks reach, before any of them is differentiated.
 
-    DeepSpeed puts gradients into buckets as they come and averages those: where ranks have gradients of different
-    weights, it would average weights of different names together, or wait for ever.
+    DeepSpeed puts gradients into buckets in the order of their arrival and averages buckets. If ranks had gradients of
+    different weights, it would average different weights together, or wait forever.
 
     Args:
         loss: this rank's.

@@ -13,7 +13,7 @@ meeting.ANSWER_SECONDS = 2.0
 
 
 def main() -> None:
-    """Says so when all are there."""
+    """Prints a line when all ranks are there."""
     trainer = Trainer(accelerator="cpu", devices=2, strategy=DataParallel(), logger=False, enable_checkpointing=False)
     try:
         trainer.strategy.launcher.launch(trainer.strategy.setup_environment)

@@ -37,7 +37,7 @@ class Pool:
 
 
 def unsolved_group(rank: int) -> Any:
-    """A step in which only the second rank has tasks of the group b, none of them solved: lines said, and the state."""
+    """A step in which only the second rank has tasks of the group b, none of them solved: the log, and the state."""
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
@@ -48,17 +48,18 @@ def unsolved_group(rank: int) -> Any:
         dist.all_gather(found, counts)
         return torch.stack(found)
 
-    rewards = torch.tensor([[1.0, 0.0], [0.0, 0.0]]) * (1 - rank)
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0]) * (1 - rank)
     outputs = {
         "rewards": rewards,
         "evidence": rewards,
+        "group_of_row": torch.tensor([0, 0, 1, 1]),
         "tasks": [Task(f"rank {rank}", "ask", "42", "ab"[rank])] * 2,
         "completions": ["said"] * 4,
         "finished": torch.ones(4, dtype=torch.bool),
     }
     module = SimpleNamespace(
         scorer=SimpleNamespace(low=0.0, high=1.0),
-        max_completion_length=16,
+        sampler=SimpleNamespace(max_completion_length=16),
         progress=SimpleNamespace(iterations=1),
         all_gather=all_gather,
     )
@@ -69,7 +70,7 @@ def unsolved_group(rank: int) -> Any:
 
 
 class Letters(nn.Module):
-    """Weights a, b, c; no one's loss reaches d."""
+    """Weights a, b, c and d; no loss reaches d."""
 
     def __init__(self, b: float = 1.0) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class Letters(nn.Module):
             setattr(self, name, nn.Parameter(torch.full((2,), b if name == "b" else 1.0)))
 
     def loss(self, rank: int) -> torch.Tensor:
-        """Of a and c on the first rank, of b and c on the second."""
+        """A loss of a and c on the first rank, of b and c on the second."""
         return 2 * (self.b if rank else self.a).sum() + (4 + 2 * rank) * self.c.sum()
 
 
@@ -92,7 +93,7 @@ def gradients_of_different_weights(rank: int) -> Any:
 
 
 def losses_of_different_weights(rank: int) -> Any:
-    """What is said where the ranks' losses reach different weights, and where they reach the same."""
+    """The errors where the ranks' losses reach the same weights, twice, and where they reach different ones."""
     module, said = Letters(), []
     for loss in (module.c.sum(), module.loss(0), module.loss(rank)):
         try:
@@ -104,7 +105,7 @@ def losses_of_different_weights(rank: int) -> Any:
 
 
 def deepspeed_with_losses_of_different_weights(rank: int) -> Any:
-    """What the strategy says instead of a backward pass."""
+    """The strategy's error instead of a backward pass."""
     strategy, module = DeepSpeed(), Letters()
     strategy._lightning_module = module  # type: ignore[assignment]
     try:
@@ -115,7 +116,7 @@ def deepspeed_with_losses_of_different_weights(rank: int) -> Any:
 
 
 def drifted_apart(rank: int) -> Any:
-    """What is said of ranks that hold the same, whose beliefs differ, and of whose weights b is one ulp apart."""
+    """The errors where ranks agree, where their beliefs differ, and where their weights b are one ulp apart."""
     said = []
     after = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0)).item()
     for belief, module in (
@@ -132,7 +133,7 @@ def drifted_apart(rank: int) -> Any:
 
 
 def different_checkpoints(rank: int) -> Any:
-    """What is said of ranks with the same checkpoint, with none, with different ones, and with one on one rank only."""
+    """The errors where ranks have the same checkpoint, none, different ones, and where only one has any."""
     said = []
     for path in ("a.ckpt", None, f"{rank}.ckpt", "a.ckpt" if rank else None):
         try:

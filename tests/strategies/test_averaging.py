@@ -1,4 +1,4 @@
-"""Ranks with gradients of different weights: zeros where one has none, and an error where that cannot be had."""
+"""Ranks with gradients of different weights: zeros where one has none, or an error where zeros are impossible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_each_weight_is_averaged_with_itself(on_two_ranks: Callable[[str], list[
     assert second == first
 
 
-def test_losses_of_different_weights_are_told_apart_from_those_of_the_same(
+def test_losses_of_different_weights_are_refused_and_those_of_the_same_are_not(
     on_two_ranks: Callable[[str], list[Any]],
 ) -> None:
     first, second = on_two_ranks("losses_of_different_weights")

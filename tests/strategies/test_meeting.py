@@ -1,4 +1,4 @@
-"""Ranks find each other, or say in a line that their port is another's; none waits for ever."""
+"""Ranks find each other, or say in a line that another program has their port; none waits forever."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_ranks_meet_at_a_free_port_and_none_comes_twice(free: int) -> None:
         meet(HOST, free, 1, 2, LONG)
 
 
-def test_a_port_in_use_is_told_by_every_rank(taken: int) -> None:
+def test_a_port_in_use_is_named_by_every_rank(taken: int) -> None:
     words = f"port {taken} of {HOST}, where the ranks meet, is in use by another program"
     with pytest.raises(ConnectionError, match=rf"{words}\. Set MASTER_PORT to a free port"):
         meet(HOST, taken, 0, 2, LONG)
@@ -57,7 +57,7 @@ def test_a_port_in_use_is_told_by_every_rank(taken: int) -> None:
         meet(HOST, taken, 1, 2, LONG)
 
 
-def test_the_store_of_another_program_is_not_taken_for_ours() -> None:
+def test_the_store_of_another_program_is_not_mistaken_for_ours() -> None:
     store = dist.TCPStore(HOST, 0, 2, True, wait_for_workers=False)
     with pytest.raises(ConnectionError, match="another program than this run's first rank"):
         meet(HOST, store.port, 1, 2, LONG)
@@ -70,7 +70,7 @@ def test_a_port_that_nobody_opens_is_named(free: int) -> None:
 
 def test_one_rank_and_ranks_of_torchrun_need_no_port(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "_store", None)
-    before = set(threading.enumerate())  # some ask a silent program for ever
+    before = set(threading.enumerate())  # some ask a silent program forever
     meet(HOST, taken, 0, 1, LONG)
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     meet(HOST, taken, 0, 2, LONG)
@@ -116,7 +116,7 @@ def test_ranks_started_by_lightning_end_with_the_first(taken: int) -> None:
     assert "Traceback" not in said
 
 
-def test_ranks_go_on_from_one_checkpoint(on_two_ranks: Callable[[str], list[Any]]) -> None:
+def test_ranks_resume_from_one_checkpoint(on_two_ranks: Callable[[str], list[Any]]) -> None:
     first, second = on_two_ranks("different_checkpoints")
     assert first[:2] == ["", ""]
     assert "different checkpoints (rank 0: 0.ckpt, rank 1: 1.ckpt)" in first[2]

@@ -31,7 +31,7 @@ def ranks(ended: threading.Event) -> Iterator[list[RankWatch]]:
     port, secret = watches[0].listen()
     for rank in (1, 2):
         watches[rank].connect("127.0.0.1", port, secret, f"rank {rank}", "rank 0")
-    _await(lambda: len(watches[0]._others) == 2)
+    _await(lambda: len(watches[0].connections.others) == 2)
     yield watches
     for watch in watches:
         watch.close()
@@ -162,8 +162,8 @@ def test_a_goodbye_is_no_loss(order: tuple[int, ...], ranks: list[RankWatch], en
 
 
 def test_a_stranger_is_turned_away(ranks: list[RankWatch], ended: threading.Event) -> None:
-    assert ranks[0]._server is not None
-    port = ranks[0]._server.getsockname()[1]
+    assert ranks[0].connections.server is not None
+    port = ranks[0].connections.server.getsockname()[1]
     with socket.create_connection(("127.0.0.1", port), timeout=5) as stranger:
         stranger.sendall(b"guess rank 7")
         assert stranger.recv(1) == b""
@@ -176,7 +176,7 @@ def test_a_child_that_outlives_its_rank_does_not_hide_the_loss() -> None:
     first, second = RankWatch(), RankWatch()
     port, secret = first.listen()
     second.connect("127.0.0.1", port, secret, "rank 1", "rank 0")
-    connection = next(iter(second._others))
+    connection = next(iter(second.connections.others))
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         os.write(write, str(connection.fileno()).encode())
