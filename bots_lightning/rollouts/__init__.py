@@ -2,10 +2,11 @@
 
 from bots_lightning.rollouts.compact import CompactEngine
 from bots_lightning.rollouts.engine import (
+    GenerationRequest,
     OnCompleted,
     RolloutEngine,
     RolloutsCancelledError,
-    Sampling,
+    SamplingParams,
     derive_seed,
     rollout_mode,
 )
@@ -14,11 +15,14 @@ from bots_lightning.rollouts.prompts import PromptEncoder, load_tokenizer, promp
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask, concatenate
 from bots_lightning.rollouts.server import ServerEngine
 from bots_lightning.rollouts.server_client import RolloutServerError
-from bots_lightning.rollouts.server_dialects import ServerDialect, SGLangDialect, VLLMDialect
+from bots_lightning.rollouts.server_dialect import ServerDialect
+from bots_lightning.rollouts.server_sglang import SGLangDialect
+from bots_lightning.rollouts.server_vllm import VLLMDialect
 
 __all__ = [
     "CompactEngine",
     "GenerateEngine",
+    "GenerationRequest",
     "OnCompleted",
     "PromptEncoder",
     "RolloutEngine",
@@ -26,7 +30,7 @@ __all__ = [
     "Rollouts",
     "RolloutsCancelledError",
     "SGLangDialect",
-    "Sampling",
+    "SamplingParams",
     "ServerDialect",
     "ServerEngine",
     "VLLMDialect",

@@ -1,5 +1,7 @@
 """The contract of everything that samples completions."""
 
+# Shapes: P prompts, n_p completions of prompt p, R = Σ n_p rows.
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -13,13 +15,13 @@ from transformers import PreTrainedModel
 
 from bots_lightning.rollouts.rollouts import Rollouts
 
-# (position of a prompt, token ids of its n completions)
+# (position of a prompt, token ids of its completions)
 OnCompleted = Callable[[int, list[list[int]]], None]
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How completions are drawn: the full softmax at a temperature, so that log-probabilities mean what they say.
+class SamplingParams:
+    """How completions are drawn: from the full softmax at a temperature, without top-k, top-p or penalties.
 
     Attributes:
         max_completion_length: tokens, stop token included.
@@ -34,6 +36,50 @@ class Sampling:
     temperature: float = 1.0
 
 
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What an engine is asked for: some completions of each of several prompts.
+
+    Attributes:
+        model: the policy, left as it was (modes, generators).
+        prompts: P lists of token ids, none empty.
+        counts: n_p, how many completions of each prompt, at least 1.
+        sampling: how to draw.
+        seeds: one for each prompt, all its randomness. Completion j of a prompt does not depend on how many there are.
+        policy_version: recorded in the result.
+        on_completed: is called with the position of a prompt and the token ids of its n_p completions, those that the
+            result's mask covers, once all n_p have ended; for each prompt once at most, on whatever threads, several at
+            a time. It should return at once: sampling waits for it. An engine that has everything at once need not call
+            it.
+
+    Raises:
+        ValueError: prompts, counts and seeds are not equally many, there are none, or a count is below 1.
+    """
+
+    model: PreTrainedModel
+    prompts: Sequence[Sequence[int]]
+    counts: Sequence[int]
+    sampling: SamplingParams
+    seeds: Sequence[int]
+    policy_version: int = 0
+    on_completed: OnCompleted | None = None
+
+    def __post_init__(self) -> None:
+        prompts, counts, seeds = len(self.prompts), len(self.counts), len(self.seeds)
+        if not 0 < prompts == counts == seeds:
+            raise ValueError(f"{prompts} prompts, {counts} counts, {seeds} seeds; expected equally many, at least one.")
+        if min(self.counts) < 1:
+            position = next(p for p, count in enumerate(self.counts) if count < 1)
+            raise ValueError(
+                f"counts[{position}]={self.counts[position]}; expected at least 1. Leave out prompts that get none."
+            )
+
+    @property
+    def prompt_of_row(self) -> list[int]:
+        """The position of each of the R rows' prompt."""
+        return [prompt for prompt, count in enumerate(self.counts) for _ in range(count)]
+
+
 class RolloutsCancelledError(RuntimeError):
     """`RolloutEngine.cancel` was called while completions were being sampled."""
 
@@ -45,46 +91,28 @@ class RolloutEngine(ABC):
     """Samples completions of token-id prompts. Failures raise; nothing is dropped."""
 
     def sync(self, policy: nn.Module, policy_version: int) -> None:  # noqa: B027 - most engines have nothing to do
-        """Takes over the weights to sample from; engines that sample with the policy itself need not.
+        """Gets the weights to sample from; engines that sample with the policy itself need not.
 
         Called on all ranks before they generate, whenever the policy may have changed. Without collectives, so that it
         may fail on one rank alone. All ranks wait for each other after it: one of them may work for all.
 
         Args:
-            policy: as it is trained, with whole weights.
+            policy: as it is trained, with gathered parameters.
             policy_version: the one that `generate` will be asked for.
         """
 
     @abstractmethod
-    def generate(
-        self,
-        model: PreTrainedModel,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        policy_version: int = 0,
-        on_completed: OnCompleted | None = None,
-    ) -> Rollouts:
-        """Samples n completions of every prompt.
+    def generate(self, request: GenerationRequest) -> Rollouts:
+        """Samples the completions that are asked for.
 
-        The completions of a prompt are a function of the model, the prompt and its seed, but for rounding: neither the
-        prompts beside it nor the number of ranks nor memory limits change them.
+        The completions of a prompt are a function of the model, the prompt and its seed, except for rounding: neither
+        the prompts beside it nor the number of ranks nor memory limits change them.
 
         Args:
-            model: the policy, left as it was (modes, generators).
-            prompts: P lists of token ids, none empty.
-            n: completions per prompt (G).
-            sampling: how to draw.
-            seeds: one for each prompt, all its randomness.
-            policy_version: recorded in the result.
-            on_completed: is called with the position of a prompt and the token ids of its n completions, those that
-                the result's mask covers, once all n have ended; for each prompt once at most, on whatever threads,
-                several at a time. It should return at once: sampling waits for it. An engine that has everything at
-                once need not call it.
+            request: prompts, how many completions of each, and how to draw them.
 
         Returns:
-            R = P·n rows, row p·n + j being completion j of prompt p.
+            R rows: the completions of the first prompt, those of the second, and so on.
 
         Raises:
             Exception: whatever `on_completed` raises.
@@ -92,7 +120,7 @@ class RolloutEngine(ABC):
         """
 
     def cancel(self) -> None:  # noqa: B027 - an engine that cannot ends as it would have
-        """Has a `generate` that runs on another thread end soon, by `RolloutsCancelledError`; returns at once.
+        """Ends a `generate` that runs on another thread soon, by `RolloutsCancelledError`; returns at once.
 
         It counts once. Where none is running it is kept for the next `generate`, which may be about to begin on another
         thread; `sync` forgets it.

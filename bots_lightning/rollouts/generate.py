@@ -1,31 +1,22 @@
-"""Rollouts by transformers' own `generate`: right for every architecture."""
+"""Rollouts by transformers' own `generate`, which works for every architecture."""
 
-# Shapes: P prompts, n completions per prompt, R = P·n rows, L prompt tokens, T completion tokens.
+# Shapes: R rows, L prompt tokens, T completion tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
+from bots_lightning.options import check_numbers
 from bots_lightning.rollouts.completed import CompletedPrompts
-from bots_lightning.rollouts.engine import OnCompleted, RolloutEngine, Sampling, rollout_mode
+from bots_lightning.rollouts.engine import GenerationRequest, RolloutEngine, SamplingParams, rollout_mode
 from bots_lightning.rollouts.noise import draw_tokens, uniform_noise
+from bots_lightning.rollouts.padding import padded_prompts, stack_right_padded
 from bots_lightning.rollouts.rollouts import Rollouts, completion_mask
-
-
-def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token lists as one (P, L) int64 tensor, padded on the left, with its (P, L) bool mask."""
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row) :] = torch.tensor(row)
-        mask[i, width - len(row) :] = True
-    return ids.to(device), mask.to(device)
 
 
 class GenerateEngine(RolloutEngine):
@@ -36,53 +27,42 @@ class GenerateEngine(RolloutEngine):
     """
 
     def __init__(self, max_rows: int = 1024) -> None:
-        if max_rows < 1:
-            raise ValueError(f"max_rows={max_rows}; expected at least 1.")
+        check_numbers(1, max_rows=max_rows)
         self.max_rows = max_rows
 
     @torch.no_grad()
-    def generate(
-        self,
-        model: PreTrainedModel,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        policy_version: int = 0,
-        on_completed: OnCompleted | None = None,
-    ) -> Rollouts:
-        """Samples n completions of every prompt; see `RolloutEngine.generate`."""
-        prompt_ids, prompt_mask = pad_left(prompts, sampling.pad_token_id, model.device)
-        prompt_ids = prompt_ids.repeat_interleave(n, dim=0)
-        prompt_mask = prompt_mask.repeat_interleave(n, dim=0)
-        noise = uniform_noise(seeds, n, sampling.max_completion_length)
-        completions, completed = [], CompletedPrompts(n, sampling, on_completed)
-        with rollout_mode(model), _plain_generation_config(model):
+    def generate(self, request: GenerationRequest) -> Rollouts:
+        """Samples the completions that are asked for; see `RolloutEngine.generate`."""
+        sampling = request.sampling
+        prompt_ids, prompt_mask = padded_prompts(request)
+        noise = uniform_noise(request.seeds, request.counts, sampling.max_completion_length)
+        blocks, completed = [], CompletedPrompts(request)
+        with rollout_mode(request.model), _plain_generation_config(request.model):
             for start in range(0, len(prompt_ids), self.max_rows):
                 rows = slice(start, start + self.max_rows)
-                tokens = self._sample(model, prompt_ids[rows], prompt_mask[rows], noise[rows], sampling)
-                completions.append(tokens)
+                tokens = _sample(request.model, prompt_ids[rows], prompt_mask[rows], noise[rows], sampling)
+                blocks.append(tokens)
                 if completed.wanted:
                     completed.add(range(start, start + len(tokens)), tokens.tolist())
-        completion_ids = _stack_right_padded(completions, sampling.pad_token_id)
+        completion_ids = stack_right_padded(blocks, sampling.pad_token_id)
         mask, finished = completion_mask(completion_ids, sampling.stop_token_ids)
         mask = mask & (torch.arange(mask.shape[1], device=mask.device) < sampling.max_completion_length)
-        return Rollouts(prompt_ids, prompt_mask, completion_ids, mask, finished, policy_version)
+        return Rollouts(prompt_ids, prompt_mask, completion_ids, mask, finished, request.policy_version)
 
-    @staticmethod
-    def _sample(model: PreTrainedModel, ids: Tensor, mask: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:
-        """(R, T') new tokens of each row."""
-        config = GenerationConfig(
-            do_sample=False,  # the draw is made by the processor, which leaves one token to choose from
-            max_new_tokens=sampling.max_completion_length,
-            eos_token_id=list(sampling.stop_token_ids),
-            pad_token_id=sampling.pad_token_id,
-        )
-        draw = _Draw(noise.to(ids.device), ids.shape[1], sampling.temperature)
-        tokens = model.generate(
-            input_ids=ids, attention_mask=mask.long(), generation_config=config, logits_processor=[draw]
-        )
-        return tokens[:, ids.shape[1] :]
+
+def _sample(model: PreTrainedModel, ids: Tensor, mask: Tensor, noise: Tensor, sampling: SamplingParams) -> Tensor:
+    """(R, T) new tokens of each row; T is the length of the longest."""
+    config = GenerationConfig(
+        do_sample=False,  # the draw is made by the processor, which leaves one token to choose from
+        max_new_tokens=sampling.max_completion_length,
+        eos_token_id=list(sampling.stop_token_ids),
+        pad_token_id=sampling.pad_token_id,
+    )
+    draw = _Draw(noise.to(ids.device), ids.shape[1], sampling.temperature)
+    tokens = model.generate(
+        input_ids=ids, attention_mask=mask.long(), generation_config=config, logits_processor=[draw]
+    )
+    return tokens[:, ids.shape[1] :]
 
 
 class _Draw(LogitsProcessor):
@@ -109,8 +89,3 @@ def _plain_generation_config(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.generation_config = shipped
-
-
-def _stack_right_padded(parts: list[Tensor], pad_token_id: int) -> Tensor:
-    width = max(part.shape[1] for part in parts)
-    return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1]), value=pad_token_id) for p in parts])

@@ -1,4 +1,4 @@
-"""What to do when memory does not suffice."""
+"""Computations that may run out of memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 def unless_out_of_memory(compute: Callable[[], Result]) -> Result | None:
-    """The result, or None where memory, of a GPU or of the machine, did not suffice; what was held is let go then."""
+    """The result; None, with the memory released, if it ran out of memory of a GPU or of the machine."""
     try:
         return compute()
     except (RuntimeError, MemoryError) as error:

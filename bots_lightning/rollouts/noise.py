@@ -1,6 +1,6 @@
 """Tokens from noise that belongs to each prompt, so that completions do not depend on who samples them with whom."""
 
-# Shapes: P prompts, n completions per prompt, R = P·n rows, T completion tokens, V vocabulary.
+# Shapes: P prompts, n_p completions of prompt p, R = Σ n_p rows, T completion tokens, V vocabulary.
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from torch.nn.functional import pad
 BLOCK = 512  # tokens whose probabilities are summed in one go; enough for precision in float32
 
 
-def uniform_noise(seeds: Sequence[int], n: int, length: int) -> Tensor:
-    """The noise of n completions of each prompt, a function of that prompt's seed alone.
+def uniform_noise(seeds: Sequence[int], counts: Sequence[int], length: int) -> Tensor:
+    """The noise of the completions of each prompt, a function of that prompt's seed alone.
+
+    The first n rows of a prompt are the same, however many there are.
 
     Args:
         seeds: one for each of P prompts.
-        n: completions per prompt.
+        counts: (P,) n_p, completions of each prompt.
         length: T.
 
     Returns:
         (R, T) float64 on the CPU, uniform in [0, 1).
     """
-    noise = np.stack([np.random.default_rng(seed).random((n, length)) for seed in seeds])
-    return torch.from_numpy(noise.reshape(len(seeds) * n, length))
+    drawn = [np.random.default_rng(seed).random((n, length)) for seed, n in zip(seeds, counts, strict=True)]
+    return torch.from_numpy(np.concatenate(drawn))
 
 
 def draw_tokens(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:

@@ -1,11 +1,11 @@
-"""What comes out of a rollout engine."""
+"""Rollouts: what an engine returns."""
 
-# Shapes: P prompts, G completions per prompt, R = P·G rows, L prompt tokens, T completion tokens.
+# Shapes: R rows, those of a prompt contiguous; L prompt tokens, T completion tokens.
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -33,7 +33,10 @@ def completion_mask(completion_ids: Tensor, stop_token_ids: Sequence[int]) -> tu
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Completions of P prompts, G each; row p·G + j is completion j of prompt p.
+    """Completions of prompts, one a row; those of a prompt follow each other.
+
+    A completion may hold tokens that the policy did not sample, such as the answers of tools. They are part of the
+    completion, which the policy has read; what is learned from is `action_mask`.
 
     Attributes:
         prompt_ids: (R, L) int64, padded on the left.
@@ -43,7 +46,8 @@ class Rollouts:
         finished: (R,) bool, False where the completion was cut at the length limit.
         policy_version: how many updates the policy had seen; of several policies, the oldest.
         logprobs: (R, T) float32 log-probabilities under the sampling distribution, if the engine knows them or they
-            have been recorded; NaN in rows that have none.
+            have been recorded; NaN where they are not known.
+        action_mask: (R, T) bool, True on the tokens that the policy sampled; all of the completion's by default.
     """
 
     prompt_ids: Tensor
@@ -53,6 +57,11 @@ class Rollouts:
     finished: Tensor
     policy_version: int
     logprobs: Tensor | None = None
+    action_mask: Tensor = field(default=None)  # type: ignore[assignment] # never None once it is made
+
+    def __post_init__(self) -> None:
+        if self.action_mask is None:
+            object.__setattr__(self, "action_mask", self.completion_mask)
 
     def __len__(self) -> int:
         return len(self.completion_ids)
@@ -85,10 +94,11 @@ class Rollouts:
             self.finished[rows],
             self.policy_version,
             None if self.logprobs is None else self.logprobs[rows, :length],
+            self.action_mask[rows, :length],
         )
 
     def to(self, device: torch.device) -> Rollouts:
-        """The same on another device."""
+        """A copy on another device."""
         moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
         return replace(self, **moved)
 
@@ -97,7 +107,7 @@ def concatenate(parts: Sequence[Rollouts], pad_token_id: int) -> Rollouts:
     """The rows of all parts, prompts padded on the left and completions on the right to the widest.
 
     Args:
-        parts: one or more, with the same number of completions per prompt.
+        parts: one or more.
         pad_token_id: fills token ids; masks are filled with False, log-probabilities that are not known with NaN.
     """
     if len(parts) == 1:
@@ -120,6 +130,7 @@ def concatenate(parts: Sequence[Rollouts], pad_token_id: int) -> Rollouts:
         torch.cat([part.finished for part in parts]),
         min(part.policy_version for part in parts),
         torch.cat([right(_logprobs_or_nan(part), torch.nan) for part in parts]) if known else None,
+        torch.cat([right(part.action_mask, False) for part in parts]),
     )
 
 

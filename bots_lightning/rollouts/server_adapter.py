@@ -34,15 +34,15 @@ def policy_adapter(policy: nn.Module) -> dict[str, Tensor]:
     """The weights of the policy's adapter under peft's names; no others, such as a critic's.
 
     Args:
-        policy: with whole weights.
+        policy: with gathered parameters.
 
     Raises:
-        ValueError: it is finetuned in full.
+        ValueError: the policy has none: it is finetuned in full.
     """
     if not isinstance(policy, PeftModel):
         raise ValueError(
             "ServerEngine hands adapters to its servers, and this policy is finetuned in full. Train a LoRA "
-            "(model.init_args.lora), or use engine: {class_path: bots_lightning.rollouts.CompactEngine}."
+            "(model.policy.lora), or use model.sampler.engine: {class_path: bots_lightning.rollouts.CompactEngine}."
         )
     weights = get_peft_model_state_dict(policy, adapter_name=POLICY, save_embedding_layers=False)
     return {name: weight.detach().cpu().contiguous() for name, weight in sorted(weights.items())}

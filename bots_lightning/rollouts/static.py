@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,13 +14,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from bots_lightning.rollouts.reader import Reader
+from bots_lightning.rollouts.static_memory import of_any_size, place, reserve, size_for
 
 LEAST_SLOTS, LEAST_COLUMNS = 4, 32  # powers of two
 # Sizes from one power of two up to the next. On an accelerator each size is one more graph to record: there it is 2.
 STEPS = {"cpu": 4}
 Step = Callable[..., Tensor]
-_memory: WeakKeyDictionary[PreTrainedModel, list[Tensor]] = WeakKeyDictionary()
-_faults: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
 
 
 class StaticReader:
@@ -50,7 +47,7 @@ class StaticReader:
         states = [state for layer in reader.cache.layers for state in (layer.keys, layer.values)]
         self._steps = STEPS.get(rows.device.type, 2)
         slots, columns = self._sizes(len(rows), reader.capacity)
-        self._memory = _reserve(self.model, states, slots, columns)
+        self._memory = reserve(self.model, states, slots, columns)
         self._arrange(states, reader.mask, reader.positions, rows)
 
     def read(self, tokens: Tensor) -> Tensor:
@@ -96,14 +93,14 @@ class StaticReader:
         self._slots = torch.arange(len(rows), device=rows.device)
         self._column = torch.tensor([self.columns], device=rows.device)
         self._states = [
-            _move(state[:, :, : self.columns][rows], memory, slots, columns, self.columns)
+            place(state[:, :, : self.columns][rows], memory, slots, columns, self.columns)
             for state, memory in zip(states, self._memory, strict=True)
         ]
         layers = zip(self._states[::2], self._states[1::2], self._sliding, strict=True)
         self._cache = Cache(layers=[_Layer(keys, values, self._column, sliding) for keys, values, sliding in layers])
-        _of_any_size(self._mask, 0, 1)
-        _of_any_size(self._positions, 0)
-        _of_any_size(self._ids, 0)
+        of_any_size(self._mask, 0, 1)
+        of_any_size(self._positions, 0)
+        of_any_size(self._ids, 0)
 
 
 class _Layer(CacheLayerMixin):
@@ -154,89 +151,3 @@ def compiled_step(device_type: str) -> Step:
         return compiled(*args, **kwargs)
 
     return step
-
-
-def size_for(number: int, least: int, steps: int) -> int:
-    """The first size that is not below the number.
-
-    With 4 steps from 4 on, the sizes are 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, …
-
-    Args:
-        number: to be held.
-        least: the smallest size, a power of two.
-        steps: sizes from one power of two up to the next, a divisor of the least.
-    """
-    size = power = least
-    while size < number:
-        size += power // steps
-        power = size if size == 2 * power else power
-    return size
-
-
-def release(model: PreTrainedModel) -> None:
-    """Gives back the memory that is kept with the model."""
-    _memory.pop(model, None)
-
-
-def _reserve(model: PreTrainedModel, states: Sequence[Tensor], slots: int, columns: int) -> list[Tensor]:
-    """Memory for (slots, H, columns, D) of each of the states; what the model has, where that is large enough."""
-    needed = [slots * columns * state.shape[1] * state.shape[3] for state in states]
-    kept = _memory.get(model, [])
-    if [memory.dtype for memory in kept] != [state.dtype for state in states] or any(
-        memory.numel() < size for memory, size in zip(kept, needed, strict=True)
-    ):
-        release(model)
-        del kept  # lest there be both for a while
-        _memory[model] = [state.new_empty(size) for state, size in zip(states, needed, strict=True)]
-    return _memory[model]
-
-
-def _move(held: Tensor, memory: Tensor, slots: int, columns: int, read: int) -> Tensor:
-    """(slots, H, columns, D) in the memory, with what is held (R, H, ≤ read, D) up to the column that was read."""
-    rows, heads, width, size = held.shape
-    state = memory[: slots * heads * columns * size].view(slots, heads, columns, size).zero_()
-    state[:rows, :, read - width : read] = held
-    _of_any_size(state, 0, 2)
-    torch._dynamo.mark_static_address(state)
-    return state
-
-
-def _of_any_size(tensor: Tensor, *dims: int) -> None:
-    """Spares the compiler a first version for one size alone."""
-    torch._dynamo.maybe_mark_dynamic(tensor, list(dims))
-
-
-def can_be_static(model: PreTrainedModel) -> bool:
-    """Whether a `StaticReader` is right for the model; a warning says once for each model why not.
-
-    Found by trial: it must come to the same logits as a `Reader`.
-
-    Args:
-        model: one that a `Reader` can read, in eval mode.
-    """
-    if model not in _faults:
-        _faults[model] = fault = _find_fault(model)
-        if fault is not None:
-            warnings.warn(
-                f"{type(model).__name__} {fault}; static=true is left aside for it. Set static=false.", stacklevel=2
-            )
-    return _faults[model] is None
-
-
-@torch.no_grad()
-def _find_fault(model: PreTrainedModel) -> str | None:
-    if any(module._forward_pre_hooks for module in model.modules()):
-        return "has hooks that run before its layers"
-    if any("ds_id" in vars(parameter) for parameter in model.parameters()):
-        return "has weights that ZeRO-3 brings to new addresses"
-    ids = torch.arange(6, device=model.device).view(2, 3)
-    mask = torch.tensor([[False, True, True], [True, True, True]], device=model.device)
-    reader = Reader(model, ids, mask, room=2)
-    tokens = reader.read_prompts().argmax(dim=1)
-    static = StaticReader(reader, torch.arange(2, device=model.device), next_logits)
-    release(model)  # it takes what it needs
-    for _ in range(2):
-        expected, seen = reader.read(tokens), static.read(tokens)
-        if not (seen - expected).norm() <= torch.finfo(expected.dtype).eps ** 0.5 * expected.norm():
-            return "comes to other logits with a cache of fixed size"
-    return None

@@ -20,17 +20,32 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bots_lightning.policy.loading import LoRA, language_model, load_policy
-from bots_lightning.rollouts import CompactEngine, Rollouts, Sampling, ServerDialect, ServerEngine, VLLMDialect
+from bots_lightning.rollouts import (
+    CompactEngine,
+    GenerationRequest,
+    Rollouts,
+    SamplingParams,
+    ServerDialect,
+    ServerEngine,
+    VLLMDialect,
+)
 from bots_lightning.rollouts.engine import RolloutEngine, RolloutsCancelledError
 from bots_lightning.rollouts.server_client import Server, ServerFaultError
-from bots_lightning.rollouts.server_dialects import Completion
+from bots_lightning.rollouts.server_dialect import Completion
 
 PROMPTS = [[5, 6, 7], [8], [9, 10], [5, 6, 7]]
 SEEDS = [1, 2, 3, 4]
-SAMPLING = Sampling(max_completion_length=6, stop_token_ids=(1, 4), pad_token_id=4)
-ENDLESS = Sampling(max_completion_length=40, stop_token_ids=(99,), pad_token_id=0)  # no model here draws a 99
+SAMPLING = SamplingParams(max_completion_length=6, stop_token_ids=(1, 4), pad_token_id=4)
+ENDLESS = SamplingParams(max_completion_length=40, stop_token_ids=(99,), pad_token_id=0)  # no model here draws a 99
 SECONDS = 20.0  # longer than anything here takes; only a test that fails waits so long
 HOURS = 7200.0
+
+
+def request_for(
+    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
+) -> GenerationRequest:
+    """n completions of every prompt."""
+    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
 
 
 class Gate:
@@ -90,7 +105,7 @@ def test_the_compact_engine_ends_before_the_next_pass_through_the_model(
     engine, gate, passes = CompactEngine(**options), Gate(), 0
 
     def generate() -> Rollouts:
-        return engine.generate(model, PROMPTS, 2, ENDLESS, SEEDS)
+        return engine.generate(request_for(model, PROMPTS, 2, ENDLESS, SEEDS))
 
     def count(*_: Any) -> None:
         nonlocal passes
@@ -113,10 +128,10 @@ def test_the_compact_engine_ends_before_the_next_pass_through_the_model(
 
 def test_a_compact_engine_that_is_cancelled_at_rest_samples_as_ever(model: PreTrainedModel) -> None:
     engine = CompactEngine()
-    expected = engine.generate(model, PROMPTS, 2, SAMPLING, SEEDS)
+    expected = engine.generate(request_for(model, PROMPTS, 2, SAMPLING, SEEDS))
     engine.cancel()
     engine.sync(model, 1)
-    assert_equal(engine.generate(model, PROMPTS, 2, SAMPLING, SEEDS), expected)
+    assert_equal(engine.generate(request_for(model, PROMPTS, 2, SAMPLING, SEEDS)), expected)
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------
@@ -170,7 +185,7 @@ class Generation:
         self.engine.sync(self.policy, 0)
         model = language_model(self.policy)
         return self.engine.generate(
-            model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=lambda position, _: self.told.append(position)
+            request_for(model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=lambda position, _: self.told.append(position))
         )
 
 
@@ -273,7 +288,7 @@ def test_a_generate_that_is_cancelled_before_it_begins_asks_nothing(
     generate.engine.cancel()
     for _ in range(2):
         with pytest.raises(RolloutsCancelledError):
-            generate.engine.generate(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS)
+            generate.engine.generate(request_for(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS))
         assert generate.dialect.calls == []
         generate.engine.cancel()  # again, since a cancellation counts once
     assert_equal(generate(), Generation(policy, url, tmp_path)())
@@ -291,7 +306,7 @@ def test_a_cancellation_between_sync_and_generate_counts_once(
     passes: list[Any] = []
 
     def generate() -> Rollouts:
-        return engine.generate(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS)
+        return engine.generate(request_for(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS))
 
     engine.sync(policy, 0)
     expected = generate()
@@ -314,13 +329,15 @@ def test_a_cancellation_between_sync_and_generate_counts_once(
 INTERRUPTED = """
 import sys
 from bots_lightning.policy.loading import LoRA, language_model, load_policy
-from bots_lightning.rollouts import Sampling, ServerEngine
+from bots_lightning.rollouts import GenerationRequest, SamplingParams, ServerEngine
 
 checkpoint, url, folder = sys.argv[1:]
 policy = load_policy(checkpoint, LoRA(r=4, alpha=8)).eval()
 engine = ServerEngine([url], folder, timeout_seconds=7200.0, patience_seconds=7200.0)
 engine.sync(policy, 0)
-engine.generate(language_model(policy), [[5, 6, 7], [8]], 2, Sampling(6, (1,), 0), [1, 2])
+engine.generate(
+    GenerationRequest(language_model(policy), [[5, 6, 7], [8]], [2, 2], SamplingParams(6, (1,), 0), [1, 2])
+)
 """
 
 

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from bots_lightning.policy.logprobs import completion_logprobs
-from bots_lightning.rollouts import GenerateEngine, Rollouts, Sampling
+from bots_lightning.rollouts import GenerateEngine, GenerationRequest, Rollouts, SamplingParams, decoding
 from bots_lightning.rollouts import compact as compact_module
 from bots_lightning.rollouts import generate as generate_module
 from bots_lightning.rollouts import reader as reader_module
@@ -91,9 +91,16 @@ OTHERS: dict[str, tuple[PreTrainedConfig, str]] = {
     ),
     "phi3": (Phi3Config(**SHAPE), "prepares its inputs in a way of its own"),
 }
-SAMPLING = Sampling(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0)
+SAMPLING = SamplingParams(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0)
 PROMPTS = [[5, 6, 7], [8], [9, 10]]
 SEEDS = [1, 2, 3]
+
+
+def request_for(
+    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
+) -> GenerationRequest:
+    """n completions of every prompt."""
+    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
 
 
 def build(config: PreTrainedConfig) -> PreTrainedModel:
@@ -135,9 +142,12 @@ def recorded(model: PreTrainedModel) -> Iterator[list[tuple[int, int]]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_tokens_are_those_of_generate(family: str) -> None:
     model, prompts = build(FAMILIES[family]), random_prompts(200, longest=24)
-    sampling = Sampling(max_completion_length=20, stop_token_ids=(1, 2, 3), pad_token_id=0, temperature=0)
-    expected = rows_of(GenerateEngine().generate(model, prompts, 1, sampling, range(200)))
-    assert rows_of(CompactEngine(max_tokens=100 * 44).generate(model, prompts, 1, sampling, range(200))) == expected
+    sampling = SamplingParams(max_completion_length=20, stop_token_ids=(1, 2, 3), pad_token_id=0, temperature=0)
+    expected = rows_of(GenerateEngine().generate(request_for(model, prompts, 1, sampling, range(200))))
+    assert (
+        rows_of(CompactEngine(max_tokens=100 * 44).generate(request_for(model, prompts, 1, sampling, range(200))))
+        == expected
+    )
     assert len({tuple(row) for row in expected}) > 30
     assert len({len(row) for row in expected}) > 1
 
@@ -148,12 +158,14 @@ def test_a_cache_that_cannot_drop_rows_is_left_to_generate_with_one_warning(othe
     model, prompts = build(config), random_prompts(6, longest=5)
     engine = CompactEngine(max_tokens=40)
     with pytest.warns(UserWarning, match=reason):
-        first = engine.generate(model, prompts, 2, SAMPLING, range(6))
+        first = engine.generate(request_for(model, prompts, 2, SAMPLING, range(6)))
     with warnings.catch_warnings(), recorded(model) as passes:
         warnings.simplefilter("error")
-        second = engine.generate(model, prompts, 2, SAMPLING, range(6))
+        second = engine.generate(request_for(model, prompts, 2, SAMPLING, range(6)))
     assert (
-        rows_of(first) == rows_of(second) == rows_of(GenerateEngine().generate(model, prompts, 2, SAMPLING, range(6)))
+        rows_of(first)
+        == rows_of(second)
+        == rows_of(GenerateEngine().generate(request_for(model, prompts, 2, SAMPLING, range(6))))
     )
     longest = max(map(len, prompts))
     assert max(rows for rows, _ in passes) == 40 // (longest + 6)  # the budget holds here too
@@ -161,10 +173,10 @@ def test_a_cache_that_cannot_drop_rows_is_left_to_generate_with_one_warning(othe
 
 def test_prompts_are_read_in_pieces_where_they_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = build(FAMILIES["gemma3, alternating"]), random_prompts(20, longest=24)
-    whole = CompactEngine().generate(model, prompts, 2, SAMPLING, range(20))
+    whole = CompactEngine().generate(request_for(model, prompts, 2, SAMPLING, range(20)))
     monkeypatch.setattr(reader_module, "PREFILL_TOKENS", 7 * 20)
     with recorded(model) as passes:
-        pieces = CompactEngine().generate(model, prompts, 2, SAMPLING, range(20))
+        pieces = CompactEngine().generate(request_for(model, prompts, 2, SAMPLING, range(20)))
     longest = max(map(len, prompts))
     assert passes[: longest // 7] == [(20, 7)] * (longest // 7)
     assert rows_of(pieces) == rows_of(whole)
@@ -174,9 +186,9 @@ def test_prompts_are_read_in_pieces_where_they_are_long(monkeypatch: pytest.Monk
 
 
 def test_each_prompt_is_read_once_and_ended_rows_are_dropped(model: PreTrainedModel) -> None:
-    CompactEngine().generate(model, PROMPTS, 16, SAMPLING, SEEDS)  # the trial of a new model comes first
+    CompactEngine().generate(request_for(model, PROMPTS, 16, SAMPLING, SEEDS))  # the trial of a new model comes first
     with recorded(model) as passes:
-        lengths = CompactEngine().generate(model, PROMPTS, 16, SAMPLING, SEEDS).lengths
+        lengths = CompactEngine().generate(request_for(model, PROMPTS, 16, SAMPLING, SEEDS)).lengths
     assert passes[0] == (3, 3)
     for step, (rows, columns) in enumerate(passes[1:], start=1):
         assert columns == 1
@@ -188,9 +200,9 @@ def test_each_prompt_is_read_once_and_ended_rows_are_dropped(model: PreTrainedMo
 def test_a_token_budget_bounds_the_cache(model: PreTrainedModel) -> None:
     prompts = [[5] * length for length in (1, 9, 2, 8, 4, 4)]
     engine = CompactEngine(max_tokens=60)
-    expected = rows_of(CompactEngine().generate(model, prompts, 3, SAMPLING, range(6)))
+    expected = rows_of(CompactEngine().generate(request_for(model, prompts, 3, SAMPLING, range(6))))
     with recorded(model) as passes:
-        assert rows_of(engine.generate(model, prompts, 3, SAMPLING, range(6))) == expected
+        assert rows_of(engine.generate(request_for(model, prompts, 3, SAMPLING, range(6)))) == expected
     # Longest first: 60 // (9 + 6) = 4 rows, of prompts of 9 and 8 tokens; 60 // (8 + 6) = 4, of 8 and 4 tokens;
     # 60 // (4 + 6) = 6, of 4 tokens, read once for both such prompts, and of 2; the last 4 have 2 and 1.
     assert [(rows, columns) for rows, columns in passes if columns > 1] == [(2, 9), (2, 8), (2, 4), (2, 2)]
@@ -202,20 +214,22 @@ def test_the_last_rows_of_a_budget_wait_for_each_other(monkeypatch: pytest.Monke
     """One row in 16 goes on to the limit; in 4 budgets of 32 rows, 2 each, they are read again and end together."""
     model = build(FAMILIES["mistral, sliding"])
     prompts = [[2 + i % 30] * (9 + i // 16 % 2) for i in range(128)]
-    sampling = Sampling(max_completion_length=24, stop_token_ids=(0,), pad_token_id=3)
+    sampling = SamplingParams(max_completion_length=24, stop_token_ids=(0,), pad_token_id=3)
 
-    def noise(seeds: Any, n: int, length: int) -> Tensor:
-        drawn = uniform_noise(seeds, n, length) / 100 + 0.99  # the stop token is the first word
+    def noise(seeds: Any, counts: Any, length: int) -> Tensor:
+        drawn = uniform_noise(seeds, counts, length) / 100 + 0.99  # the stop token is the first word
         drawn[torch.arange(128) % 16 != 0, 3] = 0.0
         return drawn
 
     for module in (compact_module, generate_module):
         monkeypatch.setattr(module, "uniform_noise", noise)
-    monkeypatch.setitem(compact_module.CHECK_EVERY, "cpu", check_every)
-    expected = GenerateEngine().generate(model, prompts, 1, sampling, range(128))
+    monkeypatch.setitem(decoding.CHECK_EVERY, "cpu", check_every)
+    expected = GenerateEngine().generate(request_for(model, prompts, 1, sampling, range(128)))
     assert sorted(expected.lengths.tolist()) == [4] * 120 + [24] * 8
     with recorded(model) as passes:
-        parts = CompactEngine(max_tokens=32 * 34, logprobs=True).generate(model, prompts, 1, sampling, range(128))
+        parts = CompactEngine(max_tokens=32 * 34, logprobs=True).generate(
+            request_for(model, prompts, 1, sampling, range(128))
+        )
     assert rows_of(parts) == rows_of(expected)
     trial, read = passes[0], [shape for shape in passes if shape[1] > 1][1:]
     assert trial == (1, 2)
@@ -231,10 +245,10 @@ def test_the_last_rows_of_a_budget_wait_for_each_other(monkeypatch: pytest.Monke
 def test_looking_seldom_for_what_has_ended_changes_nothing(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = CompactEngine(logprobs=True).generate(model, PROMPTS, 16, SAMPLING, SEEDS)
-    monkeypatch.setitem(compact_module.CHECK_EVERY, "cpu", 4)
+    expected = CompactEngine(logprobs=True).generate(request_for(model, PROMPTS, 16, SAMPLING, SEEDS))
+    monkeypatch.setitem(decoding.CHECK_EVERY, "cpu", 4)
     with recorded(model) as passes:
-        seldom = CompactEngine(logprobs=True).generate(model, PROMPTS, 16, SAMPLING, SEEDS)
+        seldom = CompactEngine(logprobs=True).generate(request_for(model, PROMPTS, 16, SAMPLING, SEEDS))
     assert {rows for rows, columns in passes[1:4]} == {48}
     assert rows_of(seldom) == rows_of(expected)
     assert torch.equal(seldom.completion_ids, expected.completion_ids)
@@ -243,9 +257,9 @@ def test_looking_seldom_for_what_has_ended_changes_nothing(
 
 def test_a_row_larger_than_the_budget_goes_alone(model: PreTrainedModel) -> None:
     with recorded(model) as passes:
-        alone = CompactEngine(max_tokens=1).generate(model, PROMPTS, 2, SAMPLING, SEEDS)
+        alone = CompactEngine(max_tokens=1).generate(request_for(model, PROMPTS, 2, SAMPLING, SEEDS))
     assert {rows for rows, _ in passes} == {1}
-    assert rows_of(alone) == rows_of(CompactEngine().generate(model, PROMPTS, 2, SAMPLING, SEEDS))
+    assert rows_of(alone) == rows_of(CompactEngine().generate(request_for(model, PROMPTS, 2, SAMPLING, SEEDS)))
 
 
 def test_a_budget_is_positive() -> None:
@@ -253,7 +267,7 @@ def test_a_budget_is_positive() -> None:
         CompactEngine(max_tokens=0)
 
 
-# --- when memory does not suffice -------------------------------------------------------------------------------
+# --- out of memory ----------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -273,26 +287,26 @@ def memory_for(model: PreTrainedModel, rows: int) -> Iterator[None]:
 
 def test_completions_are_the_same_after_memory_ran_out(model: PreTrainedModel) -> None:
     engine = CompactEngine()
-    expected = rows_of(engine.generate(model, PROMPTS, 16, SAMPLING, SEEDS))
+    expected = rows_of(engine.generate(request_for(model, PROMPTS, 16, SAMPLING, SEEDS)))
     with (
         memory_for(model, rows=30),
-        pytest.warns(UserWarning, match="48 completions at once, 432 tokens.*max_tokens=216"),
+        pytest.warns(UserWarning, match="out of memory with 48 completions at once, 432 tokens.*max_tokens=216"),
     ):
-        assert rows_of(engine.generate(model, PROMPTS, 16, SAMPLING, SEEDS)) == expected
+        assert rows_of(engine.generate(request_for(model, PROMPTS, 16, SAMPLING, SEEDS))) == expected
     assert engine.max_tokens == 48 * 9 // 2
     with memory_for(model, rows=30):  # the lower budget stays: no second failure, no second warning
-        assert rows_of(engine.generate(model, PROMPTS, 16, SAMPLING, SEEDS)) == expected
+        assert rows_of(engine.generate(request_for(model, PROMPTS, 16, SAMPLING, SEEDS))) == expected
 
 
-@pytest.mark.filterwarnings("ignore:memory does not suffice")
+@pytest.mark.filterwarnings("ignore:out of memory")
 def test_a_single_row_that_does_not_fit_is_an_error(model: PreTrainedModel) -> None:
     with memory_for(model, rows=0), pytest.raises(torch.OutOfMemoryError, match="one completion of 9 tokens"):
-        CompactEngine().generate(model, PROMPTS, 2, SAMPLING, SEEDS)
+        CompactEngine().generate(request_for(model, PROMPTS, 2, SAMPLING, SEEDS))
 
 
 def test_other_errors_are_raised(model: PreTrainedModel) -> None:
     with pytest.raises(IndexError):
-        CompactEngine().generate(model, [[5, 99]], 2, SAMPLING, [1])  # there are 12 words
+        CompactEngine().generate(request_for(model, [[5, 99]], 2, SAMPLING, [1]))  # there are 12 words
 
 
 # --- log-probabilities ------------------------------------------------------------------------------------------
@@ -300,8 +314,8 @@ def test_other_errors_are_raised(model: PreTrainedModel) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_recorded_logprobs_are_those_of_the_sampling_distribution(model: PreTrainedModel, temperature: float) -> None:
-    sampling = Sampling(6, (1,), 0, temperature)
-    rollouts = CompactEngine(max_tokens=100, logprobs=True).generate(model, PROMPTS, 8, sampling, SEEDS)
+    sampling = SamplingParams(6, (1,), 0, temperature)
+    rollouts = CompactEngine(max_tokens=100, logprobs=True).generate(request_for(model, PROMPTS, 8, sampling, SEEDS))
     expected, _ = completion_logprobs(model, rollouts, temperature)
     assert rollouts.logprobs is not None
     assert rollouts.logprobs.dtype == torch.float32
@@ -312,12 +326,12 @@ def test_recorded_logprobs_are_those_of_the_sampling_distribution(model: PreTrai
 
 
 def test_logprobs_are_left_to_the_trainer_unless_asked_for(model: PreTrainedModel) -> None:
-    assert CompactEngine().generate(model, PROMPTS, 2, SAMPLING, SEEDS).logprobs is None
+    assert CompactEngine().generate(request_for(model, PROMPTS, 2, SAMPLING, SEEDS)).logprobs is None
 
 
 def test_what_is_certain_has_log_probability_zero(model: PreTrainedModel) -> None:
-    greedy = Sampling(6, (1,), 0, temperature=0)
-    rollouts = CompactEngine(logprobs=True).generate(model, PROMPTS, 2, greedy, SEEDS)
+    greedy = SamplingParams(6, (1,), 0, temperature=0)
+    rollouts = CompactEngine(logprobs=True).generate(request_for(model, PROMPTS, 2, greedy, SEEDS))
     assert rollouts.logprobs is not None
     assert (rollouts.logprobs[rollouts.completion_mask] == 0).all()
 
@@ -326,10 +340,10 @@ def test_what_is_certain_has_log_probability_zero(model: PreTrainedModel) -> Non
 
 
 def test_adapters_are_at_work_unmerged(model: PreTrainedModel) -> None:
-    plain = rows_of(CompactEngine().generate(model, PROMPTS, 8, SAMPLING, SEEDS))
+    plain = rows_of(CompactEngine().generate(request_for(model, PROMPTS, 8, SAMPLING, SEEDS)))
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     before = {name: tensor.clone() for name, tensor in adapted.state_dict().items()}
-    rollouts = CompactEngine(logprobs=True).generate(adapted.get_base_model(), PROMPTS, 8, SAMPLING, SEEDS)
+    rollouts = CompactEngine(logprobs=True).generate(request_for(adapted.get_base_model(), PROMPTS, 8, SAMPLING, SEEDS))
     expected, _ = completion_logprobs(adapted, rollouts)
     mask = rollouts.completion_mask
     assert rollouts.logprobs is not None
@@ -340,11 +354,11 @@ def test_adapters_are_at_work_unmerged(model: PreTrainedModel) -> None:
 
 def test_gradients_flow_after_sampling_under_the_same_autocast(model: PreTrainedModel) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        rollouts = CompactEngine(logprobs=True).generate(model, PROMPTS, 8, SAMPLING, SEEDS)
+        rollouts = CompactEngine(logprobs=True).generate(request_for(model, PROMPTS, 8, SAMPLING, SEEDS))
         logprobs, _ = completion_logprobs(model, rollouts)
         mask = rollouts.completion_mask
         (logprobs[mask] * rollouts.logprobs[mask]).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-    generated = GenerateEngine().generate(model, PROMPTS, 8, SAMPLING, SEEDS)
+    generated = GenerateEngine().generate(request_for(model, PROMPTS, 8, SAMPLING, SEEDS))
     same = sum(a == b for a, b in zip(rows_of(rollouts), rows_of(generated), strict=True))
     assert same >= 16  # of 24; the other one sampled in float32

@@ -22,25 +22,27 @@ from bots_lightning.policy.loading import LoRA, language_model, load_policy
 from bots_lightning.rollouts import (
     CompactEngine,
     GenerateEngine,
+    GenerationRequest,
     RolloutEngine,
     Rollouts,
-    Sampling,
+    SamplingParams,
     ServerDialect,
     ServerEngine,
     SGLangDialect,
     VLLMDialect,
     completion_mask,
+    decoding,
 )
 from bots_lightning.rollouts import compact as compact_module
 from bots_lightning.rollouts import generate as generate_module
 from bots_lightning.rollouts.completed import own_tokens
 from bots_lightning.rollouts.noise import uniform_noise
 from bots_lightning.rollouts.server_client import Server
-from bots_lightning.rollouts.server_dialects import Completion
+from bots_lightning.rollouts.server_dialect import Completion
 
 PROMPTS = [[5, 6, 7], [8], [9, 10], [5, 6, 7]]
 SEEDS = [1, 2, 3, 4]
-SAMPLING = Sampling(max_completion_length=6, stop_token_ids=(1, 4), pad_token_id=4)
+SAMPLING = SamplingParams(max_completion_length=6, stop_token_ids=(1, 4), pad_token_id=4)
 BUILDERS = [
     GenerateEngine,
     lambda: GenerateEngine(max_rows=5),
@@ -49,6 +51,13 @@ BUILDERS = [
     lambda: CompactEngine(logprobs=True),
 ]
 NAMES = ["generate", "generate in chunks", "compact", "compact in small chunks", "compact with logprobs"]
+
+
+def request_for(
+    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
+) -> GenerationRequest:
+    """n completions of every prompt."""
+    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
 
 
 @pytest.fixture(params=BUILDERS, ids=NAMES)
@@ -80,17 +89,17 @@ class Told:
         assert sorted(self.calls) == expected
 
 
-def set_lengths(monkeypatch: pytest.MonkeyPatch, lengths: list[int]) -> Sampling:
+def set_lengths(monkeypatch: pytest.MonkeyPatch, lengths: list[int]) -> SamplingParams:
     """Completions of these lengths, by noise: token 0 ends them, and is drawn where the noise is 0 and only there."""
 
-    def noise(seeds: Any, n: int, length: int) -> Tensor:
-        drawn = uniform_noise(seeds, n, length) / 100 + 0.99
+    def noise(seeds: Any, counts: Any, length: int) -> Tensor:
+        drawn = uniform_noise(seeds, counts, length) / 100 + 0.99
         drawn[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = 0.0
         return drawn
 
     for module in (compact_module, generate_module):
         monkeypatch.setattr(module, "uniform_noise", noise)
-    return Sampling(max_completion_length=max(lengths), stop_token_ids=(0,), pad_token_id=3)
+    return SamplingParams(max_completion_length=max(lengths), stop_token_ids=(0,), pad_token_id=3)
 
 
 @contextmanager
@@ -115,7 +124,7 @@ def recorded(model: PreTrainedModel) -> Iterator[list[list[list[int]]]]:
 def test_own_tokens_are_those_of_the_mask(tokens: list[int], stops: set[int], limit: int) -> None:
     mask, _ = completion_mask(torch.tensor([tokens[:limit]]), tuple(stops))
     expected = torch.tensor(tokens[:limit])[mask[0]].tolist()
-    assert own_tokens(tokens, Sampling(limit, tuple(stops), pad_token_id=0)) == expected
+    assert own_tokens(tokens, SamplingParams(limit, tuple(stops), pad_token_id=0)) == expected
 
 
 @pytest.mark.parametrize("n", [1, 8])
@@ -123,16 +132,20 @@ def test_every_prompt_is_told_of_once_with_the_rows_that_are_returned(
     model: PreTrainedModel, engine: RolloutEngine, n: int
 ) -> None:
     told = Told()
-    rollouts = engine.generate(model, PROMPTS, n, SAMPLING, SEEDS, on_completed=told)
+    rollouts = engine.generate(request_for(model, PROMPTS, n, SAMPLING, SEEDS, on_completed=told))
     told.assert_all_of(rollouts, n)
-    assert torch.equal(rollouts.completion_ids, engine.generate(model, PROMPTS, n, SAMPLING, SEEDS).completion_ids)
+    assert torch.equal(
+        rollouts.completion_ids, engine.generate(request_for(model, PROMPTS, n, SAMPLING, SEEDS)).completion_ids
+    )
     if n == 8:
         assert 0 < int(rollouts.finished.sum()) < len(rollouts)
 
 
 def test_rows_that_have_ended_and_are_still_in_flight_are_told_of_once(model: PreTrainedModel) -> None:
     told = Told()  # of 32 rows, three or fewer that have ended are not worth dropping
-    rollouts = CompactEngine().generate(model, PROMPTS * 8, 1, SAMPLING, list(range(32)), on_completed=told)
+    rollouts = CompactEngine().generate(
+        request_for(model, PROMPTS * 8, 1, SAMPLING, list(range(32)), on_completed=told)
+    )
     told.assert_all_of(rollouts, 1)
 
 
@@ -142,11 +155,13 @@ def test_engines_that_are_handed_a_model_they_cannot_read_tell_as_well() -> None
     )
     model, told = MambaForCausalLM(config).eval(), Told()
     with pytest.warns(UserWarning, match="takes no past"):
-        rollouts = CompactEngine(max_tokens=30).generate(model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=told)
+        rollouts = CompactEngine(max_tokens=30).generate(
+            request_for(model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=told)
+        )
     told.assert_all_of(rollouts, 2)
 
 
-@pytest.mark.parametrize("error", [KeyError("judge"), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+@pytest.mark.parametrize("error", [KeyError("grader"), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
 def test_what_the_listener_raises_is_raised_even_if_it_looks_like_a_lack_of_memory(
     model: PreTrainedModel, engine: RolloutEngine, error: Exception
 ) -> None:
@@ -154,7 +169,7 @@ def test_what_the_listener_raises_is_raised_even_if_it_looks_like_a_lack_of_memo
         raise error
 
     with pytest.raises(type(error)) as caught:
-        engine.generate(model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=fail)
+        engine.generate(request_for(model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=fail))
     assert caught.value is error
 
 
@@ -166,12 +181,14 @@ def test_the_compact_engine_tells_as_soon_as_it_sees_that_all_have_ended(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, check_every: int, times: list[int]
 ) -> None:
     """A pass through the model gives a token to each row: those of length T have ended after pass T."""
-    monkeypatch.setitem(compact_module.CHECK_EVERY, "cpu", check_every)
-    CompactEngine().generate(model, PROMPTS[:1], 1, SAMPLING, SEEDS[:1])  # the trial of a new model comes first
+    monkeypatch.setitem(decoding.CHECK_EVERY, "cpu", check_every)
+    CompactEngine().generate(
+        request_for(model, PROMPTS[:1], 1, SAMPLING, SEEDS[:1])
+    )  # the trial of a new model comes first
     sampling = set_lengths(monkeypatch, [1, 24, 5, 1, 2, 2])
     with recorded(model) as passes:
         told = Told(lambda: len(passes))
-        rollouts = CompactEngine().generate(model, PROMPTS[:3], 2, sampling, SEEDS[:3], on_completed=told)
+        rollouts = CompactEngine().generate(request_for(model, PROMPTS[:3], 2, sampling, SEEDS[:3], on_completed=told))
     assert rollouts.lengths.tolist() == [1, 24, 5, 1, 2, 2]
     assert told.positions == [2, 1, 0]
     assert told.times == times
@@ -185,7 +202,9 @@ def test_the_generate_engine_tells_after_each_chunk_of_rows(
     sampling = set_lengths(monkeypatch, [3, 1, 2, 9, 4, 4])
     with recorded(model) as passes:
         told = Told(lambda: len(passes))
-        rollouts = GenerateEngine(max_rows=3).generate(model, PROMPTS[:3], 2, sampling, SEEDS[:3], on_completed=told)
+        rollouts = GenerateEngine(max_rows=3).generate(
+            request_for(model, PROMPTS[:3], 2, sampling, SEEDS[:3], on_completed=told)
+        )
     assert told.positions == [0, 1, 2]
     assert told.times == [3, 3 + 9, 3 + 9]  # rows 0, 1 and 2 take 3 passes, rows 3, 4 and 5 take 9
     told.assert_all_of(rollouts, 2)
@@ -198,13 +217,13 @@ def test_rows_that_were_put_aside_are_told_of_when_they_have_ended(
     """Of 32 prompts, 4 completions each, every fourth has one long row; each budget takes 32 rows and leaves 2."""
     lengths = [24 if row % 16 == 5 else 1 + row % 4 for row in range(128)]
     sampling = set_lengths(monkeypatch, lengths)
-    monkeypatch.setitem(compact_module.CHECK_EVERY, "cpu", check_every)
+    monkeypatch.setitem(decoding.CHECK_EVERY, "cpu", check_every)
     prompts = [[2 + i % 10] * 8 + [2 + i // 10] for i in range(32)]
     long = [p for p in range(32) if 24 in lengths[4 * p : 4 * p + 4]]
     with recorded(model) as passes:
         told = Told(lambda: len(passes))
         engine = CompactEngine(max_tokens=32 * (9 + 24))
-        rollouts = engine.generate(model, prompts, 4, sampling, list(range(32)), on_completed=told)
+        rollouts = engine.generate(request_for(model, prompts, 4, sampling, list(range(32)), on_completed=told))
     assert rollouts.lengths.tolist() == lengths
     told.assert_all_of(rollouts, 4)
     assert len(long) == 8
@@ -213,12 +232,14 @@ def test_rows_that_were_put_aside_are_told_of_when_they_have_ended(
     assert [len(rows) for rows in passes if len(rows[0]) == 9 + 4] == [8]  # the long rows, read again
 
 
-@pytest.mark.filterwarnings("ignore:memory does not suffice")
+@pytest.mark.filterwarnings("ignore:out of memory")
 def test_what_was_told_before_memory_ran_out_is_not_sampled_again(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory runs out at the fourth pass: prompt 1 has ended by then, and so has a row of prompt 0."""
-    CompactEngine().generate(model, PROMPTS[:1], 1, SAMPLING, SEEDS[:1])  # the trial of a new model comes first
+    CompactEngine().generate(
+        request_for(model, PROMPTS[:1], 1, SAMPLING, SEEDS[:1])
+    )  # the trial of a new model comes first
     sampling = set_lengths(monkeypatch, [2, 8, 3, 3, 8, 8])
     prompts = [[5, 5, 5], [6, 6, 6], [7, 7, 7]]
     failures = 0
@@ -232,7 +253,7 @@ def test_what_was_told_before_memory_ran_out_is_not_sampled_again(
     hook = model.register_forward_pre_hook(fail, with_kwargs=True)
     with recorded(model) as passes:
         told = Told(lambda: failures)
-        rollouts = CompactEngine().generate(model, prompts, 2, sampling, [1, 2, 3], on_completed=told)
+        rollouts = CompactEngine().generate(request_for(model, prompts, 2, sampling, [1, 2, 3], on_completed=told))
     hook.remove()
     assert failures == 1
     told.assert_all_of(rollouts, 2)
@@ -262,9 +283,9 @@ def test_the_server_engine_tells_of_each_prompt_what_it_returns(
     policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path, dialect: Any, temperature: float
 ) -> None:
     engine, told = ServerEngine([servers.start(checkpoint)], str(tmp_path), dialect), Told()
-    sampling = Sampling(6, (1, 4, 9), pad_token_id=4, temperature=temperature)
+    sampling = SamplingParams(6, (1, 4, 9), pad_token_id=4, temperature=temperature)
     engine.sync(policy, 0)
-    rollouts = engine.generate(language_model(policy), PROMPTS, 4, sampling, SEEDS, on_completed=told)
+    rollouts = engine.generate(request_for(language_model(policy), PROMPTS, 4, sampling, SEEDS, on_completed=told))
     told.assert_all_of(rollouts, 4)
     assert rollouts.finished.any()
 
@@ -294,7 +315,9 @@ def test_what_a_server_gives_beyond_the_end_is_neither_told_nor_returned(
     for dialect in (VLLMDialect(), Verbose()):
         engine, told = ServerEngine(urls, str(tmp_path), dialect), Told()
         engine.sync(policy, 0)
-        rollouts.append(engine.generate(language_model(policy), PROMPTS, 4, SAMPLING, SEEDS, on_completed=told))
+        rollouts.append(
+            engine.generate(request_for(language_model(policy), PROMPTS, 4, SAMPLING, SEEDS, on_completed=told))
+        )
         told.assert_all_of(rollouts[-1], 4)
     assert torch.equal(rollouts[0].completion_ids, rollouts[1].completion_ids)
     assert 0 < int(rollouts[0].finished.sum()) < len(rollouts[0])
@@ -311,7 +334,7 @@ def test_the_server_engine_tells_of_an_answer_before_it_asks_for_the_next(
 
     engine, told = ServerEngine([url], str(tmp_path), requests_per_server=1), Told(asked)
     engine.sync(policy, 0)
-    engine.generate(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS, on_completed=told)
+    engine.generate(request_for(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS, on_completed=told))
     assert told.positions == [0, 1, 2, 3]
     assert told.times == [1, 2, 3, 4]
 
@@ -326,5 +349,5 @@ def test_the_server_engine_raises_what_the_listener_raises(
 
     engine.sync(policy, 0)
     with pytest.raises(OSError, match="no room") as caught:
-        engine.generate(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS, on_completed=fail)
+        engine.generate(request_for(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS, on_completed=fail))
     assert caught.value is error

@@ -18,19 +18,26 @@ from transformers import GenerationConfig, PreTrainedModel
 from bots_lightning.policy.loading import LoRA, language_model, load_policy
 from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.quickstart import WarmStart
-from bots_lightning.rollouts import GenerateEngine, RolloutEngine, Rollouts, Sampling
+from bots_lightning.rollouts import GenerateEngine, GenerationRequest, RolloutEngine, Rollouts, SamplingParams
 from bots_lightning.rollouts.compact import CompactEngine
 from bots_lightning.rollouts.server import ServerEngine
-from bots_lightning.rollouts.server_dialects import SGLangDialect
+from bots_lightning.rollouts.server_sglang import SGLangDialect
 
 PROMPTS = [[5, 6, 7], [8], [9, 10], [5, 6, 7]]
 SEEDS = [1, 2, 3, 4]
-SAMPLING = Sampling(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0)
+SAMPLING = SamplingParams(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0)
 GREEDY = replace(SAMPLING, temperature=0)
 BUILDERS = [GenerateEngine, CompactEngine, lambda: CompactEngine(max_tokens=25), lambda: CompactEngine(logprobs=True)]
 NAMES = ["generate", "compact", "compact in small chunks", "compact with logprobs"]
 
 Build = Callable[[], RolloutEngine]
+
+
+def request_for(
+    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
+) -> GenerationRequest:
+    """n completions of every prompt."""
+    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
 
 
 @pytest.fixture(params=BUILDERS, ids=NAMES)
@@ -45,7 +52,7 @@ def rows_of(rollouts: Rollouts) -> list[list[int]]:
 
 
 def test_rows_are_in_the_order_of_prompts_which_are_padded_left(model: PreTrainedModel, engine: RolloutEngine) -> None:
-    rollouts = engine.generate(model, PROMPTS, 2, SAMPLING, SEEDS, policy_version=3)
+    rollouts = engine.generate(request_for(model, PROMPTS, 2, SAMPLING, SEEDS, policy_version=3))
     assert rollouts.prompt_ids.tolist() == [[5, 6, 7]] * 2 + [[0, 0, 8]] * 2 + [[0, 9, 10]] * 2 + [[5, 6, 7]] * 2
     assert rollouts.prompt_mask.int().tolist() == [[1, 1, 1]] * 2 + [[0, 0, 1]] * 2 + [[0, 1, 1]] * 2 + [[1, 1, 1]] * 2
     assert rollouts.policy_version == 3
@@ -60,12 +67,12 @@ def test_greedy_completions_are_those_of_the_model_without_a_cache(
         while len(tokens) < len(prompt) + 6 and 1 not in tokens[len(prompt) :]:
             tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
         expected.append(tokens[len(prompt) :])
-    assert rows_of(engine.generate(model, PROMPTS, 1, GREEDY, SEEDS)) == expected
+    assert rows_of(engine.generate(request_for(model, PROMPTS, 1, GREEDY, SEEDS))) == expected
 
 
 def test_all_engines_draw_the_same_completions(model: PreTrainedModel, engine: RolloutEngine) -> None:
-    reference = GenerateEngine().generate(model, PROMPTS, 16, SAMPLING, SEEDS)
-    rollouts = engine.generate(model, PROMPTS, 16, SAMPLING, SEEDS)
+    reference = GenerateEngine().generate(request_for(model, PROMPTS, 16, SAMPLING, SEEDS))
+    rollouts = engine.generate(request_for(model, PROMPTS, 16, SAMPLING, SEEDS))
     assert rows_of(rollouts) == rows_of(reference)
     assert torch.equal(rollouts.finished, reference.finished)
     assert 0 < int(reference.finished.sum()) < 64
@@ -76,8 +83,8 @@ def test_all_engines_draw_the_same_completions(model: PreTrainedModel, engine: R
 
 def test_frequencies_are_the_softmax_in_spite_of_the_config(model: PreTrainedModel, engine: RolloutEngine) -> None:
     model.generation_config = GenerationConfig(do_sample=True, top_k=2, repetition_penalty=1.8, eos_token_id=1)
-    sampling = Sampling(max_completion_length=1, stop_token_ids=(1,), pad_token_id=0, temperature=0.5)
-    rollouts = engine.generate(model, [[5, 6, 7]], 1000, sampling, [0])
+    sampling = SamplingParams(max_completion_length=1, stop_token_ids=(1,), pad_token_id=0, temperature=0.5)
+    rollouts = engine.generate(request_for(model, [[5, 6, 7]], 1000, sampling, [0]))
     with torch.no_grad():
         probabilities = (model(torch.tensor([[5, 6, 7]])).logits[0, -1] / 0.5).softmax(-1).double()
     counts = torch.bincount(rollouts.completion_ids[:, 0], minlength=12)
@@ -115,7 +122,7 @@ def assert_drawn_at(temperature: float, policy: nn.Module, rollouts: Rollouts) -
 
 def test_first_and_later_tokens_are_drawn_from_the_softmax(model: PreTrainedModel, engine: RolloutEngine) -> None:
     sampling = replace(SAMPLING, max_completion_length=3, temperature=0.7)
-    assert_drawn_at(0.7, model, engine.generate(model, PROMPTS, 750, sampling, SEEDS))
+    assert_drawn_at(0.7, model, engine.generate(request_for(model, PROMPTS, 750, sampling, SEEDS)))
 
 
 @pytest.mark.parametrize("dialect", [None, SGLangDialect()], ids=["vllm", "sglang"])
@@ -126,7 +133,7 @@ def test_first_and_later_tokens_of_servers_are_drawn_from_the_softmax(
     engine = ServerEngine([servers.start(checkpoint)], str(tmp_path), dialect=dialect)
     engine.sync(policy, 0)
     sampling = replace(SAMPLING, max_completion_length=3, temperature=0.7)
-    assert_drawn_at(0.7, policy, engine.generate(language_model(policy), PROMPTS, 750, sampling, SEEDS))
+    assert_drawn_at(0.7, policy, engine.generate(request_for(language_model(policy), PROMPTS, 750, sampling, SEEDS)))
 
 
 def adapted_policy(folder: str) -> nn.Module:
@@ -149,7 +156,7 @@ def test_recorded_logprobs_are_those_that_the_trainer_computes_for_the_quickstar
     model.get_submodule("model.norm").weight.data *= 15  # logits far apart, as training makes them
     sampling = replace(SAMPLING, max_completion_length=12, temperature=temperature)
     engine = CompactEngine(max_tokens, logprobs=True)
-    rollouts = engine.generate(model, PROMPTS, 16, sampling, SEEDS)
+    rollouts = engine.generate(request_for(model, PROMPTS, 16, sampling, SEEDS))
     with torch.no_grad():
         expected, entropy = completion_logprobs(policy, rollouts, temperature)
     mask = rollouts.completion_mask
@@ -160,10 +167,10 @@ def test_recorded_logprobs_are_those_that_the_trainer_computes_for_the_quickstar
 
 def test_completions_of_a_prompt_depend_on_its_seed_alone(model: PreTrainedModel, engine: RolloutEngine) -> None:
     before = torch.random.get_rng_state()
-    whole = rows_of(engine.generate(model, PROMPTS, 4, SAMPLING, SEEDS))
+    whole = rows_of(engine.generate(request_for(model, PROMPTS, 4, SAMPLING, SEEDS)))
     for i, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
-        assert rows_of(engine.generate(model, [prompt], 4, SAMPLING, [seed])) == whole[4 * i : 4 * i + 4]
-    other = rows_of(engine.generate(model, PROMPTS, 4, SAMPLING, [1, 2, 9, 4]))
+        assert rows_of(engine.generate(request_for(model, [prompt], 4, SAMPLING, [seed]))) == whole[4 * i : 4 * i + 4]
+    other = rows_of(engine.generate(request_for(model, PROMPTS, 4, SAMPLING, [1, 2, 9, 4])))
     assert [row for i, row in enumerate(other) if i // 4 != 2] == [row for i, row in enumerate(whole) if i // 4 != 2]
     assert other[8:12] != whole[8:12]
     assert whole[:4] != whole[12:]  # the same prompt by another seed
@@ -171,13 +178,13 @@ def test_completions_of_a_prompt_depend_on_its_seed_alone(model: PreTrainedModel
 
 
 def test_the_policy_is_left_as_it_was(model: PreTrainedModel, engine: RolloutEngine) -> None:
-    expected = rows_of(engine.generate(model, PROMPTS, 4, SAMPLING, SEEDS))
+    expected = rows_of(engine.generate(request_for(model, PROMPTS, 4, SAMPLING, SEEDS)))
     model.train()
     model.gradient_checkpointing_enable()
     model.model.layers[0].eval()
     shipped = model.generation_config
     before = {name: (m.training, getattr(m, "gradient_checkpointing", None)) for name, m in model.named_modules()}
-    assert rows_of(engine.generate(model, PROMPTS, 4, SAMPLING, SEEDS)) == expected
+    assert rows_of(engine.generate(request_for(model, PROMPTS, 4, SAMPLING, SEEDS))) == expected
     after = {name: (m.training, getattr(m, "gradient_checkpointing", None)) for name, m in model.named_modules()}
     assert before == after
     assert model.generation_config is shipped
@@ -189,8 +196,8 @@ def test_the_policy_is_left_as_it_was(model: PreTrainedModel, engine: RolloutEng
 def test_completions_are_cut_at_the_limit_and_may_end_by_any_stop_token(
     model: PreTrainedModel, engine: RolloutEngine
 ) -> None:
-    sampling = Sampling(max_completion_length=3, stop_token_ids=(1, 4, 9), pad_token_id=9)
-    rollouts = engine.generate(model, PROMPTS, 32, sampling, SEEDS)
+    sampling = SamplingParams(max_completion_length=3, stop_token_ids=(1, 4, 9), pad_token_id=9)
+    rollouts = engine.generate(request_for(model, PROMPTS, 32, sampling, SEEDS))
     for row, finished in zip(rows_of(rollouts), rollouts.finished.tolist(), strict=True):
         assert not {1, 4, 9} & set(row[:-1])
         assert finished == (row[-1] in (1, 4, 9))

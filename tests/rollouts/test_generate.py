@@ -3,28 +3,43 @@
 # P prompts, n completions each, R = P·n rows.
 
 import contextlib
+from typing import Any
 
 import pytest
 import torch
 from scipy.stats import chisquare
 from transformers import GenerationConfig, PreTrainedModel
 
-from bots_lightning.rollouts import GenerateEngine, Rollouts, Sampling, derive_seed, rollout_mode
+from bots_lightning.rollouts import (
+    GenerateEngine,
+    GenerationRequest,
+    Rollouts,
+    SamplingParams,
+    derive_seed,
+    rollout_mode,
+)
 
 PROMPTS = [[5, 6, 7], [8], [9, 10]]
 SEEDS = [1, 2, 3]
-SAMPLING = Sampling(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0)
+SAMPLING = SamplingParams(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0)
+
+
+def request_for(
+    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
+) -> GenerationRequest:
+    """n completions of every prompt."""
+    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
 
 
 def test_rows_are_ordered_by_prompt_and_prompts_padded_left(model: PreTrainedModel) -> None:
-    rollouts = GenerateEngine().generate(model, PROMPTS, 2, SAMPLING, SEEDS)
+    rollouts = GenerateEngine().generate(request_for(model, PROMPTS, 2, SAMPLING, SEEDS))
     assert rollouts.prompt_ids.tolist() == [[5, 6, 7]] * 2 + [[0, 0, 8]] * 2 + [[0, 9, 10]] * 2
     assert rollouts.prompt_mask.int().tolist() == [[1, 1, 1]] * 2 + [[0, 0, 1]] * 2 + [[0, 1, 1]] * 2
 
 
 def test_greedy_completions_are_those_of_each_prompt_alone(model: PreTrainedModel) -> None:
-    sampling = Sampling(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0, temperature=0)
-    rollouts = GenerateEngine().generate(model, PROMPTS, 1, sampling, SEEDS)
+    sampling = SamplingParams(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0, temperature=0)
+    rollouts = GenerateEngine().generate(request_for(model, PROMPTS, 1, sampling, SEEDS))
     for i, prompt in enumerate(PROMPTS):
         tokens, expected = list(prompt), []
         while len(expected) < 6 and 1 not in expected:
@@ -41,8 +56,8 @@ def test_frequencies_are_the_softmax_in_spite_of_the_checkpoints_config(
         do_sample=True, top_k=2, top_p=0.3, repetition_penalty=1.8, temperature=0.1, eos_token_id=1
     )
     shipped = model.generation_config
-    sampling = Sampling(max_completion_length=1, stop_token_ids=(1,), pad_token_id=0, temperature=temperature)
-    rollouts = GenerateEngine().generate(model, [[5, 6, 7]], 4000, sampling, [0])
+    sampling = SamplingParams(max_completion_length=1, stop_token_ids=(1,), pad_token_id=0, temperature=temperature)
+    rollouts = GenerateEngine().generate(request_for(model, [[5, 6, 7]], 4000, sampling, [0]))
     with torch.no_grad():
         probabilities = (model(torch.tensor([[5, 6, 7]])).logits[0, -1] / temperature).softmax(-1).double()
     counts = torch.bincount(rollouts.completion_ids[:, 0], minlength=12)
@@ -52,17 +67,22 @@ def test_frequencies_are_the_softmax_in_spite_of_the_checkpoints_config(
 
 def test_a_prompts_completions_are_a_function_of_its_seed(model: PreTrainedModel) -> None:
     before = torch.random.get_rng_state()
-    first, second = (rows_of(GenerateEngine().generate(model, PROMPTS, 8, SAMPLING, [3, 4, s])) for s in (5, 6))
+    first, second = (
+        rows_of(GenerateEngine().generate(request_for(model, PROMPTS, 8, SAMPLING, [3, 4, s]))) for s in (5, 6)
+    )
     assert first[:16] == second[:16]
     assert first[16:] != second[16:]
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_neither_neighbours_nor_memory_limits_change_completions(model: PreTrainedModel) -> None:
-    whole = rows_of(GenerateEngine().generate(model, PROMPTS, 4, SAMPLING, SEEDS))
-    assert rows_of(GenerateEngine(max_rows=5).generate(model, PROMPTS, 4, SAMPLING, SEEDS)) == whole
+    whole = rows_of(GenerateEngine().generate(request_for(model, PROMPTS, 4, SAMPLING, SEEDS)))
+    assert rows_of(GenerateEngine(max_rows=5).generate(request_for(model, PROMPTS, 4, SAMPLING, SEEDS))) == whole
     for i, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
-        assert rows_of(GenerateEngine().generate(model, [prompt], 4, SAMPLING, [seed])) == whole[4 * i : 4 * i + 4]
+        assert (
+            rows_of(GenerateEngine().generate(request_for(model, [prompt], 4, SAMPLING, [seed])))
+            == whole[4 * i : 4 * i + 4]
+        )
     assert len({tuple(row) for row in whole}) > 6
 
 
@@ -73,10 +93,10 @@ def rows_of(rollouts: Rollouts) -> list[list[int]]:
 
 
 def test_an_unfinished_completion_is_cut_at_the_limit(model: PreTrainedModel) -> None:
-    never = Sampling(max_completion_length=3, stop_token_ids=(11,), pad_token_id=0)
+    never = SamplingParams(max_completion_length=3, stop_token_ids=(11,), pad_token_id=0)
     with torch.no_grad():
         model.get_input_embeddings().weight[11] = -100 * model.get_input_embeddings().weight[11].sign()
-    rollouts = GenerateEngine().generate(model, PROMPTS, 4, never, SEEDS)
+    rollouts = GenerateEngine().generate(request_for(model, PROMPTS, 4, never, SEEDS))
     unfinished = ~rollouts.finished
     assert unfinished.any()
     assert (rollouts.lengths[unfinished] == 3).all()

@@ -33,7 +33,7 @@ def test_it_agrees_with_one_long_cumulative_sum(vocabulary: int) -> None:
 def test_frequencies_in_a_large_vocabulary_are_the_softmax() -> None:
     vocabulary, rows = 2_000, 200_000
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))
-    noise = uniform_noise([1], rows, 1).flatten()
+    noise = uniform_noise([1], [rows], 1).flatten()
     counts = torch.zeros(vocabulary, dtype=torch.long)
     for part in noise.split(20_000):
         counts += draw_tokens(logits.expand(len(part), -1), part).bincount(minlength=vocabulary)
@@ -55,7 +55,15 @@ def test_without_temperature_the_most_likely_token_is_taken() -> None:
 
 
 def test_noise_belongs_to_each_prompt() -> None:
-    both, alone = uniform_noise([3, 4], 2, 5), uniform_noise([4], 2, 5)
+    both, alone = uniform_noise([3, 4], [2, 2], 5), uniform_noise([4], [2], 5)
     assert torch.equal(both[2:], alone)
     assert len(both.unique()) == both.numel() == 20
     assert both.dtype == torch.float64
+
+
+def test_the_first_rows_of_a_prompt_do_not_depend_on_how_many_there_are() -> None:
+    """Neither on those of others; (R, T) with R = 1 + 4 + 2."""
+    noise = uniform_noise([3, 4, 5], [1, 4, 2], 6)
+    equal = uniform_noise([3, 4, 5], [4, 4, 4], 6).reshape(3, 4, 6)
+    assert torch.equal(noise, torch.cat([equal[0, :1], equal[1], equal[2, :2]]))
+    assert torch.equal(equal[1], torch.from_numpy(np.random.default_rng(4).random((4, 6))))

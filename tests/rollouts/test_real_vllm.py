@@ -28,7 +28,7 @@ from bots_lightning.policy.loading import LoRA, language_model, load_policy
 from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.quickstart import WarmStart
 from bots_lightning.quickstart.tokenizer import character_tokenizer
-from bots_lightning.rollouts import CompactEngine, Rollouts, Sampling
+from bots_lightning.rollouts import CompactEngine, GenerationRequest, Rollouts, SamplingParams
 from bots_lightning.rollouts.server import ServerEngine
 from bots_lightning.tasks.procedural import ALPHABET
 
@@ -36,8 +36,15 @@ ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("VLLM_PYTHON")
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6, 7]]
 SEEDS = [1, 2, 3, 4]
-SAMPLING = Sampling(max_completion_length=24, stop_token_ids=(1, 4), pad_token_id=0, temperature=0.7)
+SAMPLING = SamplingParams(max_completion_length=24, stop_token_ids=(1, 4), pad_token_id=0, temperature=0.7)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PYTHON is None, reason="VLLM_PYTHON is not set")]
+
+
+def request_for(
+    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
+) -> GenerationRequest:
+    """n completions of every prompt."""
+    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +114,18 @@ def test_completions_and_logprobs_are_the_policys_after_every_update(folder: str
             if ".default." in name:
                 weight.data.normal_(0, 0.2, generator=generator)
         engine.sync(policy, version)
-        rollouts = engine.generate(model, PROMPTS, 8, SAMPLING, SEEDS, version)
+        rollouts = engine.generate(request_for(model, PROMPTS, 8, SAMPLING, SEEDS, policy_version=version))
         with torch.no_grad():
             expected, _ = completion_logprobs(policy, rollouts, SAMPLING.temperature)
         assert rollouts.logprobs is not None
         mask = rollouts.completion_mask
         torch.testing.assert_close(rollouts.logprobs[mask], expected[mask], atol=1e-4, rtol=0)
-        again = engine.generate(model, PROMPTS, 8, SAMPLING, SEEDS, version)
+        again = engine.generate(request_for(model, PROMPTS, 8, SAMPLING, SEEDS, policy_version=version))
         assert torch.equal(again.completion_ids, rollouts.completion_ids)
         assert 0 < int(rollouts.finished.sum()) < len(rollouts)
         seen.add(tuple(rollouts.completion_ids.flatten().tolist()))
-        likely = engine.generate(model, PROMPTS, 2, greedy, SEEDS, version)
-        reference = CompactEngine().generate(model, PROMPTS, 2, greedy, SEEDS)
+        likely = engine.generate(request_for(model, PROMPTS, 2, greedy, SEEDS, policy_version=version))
+        reference = CompactEngine().generate(request_for(model, PROMPTS, 2, greedy, SEEDS))
         assert torch.equal(likely.completion_ids, reference.completion_ids)
         assert torch.equal(likely.completion_mask, reference.completion_mask)
         assert torch.equal(likely.finished, reference.finished)
@@ -133,7 +140,7 @@ def gaps(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[float]]:
     generate = ServerEngine.generate
 
     def compare(
-        self: ServerEngine, model: Any, prompts: Any, n: int, sampling: Sampling, *rest: Any, **more: Any
+        self: ServerEngine, model: Any, prompts: Any, n: int, sampling: SamplingParams, *rest: Any, **more: Any
     ) -> Rollouts:
         rollouts = generate(self, model, prompts, n, sampling, *rest, **more)
         with torch.no_grad():

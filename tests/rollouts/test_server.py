@@ -27,15 +27,23 @@ from torch import nn
 from bots_lightning.policy.critic import SharedCritic
 from bots_lightning.policy.loading import LoRA, language_model, load_policy
 from bots_lightning.policy.logprobs import completion_logprobs
-from bots_lightning.rollouts import CompactEngine, Rollouts, Sampling, server_client
+from bots_lightning.rollouts import CompactEngine, GenerationRequest, Rollouts, SamplingParams, server_client
 from bots_lightning.rollouts.server import ServerEngine
 from bots_lightning.rollouts.server_client import RolloutServerError, ServerFaultError, ServerPool
-from bots_lightning.rollouts.server_dialects import Completion, SGLangDialect, check_completions, longest_answer
+from bots_lightning.rollouts.server_dialect import Completion, check_completions, longest_answer
+from bots_lightning.rollouts.server_sglang import SGLangDialect
 
 PROMPTS = [[5, 6, 7], [8], [9, 10], [5, 6, 7]]
 SEEDS = [1, 2, 3, 4]
-SAMPLING = Sampling(max_completion_length=6, stop_token_ids=(1, 4, 9), pad_token_id=0)
+SAMPLING = SamplingParams(max_completion_length=6, stop_token_ids=(1, 4, 9), pad_token_id=0)
 GREEDY = replace(SAMPLING, temperature=0)
+
+
+def request_for(
+    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
+) -> GenerationRequest:
+    """n completions of every prompt."""
+    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
 
 
 @pytest.fixture
@@ -72,10 +80,10 @@ def make_engine(folder: Path, *urls: str, **options: Any) -> ServerEngine:
 
 
 def completed(
-    engine: ServerEngine, policy: nn.Module, n: int = 4, sampling: Sampling = SAMPLING, version: int = 0
+    engine: ServerEngine, policy: nn.Module, n: int = 4, sampling: SamplingParams = SAMPLING, version: int = 0
 ) -> Rollouts:
     engine.sync(policy, version)
-    return engine.generate(language_model(policy), PROMPTS, n, sampling, SEEDS, version)
+    return engine.generate(request_for(language_model(policy), PROMPTS, n, sampling, SEEDS, policy_version=version))
 
 
 def rows_of(rollouts: Rollouts) -> list[list[int]]:
@@ -109,7 +117,7 @@ def test_greedy_completions_and_zero_logprobs_are_those_of_the_compact_engine(
     policy: nn.Module, url: str, tmp_path: Path, dialect: Any
 ) -> None:
     rollouts = completed(make_engine(tmp_path, url, dialect=dialect, logprobs=True), policy, sampling=GREEDY)
-    expected = CompactEngine(logprobs=True).generate(language_model(policy), PROMPTS, 4, GREEDY, SEEDS)
+    expected = CompactEngine(logprobs=True).generate(request_for(language_model(policy), PROMPTS, 4, GREEDY, SEEDS))
     for name, value in vars(expected).items():
         same = (
             torch.equal(getattr(rollouts, name).nan_to_num(7.0), value.nan_to_num(7.0))
@@ -143,7 +151,7 @@ def test_frequencies_are_the_softmax_whatever_the_server_would_do(policy: nn.Mod
     engine = make_engine(tmp_path, url)
     engine.sync(policy, 0)
     sampling = replace(SAMPLING, max_completion_length=1, temperature=0.5)
-    rollouts = engine.generate(language_model(policy), [[5, 6, 7]], 2000, sampling, [0])
+    rollouts = engine.generate(request_for(language_model(policy), [[5, 6, 7]], 2000, sampling, [0]))
     with torch.no_grad():
         probabilities = (policy(input_ids=torch.tensor([[5, 6, 7]])).logits[0, -1] / 0.5).softmax(-1).double()
     likely = probabilities > 5 / 2000
@@ -170,9 +178,9 @@ def test_completions_of_a_prompt_depend_on_its_seed_alone(
     engine, model = make_engine(tmp_path, url, dialect=dialect), language_model(policy)
     whole = rows_of(completed(engine, policy))
     for i, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
-        assert rows_of(engine.generate(model, [prompt], 4, SAMPLING, [seed])) == whole[4 * i : 4 * i + 4]
+        assert rows_of(engine.generate(request_for(model, [prompt], 4, SAMPLING, [seed]))) == whole[4 * i : 4 * i + 4]
     assert whole[:4] != whole[12:]  # the same prompt by another seed
-    neighbours = rows_of(engine.generate(model, [[5, 6, 7]] * 2, 16, SAMPLING, [1, 2]))
+    neighbours = rows_of(engine.generate(request_for(model, [[5, 6, 7]] * 2, 16, SAMPLING, [1, 2])))
     assert neighbours[1:16] != neighbours[16:31]  # servers count on from a seed; 1 + 1 is not 2 here
     assert len({tuple(row) for row in neighbours}) > 16
 
@@ -239,10 +247,10 @@ def test_other_weights_of_the_same_version_are_another_adapter(policy: nn.Module
 def test_a_policy_that_was_not_synced_is_refused(policy: nn.Module, url: str, tmp_path: Path) -> None:
     engine, model = make_engine(tmp_path, url), language_model(policy)
     with pytest.raises(RolloutServerError, match="policy 0, but the servers have None"):
-        engine.generate(model, PROMPTS, 1, SAMPLING, SEEDS)
+        engine.generate(request_for(model, PROMPTS, 1, SAMPLING, SEEDS))
     engine.sync(policy, 4)
     with pytest.raises(RolloutServerError, match="policy 5, but the servers have 4"):
-        engine.generate(model, PROMPTS, 1, SAMPLING, SEEDS, policy_version=5)
+        engine.generate(request_for(model, PROMPTS, 1, SAMPLING, SEEDS, policy_version=5))
 
 
 def test_full_finetuning_is_refused(checkpoint: str, url: str, tmp_path: Path) -> None:
@@ -443,7 +451,7 @@ def test_a_folder_that_the_server_does_not_see_is_said(policy: nn.Module, url: s
     engine.sync(policy, 0)
     shutil.rmtree(tmp_path / "adapters")
     with pytest.raises(RolloutServerError, match="adapter_dir on a disk that the server sees"):
-        engine.generate(language_model(policy), PROMPTS, 1, SAMPLING, SEEDS)
+        engine.generate(request_for(language_model(policy), PROMPTS, 1, SAMPLING, SEEDS))
 
 
 # --- the pool ---------------------------------------------------------------------------------------------------------

@@ -29,11 +29,20 @@ from transformers import (
     Qwen3Config,
 )
 
-from bots_lightning.rollouts import CompactEngine, GenerateEngine, Rollouts, Sampling, static
-from bots_lightning.rollouts import compact as compact_module
-from bots_lightning.rollouts.generate import pad_left
+from bots_lightning.rollouts import (
+    CompactEngine,
+    GenerateEngine,
+    GenerationRequest,
+    Rollouts,
+    SamplingParams,
+    decoding,
+    static,
+    static_memory,
+)
+from bots_lightning.rollouts.padding import pad_left
 from bots_lightning.rollouts.reader import Reader, can_read
-from bots_lightning.rollouts.static import StaticReader, next_logits, size_for
+from bots_lightning.rollouts.static import StaticReader, next_logits
+from bots_lightning.rollouts.static_memory import size_for
 
 # Of the compiler's own imports.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
@@ -64,8 +73,15 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "gpt2, absolute positions": GPT2Config(**SPECIAL, n_embd=32, n_layer=2, n_head=2, n_positions=128),
     "bloom, no positions": BloomConfig(**SPECIAL, hidden_size=32, n_layer=2, n_head=2),
 }
-SAMPLING = Sampling(max_completion_length=20, stop_token_ids=(1, 2, 3), pad_token_id=0)
-GREEDY = Sampling(max_completion_length=20, stop_token_ids=(1, 2, 3), pad_token_id=0, temperature=0)
+SAMPLING = SamplingParams(max_completion_length=20, stop_token_ids=(1, 2, 3), pad_token_id=0)
+GREEDY = SamplingParams(max_completion_length=20, stop_token_ids=(1, 2, 3), pad_token_id=0, temperature=0)
+
+
+def request_for(
+    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
+) -> GenerationRequest:
+    """n completions of every prompt."""
+    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
 
 
 def build(config: PreTrainedConfig) -> PreTrainedModel:
@@ -96,7 +112,7 @@ def lora_weights(model: PreTrainedModel) -> list[Tensor]:
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compact_module, "compiled_step", lambda _: next_logits)
+    monkeypatch.setattr(decoding, "compiled_step", lambda _: next_logits)
 
 
 @pytest.fixture
@@ -105,7 +121,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBacke
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
     step = torch.compile(next_logits, backend=counter)
-    monkeypatch.setattr(compact_module, "compiled_step", lambda _: step)
+    monkeypatch.setattr(decoding, "compiled_step", lambda _: step)
     yield counter
     torch._dynamo.reset()
 
@@ -133,13 +149,15 @@ def called(model: PreTrainedModel) -> Iterator[list[tuple[str, int, int]]]:
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLING], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_are_those_of_the_cache_that_grows(
-    family: str, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+    family: str, sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(static, "LEAST_COLUMNS", 4)  # so that the cache grows often
     model, prompts = build(FAMILIES[family]), random_prompts(60, longest=24)
-    expected = CompactEngine(40 * 44, logprobs=True).generate(model, prompts, 2, sampling, range(60))
+    expected = CompactEngine(40 * 44, logprobs=True).generate(request_for(model, prompts, 2, sampling, range(60)))
     with called(model) as passes:
-        seen = CompactEngine(40 * 44, logprobs=True, static=True).generate(model, prompts, 2, sampling, range(60))
+        seen = CompactEngine(40 * 44, logprobs=True, static=True).generate(
+            request_for(model, prompts, 2, sampling, range(60))
+        )
     assert_same(seen, expected)
     assert len(set(map(tuple, rows_of(expected)))) > 20
     slots = {rows for kind, rows, columns in passes if columns == 1 and kind == "Cache"}
@@ -152,12 +170,12 @@ def test_tokens_are_those_of_the_cache_that_grows(
 def test_rows_that_were_put_aside_go_on_in_a_cache_of_their_own(
     check_every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(compact_module.CHECK_EVERY, "cpu", check_every)
+    monkeypatch.setitem(decoding.CHECK_EVERY, "cpu", check_every)
     model, prompts = build(FAMILIES["qwen3"]), random_prompts(64, longest=9)
-    sampling = Sampling(max_completion_length=60, stop_token_ids=(1, 2, 3), pad_token_id=0)
-    expected = GenerateEngine().generate(model, prompts, 1, sampling, range(64))
+    sampling = SamplingParams(max_completion_length=60, stop_token_ids=(1, 2, 3), pad_token_id=0)
+    expected = GenerateEngine().generate(request_for(model, prompts, 1, sampling, range(64)))
     with called(model) as passes:
-        seen = CompactEngine(16 * 69, static=True).generate(model, prompts, 1, sampling, range(64))
+        seen = CompactEngine(16 * 69, static=True).generate(request_for(model, prompts, 1, sampling, range(64)))
     assert rows_of(seen) == rows_of(expected)
     budgets = 4
     assert len([kind for kind, _, columns in passes if columns > 1 and kind == "DynamicCache"]) > 1 + budgets
@@ -194,11 +212,14 @@ def test_one_compilation_serves_all_sizes_new_weights_and_modes(counted: Compile
     weights, drawn, generator = lora_weights(adapted), [], torch.Generator().manual_seed(0)
     for turn in range(4):
         prompts = random_prompts(5 + 3 * turn, longest=4 + 20 * turn, seed=turn)
-        sampling = Sampling(16 + 24 * turn, (1, 2, 3), 0)
+        sampling = SamplingParams(16 + 24 * turn, (1, 2, 3), 0)
         seeds = range(len(prompts))
-        expected = CompactEngine(logprobs=True).generate(model, prompts, 3, sampling, seeds)
-        assert_same(CompactEngine(logprobs=True, static=True).generate(model, prompts, 3, sampling, seeds), expected)
-        drawn.append(rows_of(CompactEngine(static=True).generate(model, [[5, 6, 7]], 8, SAMPLING, [0])))
+        expected = CompactEngine(logprobs=True).generate(request_for(model, prompts, 3, sampling, seeds))
+        assert_same(
+            CompactEngine(logprobs=True, static=True).generate(request_for(model, prompts, 3, sampling, seeds)),
+            expected,
+        )
+        drawn.append(rows_of(CompactEngine(static=True).generate(request_for(model, [[5, 6, 7]], 8, SAMPLING, [0]))))
         model.train(turn % 2 == 0)
         adapted(input_ids=torch.tensor([prompts[0] * 2]), labels=torch.tensor([prompts[0] * 2])).loss.backward()
         with torch.no_grad():
@@ -214,14 +235,16 @@ def test_inductor_compiles_once_and_draws_the_same_tokens(monkeypatch: pytest.Mo
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("inductor")
     step = torch.compile(next_logits, backend=counter)
-    monkeypatch.setattr(compact_module, "compiled_step", lambda _: step)
+    monkeypatch.setattr(decoding, "compiled_step", lambda _: step)
     model = build(FAMILIES["gemma3, alternating"])
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     for turn in range(3):
         prompts = random_prompts(20 + 8 * turn, longest=4 + 20 * turn, seed=turn)
         seeds = range(len(prompts))
-        expected = CompactEngine(40 * 70, logprobs=True).generate(model, prompts, 2, SAMPLING, seeds)
-        seen = CompactEngine(40 * 70, logprobs=True, static=True).generate(model, prompts, 2, SAMPLING, seeds)
+        expected = CompactEngine(40 * 70, logprobs=True).generate(request_for(model, prompts, 2, SAMPLING, seeds))
+        seen = CompactEngine(40 * 70, logprobs=True, static=True).generate(
+            request_for(model, prompts, 2, SAMPLING, seeds)
+        )
         assert_same(seen, expected)
         with torch.no_grad():
             for weight in lora_weights(adapted):
@@ -234,9 +257,9 @@ def test_the_step_that_is_used_is_the_compiled_one() -> None:
     torch._dynamo.reset()
     model, prompts = build(FAMILIES["qwen3"]), random_prompts(12, longest=8)
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    seen = CompactEngine(logprobs=True, static=True).generate(model, prompts, 2, SAMPLING, range(12))
+    seen = CompactEngine(logprobs=True, static=True).generate(request_for(model, prompts, 2, SAMPLING, range(12)))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 1
-    assert_same(seen, CompactEngine(logprobs=True).generate(model, prompts, 2, SAMPLING, range(12)))
+    assert_same(seen, CompactEngine(logprobs=True).generate(request_for(model, prompts, 2, SAMPLING, range(12))))
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -244,28 +267,28 @@ def test_the_cache_stays_in_place_until_more_is_needed() -> None:
     model = build(FAMILIES["qwen3"])
 
     def addresses(rows: int, limit: int) -> list[int]:
-        sampling = Sampling(limit, (1, 2, 3), 0)
-        CompactEngine(static=True).generate(model, [[5, 6, 7]], rows, sampling, [0])
-        return [memory.data_ptr() for memory in static._memory[model]]
+        sampling = SamplingParams(limit, (1, 2, 3), 0)
+        CompactEngine(static=True).generate(request_for(model, [[5, 6, 7]], rows, sampling, [0]))
+        return [memory.data_ptr() for memory in static_memory._memory[model]]
 
     first = addresses(12, limit=60)
     assert len(set(first)) == 4  # keys and values of two layers
     assert addresses(12, limit=30) == addresses(7, limit=60) == first
     # 3 + 60 columns come in 64, of 1 head of 16.
-    assert {memory.numel() for memory in static._memory[model]} == {12 * 64 * 16}
+    assert {memory.numel() for memory in static_memory._memory[model]} == {12 * 64 * 16}
     addresses(12, limit=70)
-    assert {memory.numel() for memory in static._memory[model]} == {12 * 80 * 16}
+    assert {memory.numel() for memory in static_memory._memory[model]} == {12 * 80 * 16}
 
 
 @pytest.mark.usefixtures("uncompiled")
 def test_the_memory_goes_with_the_model() -> None:
     model = build(FAMILIES["qwen3"])
-    CompactEngine(static=True).generate(model, [[5, 6, 7]], 2, SAMPLING, [0])
+    CompactEngine(static=True).generate(request_for(model, [[5, 6, 7]], 2, SAMPLING, [0]))
     gc.collect()
-    before = len(static._memory)
+    before = len(static_memory._memory)
     del model
     gc.collect()
-    assert len(static._memory) == before - 1
+    assert len(static_memory._memory) == before - 1
 
 
 def test_sizes_are_few_and_no_smaller_than_what_they_hold() -> None:
@@ -330,40 +353,40 @@ def test_models_that_it_is_not_right_for_do_without_and_one_warning_says_so(
 ) -> None:
     model, prompts = build(FAMILIES["qwen3"]), random_prompts(6, longest=9)
     alter(model)
-    expected = CompactEngine(logprobs=True).generate(model, prompts, 2, SAMPLING, range(6))
+    expected = CompactEngine(logprobs=True).generate(request_for(model, prompts, 2, SAMPLING, range(6)))
     engine = CompactEngine(logprobs=True, static=True)
     with pytest.warns(UserWarning, match=reason):
-        assert_same(engine.generate(model, prompts, 2, SAMPLING, range(6)), expected)
+        assert_same(engine.generate(request_for(model, prompts, 2, SAMPLING, range(6))), expected)
     with warnings.catch_warnings(), called(model) as passes:
         warnings.simplefilter("error")
-        assert_same(engine.generate(model, prompts, 2, SAMPLING, range(6)), expected)
+        assert_same(engine.generate(request_for(model, prompts, 2, SAMPLING, range(6))), expected)
     assert {kind for kind, _, _ in passes} == {"DynamicCache"}
     assert counted.frame_count == 0
-    assert model not in static._memory
+    assert model not in static_memory._memory
 
 
 def test_models_that_cannot_drop_rows_are_left_to_generate() -> None:
     config = MambaConfig(**SPECIAL, hidden_size=32, num_hidden_layers=2, state_size=8)
     model, prompts = build(config), random_prompts(4, longest=5)
     with pytest.warns(UserWarning, match="takes no past"):
-        seen = CompactEngine(static=True).generate(model, prompts, 2, SAMPLING, range(4))
-    assert rows_of(seen) == rows_of(GenerateEngine().generate(model, prompts, 2, SAMPLING, range(4)))
+        seen = CompactEngine(static=True).generate(request_for(model, prompts, 2, SAMPLING, range(4)))
+    assert rows_of(seen) == rows_of(GenerateEngine().generate(request_for(model, prompts, 2, SAMPLING, range(4))))
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_memory_that_did_not_suffice_is_given_back() -> None:
+def test_out_of_memory_releases_the_cache() -> None:
     model, prompts = build(FAMILIES["qwen3"]), random_prompts(8, longest=4)
-    expected = CompactEngine(logprobs=True).generate(model, prompts, 4, SAMPLING, range(8))
+    expected = CompactEngine(logprobs=True).generate(request_for(model, prompts, 4, SAMPLING, range(8)))
     engine = CompactEngine(logprobs=True, static=True)
-    engine.generate(model, prompts, 4, SAMPLING, range(8))
-    whole = sum(memory.numel() for memory in static._memory[model])
+    engine.generate(request_for(model, prompts, 4, SAMPLING, range(8)))
+    whole = sum(memory.numel() for memory in static_memory._memory[model])
 
     def fail(_: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if len(kwargs["input_ids"]) > 20:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     hook = model.register_forward_hook(fail, with_kwargs=True)
-    with pytest.warns(UserWarning, match="memory does not suffice for 32 completions"):
-        assert_same(engine.generate(model, prompts, 4, SAMPLING, range(8)), expected)
+    with pytest.warns(UserWarning, match="out of memory with 32 completions"):
+        assert_same(engine.generate(request_for(model, prompts, 4, SAMPLING, range(8))), expected)
     hook.remove()
-    assert sum(memory.numel() for memory in static._memory[model]) <= whole / 2
+    assert sum(memory.numel() for memory in static_memory._memory[model]) <= whole / 2

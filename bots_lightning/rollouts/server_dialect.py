@@ -1,0 +1,147 @@
+"""What a kind of inference server has to be asked, and checks of what it answers."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bots_lightning.rollouts.completed import own_tokens
+from bots_lightning.rollouts.engine import SamplingParams
+from bots_lightning.rollouts.server_adapter import Adapter
+from bots_lightning.rollouts.server_client import Server, ServerFaultError
+
+PLAIN = {"top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+
+BYTES_PER_TOKEN = 1024  # of a completion: its text, four times over, and numbers; a token's text may have 128 letters
+BYTES_PER_PROMPT_TOKEN = 16  # its id
+BYTES_BESIDE = 2**20  # of whatever else an answer contains
+ROUNDING = 0.01  # nats that a log-probability may be above 0
+
+excerpt = reprlib.Repr()  # of what may be of any length and depth
+excerpt.maxstring = 200
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion as a server gives it.
+
+    Attributes:
+        tokens: its ids, the stop token included.
+        logprobs: of each token, under the distribution it was drawn from; NaN for a stop token where the server
+            gives none.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+
+
+class ServerDialect(ABC):
+    """Sends requests to servers of one kind; all its methods raise `ServerFaultError` for unexpected answers."""
+
+    @abstractmethod
+    def load(self, server: Server, adapter: Adapter) -> None:
+        """Loads an adapter from its folder, unless it is loaded already."""
+
+    @abstractmethod
+    def unload(self, server: Server, adapter: Adapter) -> None:
+        """Forgets an adapter, if it is loaded."""
+
+    @abstractmethod
+    def complete(
+        self, server: Server, adapter: Adapter, prompt: Sequence[int], n: int, sampling: SamplingParams, seed: int
+    ) -> list[Completion]:
+        """Samples completions of one prompt.
+
+        Args:
+            server: to ask; `longest_answer` limits what is read of its answer.
+            adapter: which the server has loaded.
+            prompt: token ids.
+            n: how many completions.
+            sampling: how to draw.
+            seed: completion j uses the randomness of seed + j.
+
+        Returns:
+            the completions, in order.
+        """
+
+
+def longest_answer(prompt: Sequence[int], n: int, sampling: SamplingParams) -> int:
+    """Bytes that suffice for the answer to a request for n completions of a prompt; longer answers are a fault."""
+    return BYTES_BESIDE + n * (BYTES_PER_TOKEN * sampling.max_completion_length + BYTES_PER_PROMPT_TOKEN * len(prompt))
+
+
+def check_completions(completions: Sequence[Completion], n: int, sampling: SamplingParams, vocabulary: int) -> None:
+    """Refuses what no model draws.
+
+    Args:
+        completions: of one answer.
+        n: how many were asked for.
+        sampling: how they were to be drawn; log-probabilities of greedy ones mean nothing.
+        vocabulary: of the policy, in tokens.
+
+    Raises:
+        ServerFaultError: a token outside of the vocabulary, an impossible log-probability, or another number of them.
+    """
+    if len(completions) != n:
+        raise ServerFaultError(f"{len(completions)} completions; expected {n}.")
+    for completion in completions:
+        _check_tokens(completion, vocabulary)
+        if sampling.temperature > 0:
+            _check_logprobs(completion, sampling)
+
+
+def _check_tokens(completion: Completion, vocabulary: int) -> None:
+    tokens, logprobs = completion.tokens, completion.logprobs
+    if not tokens or len(tokens) != len(logprobs):
+        raise ServerFaultError(
+            f"{len(tokens)} tokens with {len(logprobs)} log-probabilities; expected one for each token."
+        )
+    for token in tokens:
+        if type(token) is not int or not 0 <= token < vocabulary:
+            raise ServerFaultError(
+                f"token id {excerpt.repr(token)}; expected 0 to {vocabulary - 1}, the policy's vocabulary. Does it "
+                "serve the same base model?"
+            )
+
+
+def _check_logprobs(completion: Completion, sampling: SamplingParams) -> None:
+    logprobs, own = completion.logprobs, own_tokens(completion.tokens, sampling)  # what follows the end is dropped
+    unsaid = own[-1] in sampling.stop_token_ids and math.isnan(logprobs[len(own) - 1])
+    for logprob in logprobs[: len(own) - unsaid]:
+        if not -math.inf < logprob <= ROUNDING:
+            raise ServerFaultError(f"a token's log-probability is {logprob}; expected a finite number up to 0.")
+
+
+def about_loading(fault: ServerFaultError, adapter: Adapter) -> ServerFaultError:
+    """A fault of loading with what to look at, to be tried again: a shared disk shows new folders late."""
+    return ServerFaultError(
+        f"{fault} -- {adapter.folder} could not be loaded. Is adapter_dir on a disk that the server sees, its rank no "
+        "larger than --max-lora-rank, and the server started with --enable-lora and "
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True?"
+    )
+
+
+@contextmanager
+def malformed(answer: Any) -> Iterator[None]:
+    """Turns errors of reading an answer into a fault of its server."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise ServerFaultError(
+            f"an answer of another form ({type(error).__name__}: {str(error)[:200]}): {excerpt.repr(answer)}"
+        ) from error
+
+
+@contextmanager
+def unless_not_found(*also: int) -> Iterator[None]:
+    """Ignores that there is nothing at an address: HTTP status 404, or one of these."""
+    try:
+        yield
+    except ServerFaultError as fault:
+        if fault.status not in (404, *also):
+            raise
