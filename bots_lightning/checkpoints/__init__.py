@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: written beside the good ones, checked when read, found again by a restart."""
+"""Checkpoints that survive a kill: written beside earlier ones, checked when read, found again by a restart."""
 
 from bots_lightning.checkpoints.damage import damage
 from bots_lightning.checkpoints.files import (

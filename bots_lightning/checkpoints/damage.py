@@ -1,19 +1,22 @@
-"""Whether a checkpoint is whole."""
+"""Finds damage in checkpoints."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
 
-from bots_lightning.checkpoints.seal import digest_of, is_archive, is_whole
+from bots_lightning.checkpoints.seal import digest_of, is_archive, is_intact
 from bots_lightning.checkpoints.sharded import read_manifest
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing is; reads all of it once and compares its checksums.
+    """Reads a checkpoint once and compares its checksums.
 
     Args:
         path: a file, or a folder of shards.
+
+    Returns:
+        what is wrong with it, to be put into a sentence; None if nothing is.
     """
     try:
         return _damage_of_folder(path) if path.is_dir() else _damage_of_file(path)
@@ -43,17 +46,19 @@ def _damage_of_folder(path: Path) -> str | None:
 def _damage_of_file(path: Path) -> str | None:
     if not is_archive(path):
         return "it is no file of torch.save, or its beginning is lost"
-    whole = is_whole(path)
-    return _damage_of_archive(path) if whole is None else None if whole else "it does not match its checksum"
+    intact = is_intact(path)
+    if intact is None:
+        return _damage_of_archive(path)
+    return None if intact else "it does not match its checksum"
 
 
 def _damage_of_archive(path: Path) -> str | None:
-    """Of a file without a seal: a zip archive holds a checksum of every tensor, which torch does not look at."""
+    """Checks a file without a seal: a zip archive holds a checksum of every tensor, which torch does not look at."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.comment:  # a part of a seal
+            if archive.comment:  # a fragment of a seal
                 return "it cannot be read to its end"
             fault = archive.testzip()
-    except Exception as error:  # zipfile raises whatever its fields, taken at their word, lead to
+    except Exception as error:  # zipfile trusts damaged fields and raises anything
         return f"it cannot be read ({type(error).__name__}: {error})"
     return f"the part {fault} does not match its checksum" if fault else None

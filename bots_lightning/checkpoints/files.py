@@ -1,7 +1,7 @@
-"""How a checkpoint, file or folder, or another file of a run takes its place: complete, or not at all."""
+"""Puts checkpoints, files or folders, and other files of a run in place: complete, or not at all."""
 
 # Hidden names beside NAME.ckpt: .NAME.ckpt.unfinished is being written, .NAME.ckpt.removed is being deleted, and
-# .NAME.ckpt.replaced is a good one that waits for its successor, since no folder can be renamed onto another.
+# .NAME.ckpt.replaced is the previous one until its successor is in place, since no folder can be renamed onto another.
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from pathlib import Path
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint, or another file of a run, could not be written. An earlier one of its name is as it was."""
+    """A checkpoint, or another file of a run, could not be written. An earlier one of its name is unchanged."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Clears away what was written where the disk is full, or fails.
+    """Deletes the unfinished file or folder if writing it fails.
+
+    Args:
+        path: where it is put in place in the end.
 
     Raises:
-        CheckpointError: naming the file, the fault and the space that is left.
+        CheckpointError: the disk is full, or fails; names the file, the fault and the space that is left.
     """
     try:
         yield
@@ -36,10 +39,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Puts a text file in place of an earlier one, at once.
+    """Writes a text file, and replaces an earlier one at once.
 
     Raises:
-        CheckpointError: there is no room for it; the earlier one is as it was.
+        CheckpointError: the disk is full, or fails; the earlier one is unchanged.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,7 @@ def append_text(path: Path, text: str) -> None:
     """Appends to a text file: all of it, or nothing.
 
     Raises:
-        CheckpointError: there is no room for it; the file is as it was.
+        CheckpointError: the disk is full, or fails; the file is unchanged.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,18 +63,18 @@ def append_text(path: Path, text: str) -> None:
             try:
                 while rest:
                     rest = rest[file.write(rest) :]
-            except BaseException:  # Ctrl-C too: the file is put back as it was, and the error goes on
+            except BaseException:  # also Ctrl-C: the file is restored and the error raised again
                 file.truncate(end)
                 raise
 
 
 def unfinished(path: Path) -> Path:
-    """Where a checkpoint is written."""
+    """The hidden path at which a checkpoint is written."""
     return _beside(path, "unfinished")
 
 
 def replaced(path: Path) -> Path:
-    """Where a folder is while another takes its place."""
+    """The hidden path of a folder while its successor is put in place."""
     return _beside(path, "replaced")
 
 
@@ -80,7 +83,7 @@ def _beside(path: Path, what: str) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Sees that a file, or a folder with all that is in it, has reached the disk."""
+    """Waits until a file, or a folder with all that is in it, has reached the disk."""
     for inside in sorted(path.rglob("*")):
         _sync(inside)
     _sync(path)
@@ -95,7 +98,7 @@ def _sync(path: Path) -> None:
 
 
 def begin_folder(path: Path) -> Path:
-    """An empty folder at `unfinished(path)`."""
+    """Makes an empty folder at `unfinished(path)`, and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tidy(path.parent)
     _delete(unfinished(path))
@@ -104,9 +107,9 @@ def begin_folder(path: Path) -> Path:
 
 
 def put_in_place(path: Path) -> None:
-    """Gives what was written at `unfinished(path)` its name, in place of an earlier one.
+    """Renames what was written at `unfinished(path)` to its own name, replacing an earlier one.
 
-    Files are exchanged at once. Between two folders there is a moment without one; `tidy` and `standing` know of it.
+    Files are replaced at once. Between two folders there is a moment without either; `tidy` and `standing` handle it.
     """
     sync(unfinished(path))
     if path.is_dir() or (unfinished(path).is_dir() and path.exists()):
@@ -117,7 +120,7 @@ def put_in_place(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Deletes a checkpoint; a folder takes a hidden name first, so that half of one never looks like one."""
+    """Deletes a checkpoint; a folder gets a hidden name first, so that half of it never looks like a checkpoint."""
     if path.is_dir() and not path.is_symlink():
         doomed = _beside(path, "removed")
         _delete(doomed)
@@ -126,7 +129,7 @@ def remove(path: Path) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Deletes what killed writes have left in a folder, and gives a checkpoint back its name if a kill came between."""
+    """Deletes what killed writes have left in a folder, and restores a checkpoint whose successor a kill prevented."""
     for path in sorted(folder.glob(".*.ckpt.*")):
         original = path.with_name(path.stem.removeprefix("."))
         if path == replaced(original) and not original.exists():
@@ -136,7 +139,7 @@ def tidy(folder: Path) -> None:
 
 
 def standing(path: Path) -> Path:
-    """The checkpoint of that name; the hidden one, if a kill came between its removal and its successor."""
+    """The path of a checkpoint: the hidden one if a kill came between its renaming and its successor's."""
     return replaced(path) if not path.exists() and replaced(path).exists() else path
 
 

@@ -1,4 +1,4 @@
-"""The plugin that writes and reads the checkpoints of strategies that keep them in one file."""
+"""The plugin that writes and reads checkpoints of a single file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bots_lightning.checkpoints.sharded import consolidated, read_manifest
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint under a hidden name, and renames it when it has reached the disk. Reads folders too."""
+    """Writes a checkpoint under a hidden name and renames it when it has reached the disk; reads folders too."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """The file of that name is the old one or the new one at any moment.
+        """Writes a file; at any moment, the file of that name is the old one or the new one.
 
         Raises:
-            CheckpointError: there is no room for it.
+            CheckpointError: the disk is full, or fails.
         """
         if _is_remote(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -35,7 +35,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             put_in_place(path)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """A file, or the folder of a run with DeepSpeed."""
+        """Reads a file, or the folder of a run with DeepSpeed.
+
+        Raises:
+            ValueError: it is damaged, or no checkpoint.
+        """
         if _is_remote(path):
             return super().load_checkpoint(path, map_location, weights_only)
         if Path(path).is_dir():
@@ -44,7 +48,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_file(Path(path), map_location, weights_only)
 
     def remove_checkpoint(self, path: Any) -> None:
-        """A file or a folder."""
+        """Deletes a file or a folder."""
         if _is_remote(path):
             super().remove_checkpoint(path)
         elif Path(path).exists():
@@ -52,28 +56,34 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read_file(path: Path, map_location: Any = "cpu", weights_only: bool | None = None, **options: Any) -> Any:
-    """Loads a checkpoint file; options as of `torch.load`.
+    """Loads a checkpoint file.
+
+    Args:
+        path: of the file.
+        map_location: as of `torch.load`.
+        weights_only: as of `torch.load`.
+        **options: further ones of `torch.load`.
 
     Raises:
-        ValueError: it is damaged, or something else.
+        ValueError: it is damaged, or no checkpoint.
     """
     try:
         return torch.load(path, map_location=map_location, weights_only=weights_only, **options)
-    except Exception as error:  # whatever a file of another program leads to
+    except Exception as error:  # anything, for a file of another program
         raise ValueError(
-            f"{path} is not a checkpoint that bots-lightning fit has written, or only a part of one. Name another."
+            f"{path} is not a checkpoint that bots-lightning fit has written, or an incomplete one. Name another."
         ) from error
 
 
 def announce_fresh_optimizer(path: Path) -> None:
-    """Says what is not taken over from a checkpoint of another strategy."""
+    """Warns that the optimizer's state is not restored from a checkpoint of another strategy."""
     origin = "a run without DeepSpeed"
     if path.is_dir():
         manifest = read_manifest(path)
         origin = f"ZeRO-{manifest.stage} on {manifest.world_size} rank(s)"
     rank_zero_warn(
-        f"{path} is of {origin}. Weights, belief, schedule and counters are taken over by this run's strategy; the "
-        "optimizer's moments are not and start afresh, so that further training differs from the undisturbed run's."
+        f"{path} is of {origin}. Weights, belief, schedule and counters are restored; the optimizer's moments are not "
+        "and start afresh, so that further training differs from that of an uninterrupted run."
     )
 
 

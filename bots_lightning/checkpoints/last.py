@@ -1,4 +1,4 @@
-"""Where a restarted run goes on: `--ckpt_path last`."""
+"""Finds the checkpoint from which a run resumes: `--ckpt_path last`."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ LEFT_TO_LIGHTNING = ("best", "hpc")
 
 
 def find_checkpoint(given: str, folders: Sequence[Path], required: bool) -> str | None:
-    """The checkpoint that `--ckpt_path` names; None if it is "last" and there is none to go on from.
+    """The checkpoint that `--ckpt_path` names.
 
     Args:
-        given: a path, or "last": of the first run folder that has checkpoints, the whole one of the latest iteration.
+        given: a path, or "last": in the first run folder that has checkpoints, the undamaged one of the latest
+            iteration.
         folders: the run folders of the run's name, the newest first.
-        required: whether none is an error.
+        required: whether it is an error if there is none.
+
+    Returns:
+        its path; None if `given` is "last" and there is none.
 
     Raises:
-        ValueError: there is no such checkpoint, or it is damaged; all checkpoints of the run are damaged.
+        ValueError: there is no such checkpoint, or it is damaged; or all checkpoints of the run are damaged.
     """
     if given in LEFT_TO_LIGHTNING or "://" in given or ":" in given.partition("/")[0]:
         return given
     if given != "last":
-        return str(_whole(Path(given)))
+        return str(_checked(Path(given)))
     for folder in folders:
         if candidates := _newest_first(folder / FOLDER):
-            return str(_first_whole(folder, candidates))
+            return str(_first_undamaged(folder, candidates))
     seen = f"there is no checkpoint in {', '.join(str(folder / FOLDER) for folder in folders)}" if folders else ""
     message = f"--ckpt_path last: {seen or 'there is no run of that name'}"
     if required:
@@ -43,7 +47,8 @@ def find_checkpoint(given: str, folders: Sequence[Path], required: bool) -> str 
     return None
 
 
-def _whole(path: Path) -> Path:
+def _checked(path: Path) -> Path:
+    """A named checkpoint, if it is there and undamaged."""
     path = standing(path)
     if not path.exists():
         beside = ", ".join(str(other) for other in _newest_first(path.parent))
@@ -56,7 +61,8 @@ def _whole(path: Path) -> Path:
     return path
 
 
-def _first_whole(folder: Path, candidates: Sequence[Path]) -> Path:
+def _first_undamaged(folder: Path, candidates: Sequence[Path]) -> Path:
+    """The first undamaged checkpoint, with a warning for each that comes before."""
     for path in candidates:
         fault = damage(path)
         if not fault:
@@ -69,9 +75,9 @@ def _first_whole(folder: Path, candidates: Sequence[Path]) -> Path:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """All checkpoints of a folder by their iteration, whatever their files' times say, which a copy does not keep.
+    """All checkpoints of a folder by their iteration, not by the times of files, which a copy does not keep.
 
-    Of two from the same iteration, the younger file is first; of two from the same moment, the one called last.
+    Of two from the same iteration, the newer file is first; of two from the same moment, the one called last.
     """
     found = [standing(path) for path in _names(folder)]
     return sorted(
@@ -80,18 +86,18 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _iteration(path: Path) -> float:
-    """At which a checkpoint was written; infinite for a damaged one, so that it is looked at and named.
+    """The iteration at which a checkpoint was written.
 
-    Negative for a file of another program.
+    Infinite for a damaged one, so that it comes first and a warning names it; negative for a file of another program.
     """
     try:
         state = torch.load(path / STATE if path.is_dir() else path, map_location="meta", mmap=True, weights_only=True)
         return int(state["progress"]["iterations"])
-    except Exception:  # whatever bytes that are not what they were lead to; `damage` tells what is wrong
+    except Exception:  # damaged bytes lead to anything; `damage` says what is wrong
         return math.inf if damage(path) else -1
 
 
 def _names(folder: Path) -> set[Path]:
-    """Of those that stand, and of those that wait for a successor which a kill has prevented."""
+    """The paths of all checkpoints of a folder, with those whose successor a kill has prevented."""
     waiting = (path.with_name(path.stem.removeprefix(".")) for path in folder.glob(".*.ckpt.replaced"))
     return {path for path in folder.glob("*.ckpt") if path.exists()} | set(waiting)

@@ -15,7 +15,7 @@ FOLDER, CONFIG = "checkpoints", "config.yaml"  # in a run folder
 
 
 def run_folders(named: Path) -> list[Path]:
-    """The runs of a name, the newest first; some may have been deleted.
+    """The folders of a name's runs, the newest first; some may have been deleted.
 
     A folder NAME-5 whose config says `name: NAME-5` is a run of another name.
 
@@ -26,12 +26,15 @@ def run_folders(named: Path) -> list[Path]:
 
 
 def free_folder(named: Path) -> Path:
-    """Where the next run of a name goes, if no other is started before."""
+    """The folder of a name's next run, if no other run is started first."""
     return next(folder for folder in _next_folders(named) if _is_free(folder))
 
 
 def claim_folder(named: Path) -> Path:
-    """Takes the next folder of a name, which no other run has or gets: its config's file is made here, still empty.
+    """Reserves the folder of a name's next run for this run alone, by an empty config file.
+
+    Args:
+        named: RUNS_DIR/NAME.
 
     Raises:
         CheckpointError: no folder can be made there.
@@ -46,11 +49,11 @@ def claim_folder(named: Path) -> Path:
             except FileExistsError:  # another run, at the same moment
                 continue
             return folder
-    raise AssertionError("there are endless numbers")
+    raise AssertionError("numbers never end")
 
 
 def run_of(checkpoint: str | None, named: Path) -> Path | None:
-    """The run of a name whose checkpoint this is, None if it belongs to no run of that name."""
+    """The folder of the run that a checkpoint belongs to; None if it is of no run of that name."""
     if not checkpoint:
         return None
     place = Path(checkpoint).parent.resolve()
@@ -58,7 +61,7 @@ def run_of(checkpoint: str | None, named: Path) -> Path | None:
 
 
 def _numbered(named: Path) -> Iterator[tuple[int, Path]]:
-    """The runs of a name that are there, with their numbers; the first is NAME."""
+    """The existing runs of a name with their numbers; the first is NAME."""
     if named.is_dir() and not _is_free(named):
         yield 1, named
     pattern = re.compile(re.escape(named.name) + r"-([1-9]\d*)")
@@ -69,7 +72,7 @@ def _numbered(named: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _next_folders(named: Path) -> Iterator[Path]:
-    """Those behind the newest run: a gap is not filled, since the numbers tell which run is newer."""
+    """The folders after the newest run: gaps are not filled, since the numbers tell which run is newer."""
     newest = max((number for number, _ in _numbered(named)), default=0)
     for number in count(newest + 1):
         yield named if number == 1 else named.with_name(f"{named.name}-{number}")

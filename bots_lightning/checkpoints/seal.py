@@ -1,4 +1,4 @@
-"""A checksum over a whole checkpoint file, at its end: both take their place at once, and a copy has it too.
+"""A checksum over a checkpoint file, at the file's end: both are put in place together, and a copy keeps it.
 
 It is the comment of the zip archive that `torch.save` writes, which `torch.load` does not look at.
 """
@@ -25,7 +25,7 @@ def seal(path: Path) -> None:
     """Adds the checksum to a file of `torch.save`.
 
     Raises:
-        OSError: there is no room for it.
+        OSError: the disk is full, or fails.
     """
     with path.open("r+b") as file:
         file.seek(-END_BYTES, 2)
@@ -39,8 +39,8 @@ def seal(path: Path) -> None:
         file.write(digest.hexdigest().encode())
 
 
-def is_whole(path: Path) -> bool | None:
-    """Whether a file is as it was sealed; None if it is not sealed."""
+def is_intact(path: Path) -> bool | None:
+    """Whether a file still is what was sealed; None if it has no seal."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - LENGTH))
@@ -57,17 +57,17 @@ def is_whole(path: Path) -> bool | None:
 
 
 def digest_of(path: Path) -> str:
-    """The checksum of a whole file."""
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def own_digests(folder: Path, rank: int, world_size: int) -> dict[str, str]:
-    """The checksums of a rank's own files in a folder of shards, by path; the first rank has those that are nobody's.
+    """The checksums of a rank's own files in a folder of shards, by path.
 
     Args:
         folder: with the files of all ranks.
-        rank: whose.
+        rank: whose files; the first rank also has those whose names belong to no rank.
         world_size: number of ranks.
     """
     found = {}

@@ -1,6 +1,6 @@
-"""A checkpoint folder: DeepSpeed's shards, the run's state, and a list of it all that is written last.
+"""A checkpoint folder: DeepSpeed's shards, the run's state, and a manifest that is written last.
 
-NAME.ckpt/checkpoint/*.pt   weights and optimizer, divided over the ranks, in DeepSpeed's own format
+NAME.ckpt/checkpoint/*.pt   weights and optimizer, sharded over the ranks, in DeepSpeed's own format
 NAME.ckpt/state.pt          belief, counters, schedule, loops: what is the same on all ranks
 NAME.ckpt/shards.json       the files with their sizes; a folder without it is not a checkpoint
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-TAG = "checkpoint"  # DeepSpeed's word for a folder in the folder
+TAG = "checkpoint"  # DeepSpeed's term for a folder within the folder
 MANIFEST, STATE = "shards.json", "state.pt"
 OWN_DIGEST = "sha256"  # of the manifest's other entries
 
@@ -43,7 +43,12 @@ class Manifest:
 
 
 def write_state(folder: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Writes all but weights and optimizer."""
+    """Writes the run's state.
+
+    Args:
+        folder: of the checkpoint.
+        checkpoint: as of Lightning; weights and optimizer states are left out.
+    """
     kept = {key: value for key, value in checkpoint.items() if key not in ("state_dict", "optimizer_states")}
     torch.save(kept, folder / STATE)
 
@@ -51,7 +56,15 @@ def write_state(folder: Path, checkpoint: Mapping[str, Any]) -> None:
 def write_manifest(
     folder: Path, stage: int, world_size: int, weights: Mapping[str, Sequence[int]], digests: Mapping[str, str]
 ) -> None:
-    """Lists a folder whose files are all there."""
+    """Writes the manifest of a folder, whose other files are complete.
+
+    Args:
+        folder: of the checkpoint.
+        stage: of ZeRO.
+        world_size: number of ranks.
+        weights: shapes of the trained weights, by name.
+        digests: checksums of the files, by path in the folder.
+    """
     files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
     shapes = {name: list(shape) for name, shape in weights.items()}
     content = vars(Manifest(stage, world_size, shapes, files, dict(digests)))
@@ -60,13 +73,13 @@ def write_manifest(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The list of a folder.
+    """Reads the manifest of a folder.
 
     Raises:
         ValueError: there is none, or it is damaged.
     """
     if not (folder / MANIFEST).is_file():
-        raise ValueError(f"{folder} has no {MANIFEST}: it is no checkpoint, or only a part of one. Name another.")
+        raise ValueError(f"{folder} has no {MANIFEST}: it is no checkpoint, or an incomplete one. Name another.")
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if content.pop(OWN_DIGEST, "") not in ("", _digest(content)):
@@ -81,23 +94,23 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """All but weights and optimizer; `state_dict` holds tensors without content, for their names and shapes."""
+    """Reads the run's state of a folder; `state_dict` holds tensors without data, for their names and shapes."""
     state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     weights = read_manifest(folder).weights
     return state | {"state_dict": {name: torch.empty(shape, device="meta") for name, shape in weights.items()}}
 
 
 def consolidated(folder: Path) -> dict[str, Any]:
-    """A folder as the checkpoint of one device: whole weights in float32, and no optimizer state.
+    """Reads a folder as the checkpoint of one device: gathered weights in float32, and no optimizer state.
 
-    DeepSpeed pickles its shards: read only folders whose origin is trusted.
+    DeepSpeed pickles its shards, so read only folders from a trusted source.
 
     Raises:
         ModuleNotFoundError: DeepSpeed is not installed.
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it talks of every file
-        whole = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
-    weights = {name: whole[name].detach() for name in read_manifest(folder).weights}
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for every file
+        gathered = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
+    weights = {name: gathered[name].detach() for name in read_manifest(folder).weights}
     return read_state(folder) | {"state_dict": weights, "optimizer_states": []}

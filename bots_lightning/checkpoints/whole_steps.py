@@ -1,4 +1,4 @@
-"""Checkpoints of whole steps: taken when a step's metrics are logged and its evaluation is made, not before."""
+"""Checkpoints of complete steps: saved when a step's metrics are logged and its evaluation is done, not before."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class WholeSteps(Callback):
-    """Has `ModelCheckpoint(every_n_train_steps=…)` save between two steps.
+    """Makes `ModelCheckpoint(every_n_train_steps=…)` save between two steps.
 
-    Lightning lets it save at the end of a batch, before the step's metrics are logged and before the evaluation that
-    is due: a run killed right after that never had either. Here it saves before the next draw, and after the last
+    In Lightning it saves at the end of a batch, before the step's metrics are logged and before an evaluation that is
+    due: both are lost to a run that resumes from there. Here it saves before the next draw of tasks, and after the last
     step when training has ended.
 
-    An epoch that a checkpoint has seen to its end is not continued, where Lightning would train on what follows it.
+    A checkpoint from the end of an epoch resumes with the next epoch, where Lightning would train on in the old one.
 
     Args:
         trainer: that trains; this becomes the first of its callbacks.
-        between_steps: called before each draw; the save is added to it.
+        between_steps: functions that are called before each draw; `save` is added.
+
+    Raises:
+        ValueError: a ModelCheckpoint saves by time.
     """
 
     def __init__(self, trainer: Any, between_steps: list[Callable[[], None]]) -> None:
@@ -36,14 +39,14 @@ class WholeSteps(Callback):
         trainer.callbacks.insert(0, self)
 
     def remove(self) -> None:
-        """Leaves trainer, ModelCheckpoints and data as they were."""
+        """Undoes what the constructor has changed in trainer, ModelCheckpoints and data."""
         self.trainer.callbacks.remove(self)
         self.between_steps.remove(self.save)
         for keeper in self.keepers:
             del vars(keeper)["on_train_batch_end"], vars(keeper)["on_train_end"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets an epoch end that was at its end."""
+        """Ends the epoch of a checkpoint that was saved at the epoch's end."""
         loop: Any = trainer.fit_loop.epoch_loop
         batches = loop.batch_progress.current
         at_end = batches.completed == batches.ready and loop._num_ready_batches_reached()
@@ -57,31 +60,31 @@ class WholeSteps(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A step is over, but for its metrics and evaluation."""
+        """Notes that a save is due; the step's metrics and evaluation are still to come."""
         self._due = True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Keeps that count. What another callback saves at the end of a batch, is of a batch that is over.
+        """Saves the count of steps, and counts a batch as over if another callback saves at its end.
 
-        Lightning would count an epoch too much where it goes on from the end of an epoch's last batch.
+        Otherwise Lightning would count one epoch too many when it resumes from the end of an epoch's last batch.
         """
         loop = checkpoint.get("loops", {}).get("fit_loop")  # not where weights alone are saved
         if not loop:
             return
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] = pl_module.progress.iterations
-        for batches in (loop["epoch_loop.batch_progress"][part] for part in ("total", "current")):
+        for batches in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
             if batches["ready"] == batches["processed"]:
                 batches["completed"] = batches["processed"]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves after the last step, with the last evaluation: as `last.ckpt` in any case."""
+        """Saves after the last step and evaluation, always also as `last.ckpt`."""
         self.save()
         for keeper in self.keepers:
             if keeper.save_last and not keeper._should_skip_saving_checkpoint(trainer):
                 keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))
 
     def save(self) -> None:
-        """Saves with each ModelCheckpoint whose turn it is."""
+        """Saves with each ModelCheckpoint that is due, if a step has ended since the last call."""
         if self._due:
             self._due = False
             for keeper in self.keepers:
@@ -93,12 +96,12 @@ class WholeSteps(Callback):
 
 
 def _later(*_: Any) -> None:
-    """Nothing, for now."""
+    """Replaces a ModelCheckpoint's own hooks: `WholeSteps` saves later."""
 
 
 def _check(keeper: ModelCheckpoint) -> None:
     if keeper._train_time_interval is not None:
         raise ValueError(
-            "ModelCheckpoint.train_time_interval does nothing here, since Lightning looks at it under automatic "
-            "optimization only; use every_n_train_steps."
+            "ModelCheckpoint.train_time_interval does nothing here, since Lightning reads it under automatic optimization "
+            "only; use every_n_train_steps."
         )
