@@ -1,4 +1,4 @@
-"""Rewards for answers that can be compared with the right one: where the answer stands, and how good it is."""
+"""Rewards for answers that can be compared with the right one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ THOUGHT = re.compile(r"[<\[](?P<end>/?)(?:think|thinking|thought|reasoning|THINK
 
 
 def last_tagged(text: str, tag: str) -> str | None:
-    """What stands in the last `<tag>…</tag>` of a text, white space around it aside; None if there is none."""
+    """The content of the last `<tag>…</tag>` of a text, without white space around it; None if there is none."""
     end = text.rfind(f"</{tag}>")
     start = text.rfind(f"<{tag}>", 0, max(end, 0))
     return None if start < 0 else text[start + len(tag) + 2 : end].strip()
 
 
 def after_thinking(text: str) -> str:
-    """What follows the last thought (`<think>…</think>`, `[THINK]…[/THINK]`), white space around it aside.
+    """The text after the last thought (`<think>…</think>`, `[THINK]…[/THINK]`), without white space around it.
 
-    The whole text if there is none; nothing if a thought has begun and not ended. The beginning may be the prompt's.
+    The opening mark may be in the prompt.
+
+    Returns:
+        The whole text if there is no thought; "" if a thought has begun and not ended.
     """
     marks = list(THOUGHT.finditer(text))
     if not marks:
@@ -35,8 +38,8 @@ class AnswerMatch:
     """How well the answer in a completion agrees with the task's, from 0 to 1.
 
     Args:
-        compare: grades (given, expected); `same_text`, `same_normalised`, `same_data` and `share_of_cells` of
-            `rewards.comparisons` come with the package.
+        compare: grades (given, expected) from 0 to 1, such as `same_text`, `same_normalised`, `same_data` and
+            `share_of_cells` of `rewards.comparisons`.
         tag: the answer stands in the last `<tag>…</tag>` behind all thoughts. None: it is all that follows them.
         required: a completion without the tag has no answer and gets 0. Otherwise it is read as if `tag` were None.
 

@@ -90,7 +90,7 @@ def checked_scores(
 
     Raises:
         RewardFunctionError: it raises something, returns the wrong number of rewards, or no number. What a graded
-            reward raises stays as it is, with a note: its own errors name the task.
+            reward raises is raised unchanged, with a note: its own errors name the task.
     """
     arguments = accepted(function, {"completions": list(completions)} | columns)
     try:
@@ -98,18 +98,18 @@ def checked_scores(
     except RewardFunctionError:
         raise
     except Exception as error:
-        told = raised(function, error, _of_tasks(columns["task_id"]))
+        described = raised(function, error, _of_tasks(columns["task_id"]))
         if isinstance(function, GradedReward):
-            error.add_note(str(told))
+            error.add_note(str(described))
             raise
-        raise told from error
+        raise described from error
     scores = _listed(function, result, len(completions))
     ids = columns["task_id"]
     return np.array([_checked(function, score, ids[row]) for row, score in enumerate(scores)], dtype=np.float64)
 
 
 def _listed(function: RewardFunction, result: Any, rows: int) -> Sequence[Any]:
-    """The rewards of R completions, whatever they are."""
+    """The result of a function as a list of R rewards, whatever those are."""
     seen = None
     try:
         result = plain(result)
@@ -148,7 +148,7 @@ def _checked(function: RewardFunction, score: Any, task_id: Any) -> float:
 
 
 def _of_tasks(ids: Sequence[Any]) -> str:
-    """Which tasks a call was about."""
+    """The tasks of a call, in words."""
     tasks = list(dict.fromkeys(ids))
     if len(tasks) == 1:
         return f"for task {tasks[0]!r}"

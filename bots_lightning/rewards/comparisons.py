@@ -17,17 +17,20 @@ FENCE = re.compile(r"```\w*\n(.*)\n\s*```", re.DOTALL)
 
 
 def same_text(given: str, expected: str) -> bool:
-    """Equal, white space around them aside."""
+    """Whether two texts are equal, apart from white space around them."""
     return given.strip() == expected.strip()
 
 
 def same_normalised(given: str, expected: str) -> bool:
-    """Equal as `normalised` texts."""
+    """Whether two texts are equal once `normalised`."""
     return normalised(given) == normalised(expected)
 
 
 def same_data(given: str, expected: str) -> bool:
-    """Equal in one of their `readings`: `[[1, 2], [3, 4]]`, `((1,2),(3,4))` and `1 2⏎3 4` are one grid."""
+    """Whether two texts are equal in one of their `readings`.
+
+    `[[1, 2], [3, 4]]`, `((1,2),(3,4))` and `1 2⏎3 4` are one grid.
+    """
     expected_readings = list(readings(expected))
     return any(reading == other for reading in readings(given) for other in expected_readings)
 

@@ -7,5 +7,14 @@ from typing import Any
 
 
 def exact_match(prompts: Sequence[Any], completions: Sequence[str], answer: Sequence[str], **_: Any) -> list[float]:
-    """1 where the completion is the answer, surrounding white space aside; 0 elsewhere."""
+    """Rewards completions that are the answer, apart from white space around it.
+
+    Args:
+        prompts: not used.
+        completions: R texts.
+        answer: R answers.
+
+    Returns:
+        R rewards, 1 or 0.
+    """
     return [float(c.strip() == a.strip()) for c, a in zip(completions, answer, strict=True)]

@@ -20,7 +20,7 @@ class Gradable(TaskFilter):
     """Keeps the tasks that a reward can grade; a run refuses to start with others. Names the first that it leaves out.
 
     Args:
-        reward: the run's `MathReward`, `CodeReward` or another that tells a task's `fault`.
+        reward: the run's `MathReward`, `CodeReward` or another `GradedReward`.
     """
 
     def __init__(self, reward: GradedReward) -> None:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, get_args
 
+from bots_lightning.options import check_numbers
 from bots_lightning.rewards.graded import GradedReward, Outcomes
 from bots_lightning.rewards.maths_answers import Extraction, stated_answer
 from bots_lightning.rewards.maths_forms import balanced
@@ -36,7 +37,7 @@ class MathReward(GradedReward):
     r"""1.0 where the final answer of a completion equals the task's, by typography and sympy; else 0.0.
 
     The task's `answer` is a final answer ("72", `\frac{3}{4}`, "Monday") or a worked solution that marks one
-    (`\boxed{}`, "#### 72", "A: 72"). Where a completion states its own, the table in `rewards.maths_answers` says.
+    (`\boxed{}`, "#### 72", "A: 72"). See the table in `rewards.maths_answers` for where a completion states its own.
     Units are not compared; 50% equals 50 and 0.5. An answer that is still to be computed is none: for 16, neither 9 + 7
     nor 32/2 is paid, but powers, roots and logarithms are, and elsewhere fractions, π and e.
 
@@ -51,6 +52,7 @@ class MathReward(GradedReward):
 
     Raises:
         ModuleNotFoundError: the parser of formulas is not installed.
+        ValueError: an option is out of range.
     """
 
     def __init__(
@@ -67,8 +69,7 @@ class MathReward(GradedReward):
                 "MathReward needs latex2sympy2_extended, which is not installed. Run: "
                 'pip install "bots-lightning[maths]"'
             )
-        if max_characters < 1:
-            raise ValueError(f"max_characters={max_characters}; expected at least 1.")
+        check_numbers(1, max_characters=max_characters)
         if extraction not in get_args(Extraction):
             raise ValueError(f"extraction={extraction!r}; expected one of {', '.join(get_args(Extraction))}.")
         self.extraction = extraction
@@ -80,10 +81,19 @@ class MathReward(GradedReward):
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[str], answer: Sequence[str], **columns: Any
     ) -> list[float | None]:
-        """R rewards, 1.0 or 0.0.
+        """Grades R completions, and sets `outcomes`.
+
+        Args:
+            prompts: not used.
+            completions: R texts.
+            answer: R answers of tasks.
+            **columns: `task_id` is named in errors.
+
+        Returns:
+            R rewards, 1.0 or 0.0.
 
         Raises:
-            ValueError: an answer of a task is none; names the task if there is a column `task_id`.
+            ValueError: the answer of a task is none; names the task.
             RewardPoolError: nothing can be graded any more.
         """
         task_ids: Sequence[Any] = columns.get("task_id") or range(len(answer))
@@ -137,7 +147,7 @@ def gold_answer(text: str, task_id: Any) -> str:
 def _final_answer(text: str) -> tuple[str, str]:
     """The answer and what is wrong with it, one of them empty; many tasks have the same."""
     if PLAIN_NUMBER.fullmatch(text):
-        return text, ""  # as the rest says too, a hundred times as slowly
+        return text, ""  # a shortcut: the rest finds the same, a hundred times as slowly
     answer = stated_answer(text)
     if answer is None or not tidy(answer) or "####" in answer:
         return "", "has no final answer"

@@ -26,13 +26,13 @@ def verifier(generator: str, settings: str) -> Any:
 
 
 def score(item: Item) -> float:
-    """What the generator's own verifier says of one answer, from 0 to 1."""
+    """Grades one answer with the generator's own verifier, from 0 to 1."""
     generator, settings, entry, answer = item
     return float(verifier(generator, settings).score_answer(answer, ast.literal_eval(entry)))
 
 
 class ReasoningGymReward(GradedReward):
-    """What reasoning-gym's verifiers say of the answers, from 0 to 1; some give partial credit.
+    """Grades answers with reasoning-gym's own verifiers, from 0 to 1; some give partial credit.
 
     Tasks come from `ReasoningGymTasks`. A task of another source has the reward None. An answer that takes a verifier
     too long, or that it fails at, has the reward 0 and is counted in `outcomes`.
@@ -43,6 +43,9 @@ class ReasoningGymReward(GradedReward):
         threshold: rewards become 1 from here on and 0 below; none keeps partial credit.
         timeout_seconds: for one answer.
         num_workers: processes; by default as many as cores, 16 at most.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     def __init__(
@@ -62,7 +65,20 @@ class ReasoningGymReward(GradedReward):
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[str], answer: Sequence[str], **columns: Any
     ) -> list[float | None]:
-        """Rewards of R completions."""
+        """Grades R completions, and sets `outcomes`.
+
+        Args:
+            prompts: not used.
+            completions: R texts.
+            answer: not used; the verifiers take it from `entry`.
+            **columns: `generator`, `settings` and `entry` of `ReasoningGymTasks`.
+
+        Returns:
+            R rewards, None for tasks of another source.
+
+        Raises:
+            RewardPoolError: nothing can be graded any more.
+        """
         nothing = [None] * len(completions)
         tasks = list(zip(*(columns.get(name, nothing) for name in ("generator", "settings", "entry")), strict=True))
         given = [self.answers.given(completion) for completion in completions]

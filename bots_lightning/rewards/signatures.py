@@ -14,8 +14,8 @@ all of this if it takes `**columns`:
 | `group`          | the task's group, "" without one                                                          |
 | any other name   | the column of that name, if all tasks of the batch have it                                |
 
-TRL passes `trainer_state`, `log_extra`, `log_metric` and `environments` too; here nobody has them, and a function that
-cannot go without is refused. It gives messages to every function where prompts are chats; here texts are the rule.
+TRL also passes `trainer_state`, `log_extra`, `log_metric` and `environments`; they do not exist here, and a function
+that requires one is refused. TRL gives messages to every function where prompts are chats; here texts are the rule.
 
 A function in verl's signature is called once for each completion, see `VerlReward`.
 """
@@ -41,21 +41,27 @@ LISTS_OF_LISTS = re.compile(r"\b(list|sequence)\[[\w.]*\b(list|sequence)\[", re.
 
 
 class RewardFunctionError(ValueError):
-    """A reward function has raised something, or returned what is no reward; it is named."""
+    """A reward function raised something, or returned something that is no reward; the message names it."""
 
 
 @runtime_checkable
 class Array(Protocol):
-    """Numbers of numpy, torch, jax or pandas, or one of them."""
+    """An array or a scalar of numpy, torch, jax or pandas."""
 
     def tolist(self) -> Any:
-        """The same in Python's own types."""
+        """A Python number, or lists of them."""
 
 
 def adapted(function: Callable[..., Any]) -> RewardFunction:
-    """A function that the scorer can call: one in TRL's signature as it is, others wrapped into it.
+    """Makes a function callable by the scorer.
 
-    Those in verl's signature are told by their parameters' names, those for chats by their annotation.
+    Functions in verl's signature are recognised by their parameters' names, those for chats by their annotation.
+
+    Args:
+        function: in TRL's signature, or in verl's.
+
+    Returns:
+        A function in TRL's signature: itself, or a `VerlReward` or `ChatReward` around it.
 
     Raises:
         ValueError: it has neither signature, or is a coroutine function.
@@ -76,10 +82,17 @@ def adapted(function: Callable[..., Any]) -> RewardFunction:
 
 
 def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that a function takes.
+    """Selects the arguments that a function takes.
+
+    Args:
+        function: to be called.
+        arguments: all that there are, by name.
+
+    Returns:
+        Those that its parameters name; all of them if it takes `**columns`.
 
     Raises:
-        RewardFunctionError: it needs others too.
+        RewardFunctionError: the function requires others too.
     """
     parameters = inspect.signature(function).parameters
     named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -95,10 +108,10 @@ def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[st
 
 
 def plain(value: Any) -> Any:
-    """What a reward function returned, in Python's own types.
+    """Converts what a reward function returned to Python's own types; other values than arrays stay unchanged.
 
     Raises:
-        TypeError: it is to be awaited.
+        TypeError: it is a coroutine.
     """
     if inspect.iscoroutine(value):
         value.close()
@@ -107,7 +120,7 @@ def plain(value: Any) -> Any:
 
 
 def number(value: Any) -> float:
-    """One reward of a list.
+    """Converts one reward to float.
 
     Raises:
         TypeError: it is no number.
@@ -188,7 +201,13 @@ class VerlReward:
 
 
 def raised(function: Callable[..., Any], error: Exception, where: str) -> RewardFunctionError:
-    """That a function has failed, and for which tasks; to be raised from the error itself."""
+    """Describes the failure of a reward function; to be raised from the original error.
+
+    Args:
+        function: that failed.
+        error: what it raised.
+        where: for which tasks, in words.
+    """
     wants_messages = isinstance(error, TypeError) and str(error).startswith("string indices must be integers")
     hint = NO_MESSAGES if wants_messages else ""
     return RewardFunctionError(
@@ -197,7 +216,7 @@ def raised(function: Callable[..., Any], error: Exception, where: str) -> Reward
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """Its own name; that of its class where it has none."""
+    """The name of a function; for other callables, that of their class."""
     return getattr(function, "__name__", type(function).__name__)
 
 

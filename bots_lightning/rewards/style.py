@@ -1,4 +1,6 @@
-"""Rewards for how a completion is written, whatever it answers: its format, its length, its repetitions."""
+"""Rewards for the form of a completion, whatever it answers: its format, its length, its repetitions."""
+
+# Shapes: R completions.
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ import math
 import re
 from collections.abc import Sequence
 from typing import Any, Protocol
+
+from bots_lightning.options import check_numbers
 
 # One block of thoughts, then one answer, and nothing else.
 THINK_ANSWER = r"<think>((?!</?(think|answer)>).)*</think>\s*<answer>((?!</?(think|answer)>).)*</answer>"
@@ -19,7 +23,7 @@ class Rewards(Protocol):
 
 
 class FormatMatch:
-    """1 where the whole completion has a format, white space around it aside; 0 elsewhere.
+    """1 where the whole completion has a format, apart from white space around it; 0 elsewhere.
 
     Args:
         pattern: a regular expression of the whole completion, in which `.` matches line ends too. The default asks for
@@ -42,6 +46,9 @@ class LengthPenalty:
     Args:
         free_characters: length up to which nothing is taken off.
         max_characters: length from which the penalty is −1.
+
+    Raises:
+        ValueError: unless 0 <= free_characters < max_characters.
     """
 
     def __init__(self, free_characters: int, max_characters: int) -> None:
@@ -71,6 +78,9 @@ class CosineLength:
         right: (r_0, r_L) of right completions.
         wrong: (r_0, r_L) of all others.
         exceeded: for completions that reach L.
+
+    Raises:
+        ValueError: L is less than 1.
     """
 
     def __init__(
@@ -81,8 +91,7 @@ class CosineLength:
         wrong: tuple[float, float] = (-1.0, -0.5),
         exceeded: float = -1.0,
     ) -> None:
-        if max_characters < 1:
-            raise ValueError(f"max_characters={max_characters}; expected at least 1.")
+        check_numbers(1, max_characters=max_characters)
         self.grader = grader
         self.max_characters = max_characters
         self.right, self.wrong, self.exceeded = right, wrong, exceeded
@@ -106,12 +115,14 @@ class RepetitionPenalty:
     window. White space separates words; a completion of fewer than n words gets 0.
 
     Args:
-        ngram: n.
+        ngram: n, in words.
+
+    Raises:
+        ValueError: n is less than 1.
     """
 
     def __init__(self, ngram: int = 3) -> None:
-        if ngram < 1:
-            raise ValueError(f"ngram={ngram}; expected at least 1 word.")
+        check_numbers(1, ngram=ngram)
         self.ngram = ngram
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Any) -> list[float]:

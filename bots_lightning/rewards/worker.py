@@ -18,12 +18,12 @@ from bots_lightning.rewards import worker_process
 
 
 class Worker:
-    """A process and its child (see `worker_process`), the pipe to them and what they are at.
+    """A process and its child (see `worker_process`), the pipe to them and the item that they run.
 
     Attributes:
-        started: whether it has said that it is ready.
-        item: the number of the item that it grades, None if it waits for one.
-        deadline: when it is to be killed, by `time.monotonic()`; while it starts, or grades.
+        started: whether it has reported that it is ready.
+        item: the number of the item that it runs, None if it waits for one.
+        deadline: when to kill it, by `time.monotonic()`; of its start, or of its item.
     """
 
     def __init__(self, order: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ class Worker:
         return self.started and self.item is None
 
     def send(self, message: Any) -> bool:
-        """Whether there was a process to send it to."""
+        """Sends a message; whether there was a process to receive it."""
         try:
             self.connection.send_bytes(message)
         except ConnectionError:
@@ -58,14 +58,14 @@ class Worker:
         return True
 
     def receive(self) -> tuple[Literal["done", "timeout", "error"], Any] | None:
-        """What it says, or None if it has died."""
+        """Its next message, or None if it has died."""
         try:
             return self.connection.recv()
         except (EOFError, ConnectionError):
             return None
 
     def exit_code(self) -> str:
-        """How it ended, once it says nothing more."""
+        """How it ended, in words."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(1.0)
         return f"exit code {self.process.returncode}"
@@ -82,7 +82,7 @@ class Worker:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use; all of the machine's where the system does not tell."""
+    """Cores that this process may use; all of the machine's where the system does not report them."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

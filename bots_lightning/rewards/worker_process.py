@@ -24,13 +24,13 @@ GRACE = 1.0
 
 
 def load(path: str) -> Callable[[Any], Any]:
-    """The function that `package.module:name` means."""
+    """Imports the function `package.module:name`."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
 
 
 def limit(memory_bytes: int | None) -> None:
-    """Bounds the address space, where the system can; a crash writes no core file."""
+    """Limits the address space, where the system can; a crash writes no core file."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_bytes is not None and sys.platform == "linux":  # macOS refuses
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
@@ -48,9 +48,18 @@ def await_item(connection: Connection, parent: int) -> Any:
 
 
 def run(function: Callable[[Any], Any], item: Any, wall_seconds: float, cpu_seconds: float = 0.0) -> tuple[str, Any]:
-    """What the pool hears of an item, within limits of time on the wall and, unless it is 0, of processor time.
+    """Runs one item under time limits.
 
-    The default action of both alarms needs no interpreter, so that they also end a call that never comes back from C.
+    The default action of both alarms needs no interpreter, so that they also end a call that never returns from C.
+
+    Args:
+        function: of the item.
+        item: its argument.
+        wall_seconds: wall time.
+        cpu_seconds: processor time; 0 for no limit.
+
+    Returns:
+        The message for the pool: ("done", result) or ("error", text).
     """
     signal.setitimer(signal.ITIMER_REAL, wall_seconds + GRACE)
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)

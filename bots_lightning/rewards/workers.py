@@ -17,7 +17,7 @@ from typing import Any, Literal
 from bots_lightning.rewards.graded import RewardPoolError
 from bots_lightning.rewards.worker import Worker, path_of, usable_cores
 
-# So many processes in a row that end before they can grade are the machine's fault.
+# After so many processes in a row that end before they can grade, the machine is at fault.
 FAILED_STARTS = 3
 # Each process holds the grader's libraries in memory; a machine's every core would be too many.
 MOST_WORKERS_BY_DEFAULT = 16
@@ -27,7 +27,7 @@ PATIENCE = 30
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of an item.
+    """The result of one item.
 
     Attributes:
         outcome: "error" if the function raised, or its process died.
@@ -41,11 +41,11 @@ class Verdict:
 
 
 class WorkerPool:
-    """Processes that wait for items, one item to a process at a time.
+    """Processes that run a function on items, each process on one item at a time.
 
-    They start at the first call. One that takes too long is killed, one that dies costs its item, and a copy of what it
-    has loaded takes its place. They end with this object or this process, however it ends. A copy of the pool has
-    processes of its own.
+    They start at the first call. One that takes too long is killed, one that dies costs its item, and either is
+    replaced by a fork of what it had loaded. They end with this object or this process, however it ends. A copy of the
+    pool has processes of its own. Calls on several threads wait for each other.
 
     Args:
         function: of one item, top-level, or its path `package.module:name`. Items and results are pickled.
@@ -56,6 +56,9 @@ class WorkerPool:
         rehearsal: items that each process grades as it starts, so that nothing is loaded under the clock of an item.
         memory_bytes: the most address space of a process (RLIMIT_AS); none for no limit. Of Linux only.
         max_item_bytes: an item that is longer, pickled, is an error and is not sent.
+
+    Raises:
+        ValueError: an option is out of range, or another process could not import the function.
     """
 
     def __init__(
@@ -97,7 +100,13 @@ class WorkerPool:
         self._own_nothing()
 
     def map(self, items: Sequence[Any]) -> list[Verdict]:
-        """What becomes of each item, in order.
+        """Runs the function on every item.
+
+        Args:
+            items: what the function takes, each of which can be pickled.
+
+        Returns:
+            The result of each item, in order.
 
         Raises:
             RewardPoolError: processes end one after another before they are ready.
@@ -152,7 +161,7 @@ class WorkerPool:
             self._workers.append(Worker(self._order | {"sys_path": sys.path}))
 
     def _collect(self) -> list[tuple[int, Verdict]]:
-        """Waits until a process has something to say, has died or is overdue; what became of their items."""
+        """Waits until a process has answered, has died or is overdue; the results of their items, by number."""
         active = {worker.connection: worker for worker in self._workers if not worker.idle}
         if not active:
             return []

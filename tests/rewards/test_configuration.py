@@ -22,12 +22,7 @@ def config(checkpoint: str, tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
     path = str(tmp_path / "tasks.jsonl")
     source = {"class_path": "bots_lightning.tasks.JsonlTasks", "init_args": {"path": path}}
-    model = {
-        "pretrained": checkpoint,
-        "lora": {"r": 4},
-        "num_generations": 4,
-        "max_prompt_length": 16,
-        "max_completion_length": 6,
+    scorer = {
         "reward_range": [-2.0, 3.0],
         "reward_funcs": [
             "bots_lightning.rewards.exact_match",
@@ -50,9 +45,15 @@ def config(checkpoint: str, tmp_path: Path) -> dict[str, Any]:
         "steps_per_epoch": 2,
         "evaluation": {"all": source},
     }
+    model = {
+        "policy": {"pretrained": checkpoint, "lora": {"r": 4}},
+        "scorer": scorer,
+        "sampler": {"num_generations": 4, "max_prompt_length": 16, "max_completion_length": 6},
+        "algorithm": {"class_path": "bots_lightning.algorithms.GRPO"},
+    }
     return {
-        "model": {"class_path": "bots_lightning.algorithms.GRPO", "init_args": model},
-        "data": {"class_path": "bots_lightning.data.TaskDataModule", "init_args": data},
+        "model": model,
+        "data": data,
         "trainer": {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "log_every_n_steps": 1},
     }
 
@@ -69,7 +70,7 @@ NAMES = ["exact_match", "accuracy_reward", "think_format_reward", "soft_overlong
 
 @pytest.mark.parametrize("evidence", ["accuracy_reward", "1"])
 def test_trls_functions_and_the_evidence(config: dict[str, Any], tmp_path: Path, evidence: str) -> None:
-    run = fit(config, tmp_path, "--model.init_args.evidence", evidence)
+    run = fit(config, tmp_path, "--model.scorer.evidence", evidence)
     rows = read_metrics(run / "metrics.csv")
     logged = {name for row in rows for name in row}
     assert {f"rewards/{name}/mean" for name in NAMES} <= logged
@@ -80,4 +81,4 @@ def test_trls_functions_and_the_evidence(config: dict[str, Any], tmp_path: Path,
 
 def test_an_evidence_that_is_not_there_is_an_error_of_one_line(config: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"evidence='accuracy' names none of reward_funcs; .*1: accuracy_reward, 2:"):
-        fit(config, tmp_path, "--model.init_args.evidence", "accuracy")
+        fit(config, tmp_path, "--model.scorer.evidence", "accuracy")

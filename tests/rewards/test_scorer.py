@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
 
 from bots_lightning.rewards import (
     CosineLength,
@@ -20,7 +22,6 @@ from bots_lightning.rewards import (
     RewardStream,
     Scorer,
     exact_match,
-    tasks_of_rows,
 )
 from bots_lightning.tasks import Task
 
@@ -165,22 +166,6 @@ def test_functions_receive_prompts_completions_answers_ids_and_the_columns_that_
     }
 
 
-@given(
-    st.floats(-50, 50),
-    st.floats(0.01, 100),
-    st.lists(st.floats(0, 1), min_size=1, max_size=5),
-)
-def test_fraction_maps_the_declared_range_to_0_to_1(low: float, width: float, shares: list[float]) -> None:
-    scorer = Scorer([exact_match], reward_range=(low, low + width))
-    fractions = scorer.fraction(low + width * np.array([0.0, *shares, 1.0]))
-    np.testing.assert_allclose(fractions, [0, *shares, 1], atol=1e-9)
-
-
-def test_fraction_absorbs_rounding_at_the_ends_and_keeps_nan() -> None:
-    scorer = Scorer([exact_match], reward_range=(-1.0, 3.0))
-    np.testing.assert_array_equal(scorer.fraction(np.array([-1 - 1e-9, 1, 3 + 1e-9, NAN])), [0, 0.5, 1, NAN])
-
-
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -272,58 +257,20 @@ def test_functions_in_verls_signature_are_called_as_they_expect() -> None:
     assert scorer(tasks, ["yes", "no"]).tolist() == [1.0, 0.0]
 
 
-# --- evidence -------------------------------------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------------------------------------
 
 
-def correctness(**_: Any) -> list[float | None]:
-    return [1.0, 0.0, None, 0.5]
-
-
-def style(**_: Any) -> list[float]:
-    return [0.2, 0.2, 0.2, 0.0]
-
-
-def evidence(**options: Any) -> Any:
-    scorer = Scorer([correctness, style], reward_range=(0.0, 1.2), **options)
-    scores, rows = scorer.scores(TASKS, [2, 2], ["a", "b", "c", "d"]), tasks_of_rows(TASKS, [2, 2])
-    return scorer.evidence(scores, scorer.combine(scores, rows), rows)
-
-
-@pytest.mark.parametrize("name", ["correctness", 0])
-def test_the_evidence_is_the_score_of_the_function_that_is_named(name: Any) -> None:
-    np.testing.assert_array_equal(evidence(evidence=name), [1, 0, NAN, 0.5])
-
-
-def test_without_a_name_the_evidence_is_the_fraction_of_the_sum() -> None:
-    np.testing.assert_allclose(evidence(), [1.2 / 1.2, 0.2 / 1.2, 0.2 / 1.2, 0.5 / 1.2])
-
-
-def test_evidence_is_mapped_from_its_range() -> None:
-    found = evidence(evidence="correctness", evidence_range=(-1.0, 3.0))
-    np.testing.assert_allclose(found, [2 / 4, 1 / 4, NAN, 1.5 / 4])
-
-
-def test_a_function_of_a_repeated_name_has_its_number() -> None:
-    scorer = Scorer([returning(0), returning(1)], reward_range=(0, 2), evidence="fixed-2")
-    scores = scorer.scores(TASKS[:1], [1], ["a"])
-    assert scorer.evidence(scores, scores.sum(axis=0), TASKS[:1]) == [1.0]
-
-
-def test_evidence_out_of_its_range_names_function_and_task() -> None:
-    with pytest.raises(ValueError, match=r"task 'second' got style's score 0, outside evidence_range=\(0.1, 1\)"):
-        evidence(evidence=1, evidence_range=(0.1, 1.0))
-
-
-@pytest.mark.parametrize("name", ["correct", 2, -1, ""])
-def test_an_evidence_that_is_not_there_lists_what_there_is(name: Any) -> None:
-    message = rf"evidence={name!r} names none of reward_funcs; expected .* of 0: correctness, 1: style\."
-    with pytest.raises(ValueError, match=message):
-        evidence(evidence=name)
-
-
-def test_an_evidence_range_is_checked() -> None:
-    with pytest.raises(ValueError, match=r"evidence_range=\(1.0, 0.0\); expected two finite numbers, low < high"):
-        evidence(evidence=0, evidence_range=(1.0, 0.0))
+def test_it_is_configured_without_a_class_path() -> None:
+    """A final class: its options are those of the group, as `model.scorer` has them."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--scorer", type=Scorer)
+    names = ["bots_lightning.rewards.exact_match", {"class_path": "bots_lightning.rewards.RepetitionPenalty"}]
+    options = {"reward_funcs": names, "reward_weights": [1.0, 0.5], "reward_range": [-0.5, 1.0]}
+    config = parser.parse_args([f"--scorer={json.dumps(options)}", "--scorer.evidence=0"])
+    scorer = parser.instantiate_classes(config).scorer
+    assert isinstance(scorer, Scorer)
+    assert (scorer.names, scorer.counted) == (["exact_match", "RepetitionPenalty"], 0)
+    np.testing.assert_allclose(scorer(TASKS, ["5", "a a a a"]), [1.0, -0.5 / 2])
 
 
 # --- graders inside of other functions ------------------------------------------------------------------------------

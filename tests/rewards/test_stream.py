@@ -298,7 +298,7 @@ def test_waiting_leaves_the_failure_of_a_grader_to_the_end() -> None:
 
 
 @pytest.mark.parametrize("failure", [OSError("no processes left"), SystemExit("a grader wants to leave")])
-def test_the_failure_of_a_grader_is_raised_at_the_end_as_it_was(failure: Any) -> None:
+def test_the_failure_of_a_grader_is_raised_at_the_end_unchanged(failure: Any) -> None:
     grader = Grader(failure=failure)
     stream = stream_of(Plain(), grader)
     stream.completed(0, TOKENS[0])

@@ -1,4 +1,4 @@
-"""Reward functions of `trl.rewards` work as they are."""
+"""Reward functions of `trl.rewards` work unchanged."""
 
 # Shapes: B tasks, R rows, n_b of task b.
 

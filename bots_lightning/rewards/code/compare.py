@@ -11,7 +11,7 @@ DECIMAL = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0
 
 
 def same_output(actual: bytes, expected: str, tolerance: float, lenient: bool = False) -> bool:
-    """Whether the lines that are not blank have the same words, white space aside.
+    """Whether the lines that are not blank have the same words, apart from white space.
 
     Where the expected word has a decimal point or an exponent, a number within the tolerance will do as well.
 

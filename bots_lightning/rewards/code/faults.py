@@ -10,11 +10,14 @@ from bots_lightning.rewards.code.task_tests import StdinTests, UnitTests
 
 
 def fault_of(tests: StdinTests | UnitTests, modules: Collection[str]) -> str | None:
-    """What is wrong with tests that are well formed; None if nothing is.
+    """Finds what makes well-formed tests impossible to pass; None if nothing does.
 
     Args:
         tests: of one task.
         modules: those that can be imported in the sandbox.
+
+    Returns:
+        The fault in words, with what to do about it.
     """
     if isinstance(tests, StdinTests):
         return None

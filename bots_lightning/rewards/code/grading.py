@@ -17,7 +17,7 @@ Tests = StdinTests | UnitTests
 
 @dataclass(frozen=True)
 class Rules:
-    """Options of `CodeReward` that say what passes."""
+    """Options of `CodeReward` that define when a program passes."""
 
     total_seconds: float
     partial_credit: bool
@@ -27,7 +27,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one program.
+    """The result of one program.
 
     Attributes:
         passed: tests.
@@ -42,6 +42,15 @@ class Verdict:
 
 def grade(sandbox: Sandbox, program: str, tests: Tests, rules: Rules) -> Verdict:
     """Runs a program against its tests.
+
+    Args:
+        sandbox: starts the processes.
+        program: Python code.
+        tests: of its task.
+        rules: when it passes.
+
+    Returns:
+        How many tests it passes, or why it could not be graded.
 
     Raises:
         SandboxError: a sandbox does not start.
@@ -106,7 +115,7 @@ def program_of(completion: str, tests: Tests) -> str | None:
 
 
 def _read_verdict(output: bytes) -> int | None:
-    """Tests passed; None if the grader did not come to say."""
+    """Tests passed; None if the grader ended without a verdict."""
     try:
         return int(json.loads(output)["passed"])
     except ValueError:

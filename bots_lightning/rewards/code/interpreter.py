@@ -48,7 +48,7 @@ class Interpreter:
 
 
 def describe(python: str, packages: Sequence[str]) -> Interpreter:
-    """What is known of an interpreter.
+    """Asks an interpreter for its paths, its standard library and its packages.
 
     Args:
         python: its path or name; of a virtual environment, it is the one behind it, with the environment's packages.

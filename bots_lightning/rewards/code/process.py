@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from signal import SIGKILL, SIGXCPU
 
+from bots_lightning.options import check_numbers
+
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 0.2  # for a process that ends by itself
 OUT_OF_CPU_TIME = (-SIGXCPU, -SIGKILL, 128 + SIGXCPU, 128 + SIGKILL)  # bubblewrap adds 128
@@ -20,7 +22,7 @@ MIB = 2**20
 
 
 class SandboxError(RuntimeError):
-    """A sandbox did not start, or cannot be had on this machine."""
+    """A sandbox did not start, or is not available on this machine."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,8 @@ class Limits:
     max_file_mb: int
 
     def __post_init__(self) -> None:
-        for name in ("cpu_seconds", "memory_mb", "max_output_kb", "max_file_mb"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1.")
+        names = ("cpu_seconds", "memory_mb", "max_output_kb", "max_file_mb")
+        check_numbers(1, **{name: getattr(self, name) for name in names})
         if not (math.isfinite(self.timeout_seconds) and self.timeout_seconds > 0):
             raise ValueError(f"timeout_seconds={self.timeout_seconds}; expected a finite number above 0.")
 
@@ -100,6 +101,9 @@ class Confined:
         Args:
             partners: processes that it talks with, whose folders are watched with its own.
 
+        Returns:
+            How it ended.
+
         Raises:
             SandboxError: it ended without having confined itself, so that nothing was run.
         """
@@ -125,7 +129,10 @@ class Confined:
         return Finished(bytes(output), code, too_late or (code in OUT_OF_CPU_TIME and not overflowed), overflowed)
 
     def stop(self) -> bool:
-        """Ends it once nobody needs it any more; whether it had run out of processor time.
+        """Ends it once nobody needs it any more.
+
+        Returns:
+            Whether it had run out of processor time.
 
         Raises:
             SandboxError: it had ended without having confined itself.

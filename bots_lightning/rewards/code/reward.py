@@ -1,6 +1,6 @@
 """CodeReward: 1 for a program that passes its tests."""
 
-# R completions.
+# Shapes: R completions.
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from bots_lightning.options import check_numbers
 from bots_lightning.rewards.code.faults import fault_of
 from bots_lightning.rewards.code.grading import Rules, Tests, Verdict, count, grade, program_of
 from bots_lightning.rewards.code.process import Limits, SandboxError
@@ -42,7 +43,7 @@ class CodeReward(GradedReward):
         max_output_kb: standard output beyond the length of what is expected, KiB.
         max_file_mb: size of files that a program writes, MiB, of each and together.
         num_workers: programs that run at the same time; one for each processor by default.
-        partial_credit: the share of the tests that pass in place of all or nothing.
+        partial_credit: rewards are the share of the tests that pass, instead of all or nothing.
         float_tolerance: relative and absolute, of numbers with a decimal point in outputs and of floats that calls
             return; 0 for equality. Assertions mean what they say.
         max_tests: how many tests of a task to run, from its first; all by default.
@@ -78,9 +79,7 @@ class CodeReward(GradedReward):
     ) -> None:
         super().__init__()
         workers = usable_cores() if num_workers is None else num_workers
-        for name, value in (("num_workers", workers), ("max_tests", max_tests)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}; expected at least 1.")
+        check_numbers(1, num_workers=workers, max_tests=max_tests)
         if not (math.isfinite(total_seconds) and total_seconds > 0):
             raise ValueError(f"total_seconds={total_seconds}; expected a finite number above 0.")
         if not (math.isfinite(float_tolerance) and float_tolerance >= 0):
@@ -99,14 +98,14 @@ class CodeReward(GradedReward):
     ) -> list[float | None]:
         """1 for each completion whose program passes, 0 for others, or shares of tests; and their `outcomes`.
 
-        Calls on several threads take turns.
+        Calls on several threads wait for each other.
 
         Args:
             prompts: R of them; one that is Python code and has an `entry_point` is a stub that completions may go on
                 from.
             completions: R texts.
             answer: R tests, as JSON or Python code; empty where they are in a column.
-            columns: `task_id` for messages; `test`, `test_list`, `test_setup_code`, `test_imports`, `entry_point` and
+            **columns: `task_id` for messages; `test`, `test_list`, `test_setup_code`, `test_imports`, `entry_point` and
                 `extra_info` where the tests need them.
 
         Raises:

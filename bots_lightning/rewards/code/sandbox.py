@@ -1,4 +1,4 @@
-"""Runs Python code that nobody has read.
+"""Runs untrusted Python code.
 
 The threat: a program written by a policy that is rewarded for passing tests. It may be broken (endless, greedy for
 memory, noisy) or may have found out that it pays to attack: to forge a verdict, to read the expected values, to kill or
@@ -60,15 +60,15 @@ class Sandbox:
     Args:
         limits: of each.
         python: the interpreter; the one that runs here by default.
-        allow_unisolated: go without bubblewrap where it is not to be had.
-        packages: to be seen beside the standard library, those of this interpreter.
+        allow_unisolated: go without bubblewrap where it is not available.
+        packages: of this interpreter, visible beside the standard library.
 
     Attributes:
         modules: names of all top-level modules that can be imported.
 
     Raises:
-        SandboxError: this machine cannot confine processes, or not without bubblewrap, which is not there; or a package
-            cannot be imported.
+        SandboxError: this machine cannot confine processes, or only without bubblewrap, which is not allowed; or a
+            package cannot be imported.
     """
 
     def __init__(
@@ -122,6 +122,12 @@ class Sandbox:
             stdin: its standard input.
             channel: a socket that it inherits; `job["channel"]` names it.
             expected: bytes of output that are allowed beyond the limit.
+
+        Yields:
+            The process.
+
+        Raises:
+            SandboxError: it does not start.
         """
         with contextlib.ExitStack() as stack:
             folder = "/tmp"

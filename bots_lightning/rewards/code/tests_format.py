@@ -46,6 +46,9 @@ def parse_tests(
         prompt: the task's; counts where it is a stub in Python.
         max_tests: how many to keep from the start; all by default.
 
+    Returns:
+        The first `max_tests` of them.
+
     Raises:
         ValueError: the tests are malformed.
     """
@@ -67,7 +70,7 @@ def _specification(answer: str, columns: Mapping[str, Any]) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """What JSON text says, even if it is wrapped twice; any other value as it is."""
+    """Decodes JSON text, also where it is wrapped twice; returns any other value unchanged."""
     while isinstance(value, str):
         try:
             value = json.loads(value)

@@ -305,7 +305,7 @@ def test_time_limits_are_counted_and_do_not_touch_others(make_reward: Any) -> No
     assert reward.outcomes == Outcomes(items=4, timeouts=2)
 
 
-def test_calls_on_two_threads_take_turns_and_both_score_right(
+def test_calls_on_two_threads_wait_for_each_other_and_both_score_right(
     make_reward: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reward = make_reward()

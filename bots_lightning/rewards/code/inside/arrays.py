@@ -58,7 +58,7 @@ def fill(value: Any, row: list[Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """An array as lists and one of its numbers as a number of Python; anything else as it is."""
+    """Converts an array to lists and one of its numbers to a Python number; returns anything else unchanged."""
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.ndarray | numpy.generic):
         return value

@@ -155,7 +155,7 @@ def same(actual: Any, expected: Any, tolerance: float) -> bool:
 
 
 def _json_key(key: Any) -> Any:
-    """The text that JSON makes of a key; an object that it has no text for stays as it is."""
+    """The text that JSON makes of a key; an object for which it has none is returned unchanged."""
     return json.dumps(key) if key is None or type(key) in (bool, int, float) else key
 
 

@@ -12,7 +12,7 @@ Operations = Mapping[str, Callable[..., Any]]
 
 
 class Lost(BaseException):
-    """The other side is gone or talks nonsense. No Exception: a test must not take it for an error that it expects."""
+    """The other side is gone or breaks the protocol. No Exception: a test must not catch it as one that it expects."""
 
 
 class Peer:
@@ -68,7 +68,7 @@ class Peer:
             value = self.operations[question["ask"]](*operands)
         except Lost:
             raise
-        except BaseException as error:  # the other end is told, whatever it is
+        except BaseException as error:  # whatever it is, it is sent to the other end
             raised = {"raised": [kind.__name__ for kind in type(error).__mro__]}
             value = str(error)
         self.channel.send({**encode([value], self.export, objects), **raised})

@@ -24,7 +24,7 @@ class Packages:
         self.origins = origins
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """As of importlib; what is inside of a package is found by Python's own finder."""
+        """Finds an allowed package, for `sys.meta_path`; Python's own finder finds what is inside of it."""
         origin = self.origins.get(name)
         return None if origin is None else spec_from_file_location(name, origin)
 
