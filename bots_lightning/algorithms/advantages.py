@@ -1,6 +1,6 @@
-"""Advantages: how much better a completion, or a token, is than was to be expected."""
+"""Advantages: how much better a completion, or a token, is than expected."""
 
-# Shapes: B tasks, G rollouts per task, R = B·G rows, T completion tokens.
+# Shapes: K groups, N rows of the largest, R rows in all, T completion tokens.
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bots_lightning.options import check_option
+from bots_lightning.rollouts.segments import by_group, places_in_group
 
 Scale = Literal["group", "batch", "none"]
 Estimator = Literal["grpo", "rloo"]
@@ -18,48 +19,60 @@ Estimator = Literal["grpo", "rloo"]
 
 def group_advantages(
     rewards: Tensor,
+    group_of_row: Tensor,
     scale_rewards: Scale = "group",
     adv_estimator: Estimator = "grpo",
     eps: float = 1e-4,
     batch: Tensor | None = None,
 ) -> Tensor:
-    """Each reward against the others of its group.
+    """Each reward against the others of its group; groups may differ in size.
 
-        grpo:  A_bj = r_bj − mean_i r_bi           (arXiv:2402.03300)
-        rloo:  A_bj = r_bj − mean_{i≠j} r_bi       (leave one out, arXiv:2402.14740)
+        grpo:  A_kj = r_kj − mean_i r_ki           (arXiv:2402.03300)
+        rloo:  A_kj = r_kj − mean_{i≠j} r_ki       (leave one out, arXiv:2402.14740)
 
     and, unless `scale_rewards` is "none", over std + ε, the unbiased standard deviation. Departure: rewards that are
     NaN (no reward function applied) are left out of mean and deviation, and their advantage is 0.
 
     Args:
-        rewards: (B, G) float, NaN where there is none.
+        rewards: (R,) float, NaN where there is none.
+        group_of_row: (R,) int64 in [0, K), the group of each row; every group has one.
         scale_rewards: divide by the deviation of the "group", or of the whole "batch" (arXiv:2508.08221); "none"
             with "grpo" gives the advantages of Dr. GRPO (arXiv:2503.20783).
         adv_estimator: the baseline. "rloo" is "grpo" times n / (n − 1), n the group's rewards.
         eps: keeps groups of nearly equal rewards finite.
-        batch: (…) float, the rewards of the whole batch if `rewards` is this rank's part of it.
+        batch: (…) float, the rewards of the whole batch if `rewards` are this rank's share of it.
 
     Returns:
-        (B, G) float; 0 for a group of equal rewards, and for the only reward of a group.
+        (R,) float; 0 for a group of equal rewards, and for the only reward of a group.
+
+    Raises:
+        ValueError: shapes differ, or an option is none of its words.
     """
-    if rewards.ndim != 2:
-        raise ValueError(f"rewards have shape {tuple(rewards.shape)}; expected (B, G).")
+    if rewards.ndim != 1 or rewards.shape != group_of_row.shape:
+        shapes = tuple(rewards.shape), tuple(group_of_row.shape)
+        raise ValueError(f"rewards and group_of_row have shapes {shapes}; expected twice (R,).")
     check_option("scale_rewards", scale_rewards, Scale)
     check_option("adv_estimator", adv_estimator, Estimator)
-    mean, std = group_mean_and_std(rewards)
-    centred = torch.where(rewards.isnan(), torch.zeros_like(rewards), rewards - mean)
+    grouped = by_group(rewards, group_of_row)
+    mean, std = group_mean_and_std(grouped)
+    centred = torch.where(grouped.isnan(), torch.zeros_like(grouped), grouped - mean)
     if adv_estimator == "rloo":
-        count = (~rewards.isnan()).sum(dim=1, keepdim=True)
+        count = (~grouped.isnan()).sum(dim=1, keepdim=True)
         centred = centred * count / (count - 1).clamp(min=1)
     if scale_rewards == "batch":
         std = group_mean_and_std((rewards if batch is None else batch).reshape(1, -1))[1]
-    return centred if scale_rewards == "none" else centred / (std + eps)
+    scaled = centred if scale_rewards == "none" else centred / (std + eps)
+    return scaled[group_of_row, places_in_group(group_of_row)]
 
 
 def group_mean_and_std(rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation of each group's rewards, each (B, 1); NaN is left out, 0 if all is NaN.
+    """Mean and unbiased standard deviation of each group's rewards.
 
-    Rewards that are equal to the bit have that mean and the deviation 0 exactly.
+    Args:
+        rewards: (K, N) float; NaN is left out.
+
+    Returns:
+        each (K, 1), 0 where all is NaN. Rewards that are equal to the bit have that mean and the deviation 0 exactly.
     """
     valid = ~rewards.isnan()
     count = valid.sum(dim=1, keepdim=True)
@@ -77,17 +90,21 @@ def generalized_advantages(
 
         δ_t = r_t + γ V_{t+1} − V_t;   A_t = δ_t + γ λ A_{t+1}
 
-    with V = 0 after the last token. λ = 1 gives returns − values, λ = 0 the one-step error.
+    with V = 0 after the last token, and t + 1 the next token of the mask: tokens that the policy did not sample are
+    skipped. λ = 1 gives returns − values, λ = 0 the one-step error.
 
     Args:
         rewards: (R, T) float, reward of each token.
         values: (R, T) float, the critic's estimate before each token.
-        mask: (R, T) bool, True on the completion's own tokens, which come first in a row.
+        mask: (R, T) bool, True on the tokens that the policy sampled.
         gamma: γ, discount per token.
         lam: λ, how far rewards count against the critic's estimates.
 
     Returns:
         advantages and returns (advantages + values), each (R, T); 0 outside the mask.
+
+    Raises:
+        ValueError: shapes differ.
     """
     if rewards.shape != values.shape or rewards.shape != mask.shape or rewards.ndim != 2:
         shapes = tuple(rewards.shape), tuple(values.shape), tuple(mask.shape)
@@ -96,13 +113,16 @@ def generalized_advantages(
     advantages = torch.zeros_like(values)
     following = next_value = torch.zeros_like(values[:, 0])
     for t in range(values.shape[1] - 1, -1, -1):
-        following = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * following
-        advantages[:, t], next_value = following, values[:, t]
+        sampled = mask[:, t]
+        advantage = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * following
+        following = torch.where(sampled, advantage, following)
+        next_value = torch.where(sampled, values[:, t], next_value)
+        advantages[:, t] = torch.where(sampled, advantage, advantages[:, t])
     return advantages, advantages + values
 
 
 def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
-    """The discounted sum of rewards from each token on, (R, T): what the values should foretell."""
+    """(R, T) the discounted sum of rewards from each token on: what the values should predict."""
     return generalized_advantages(rewards, torch.zeros_like(rewards), mask, gamma, lam=1.0)[0]
 
 
@@ -141,7 +161,7 @@ def _moments(values: Tensor, gather: Callable[[Tensor], Tensor] | None) -> tuple
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 − Var(returns − values) / Var(returns) over the mask: 1 is foresight, 0 that of a constant.
+    """1 − Var(returns − values) / Var(returns) over the mask: 1 is a perfect prediction, 0 that of a constant.
 
     NaN if the returns are all equal, or there are none.
 

@@ -1,4 +1,4 @@
-"""What an update learns from: rollouts, and what is needed to judge each of their tokens."""
+"""What an update learns from: rollouts, and what each of their tokens is worth."""
 
 # Shapes: R rows, T completion tokens.
 

@@ -1,6 +1,6 @@
 """GRPO: group-relative policy optimization (arXiv:2402.03300), and its family."""
 
-# Shapes: B tasks on this rank, G rollouts per task, R = B·G rows, T completion tokens.
+# Shapes: K groups of n_k rows, R = Σ n_k rows, T completion tokens.
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Any
 from torch import Tensor
 
 from bots_lightning.algorithms.advantages import Estimator, Scale, group_advantages
+from bots_lightning.algorithms.algorithm import Algorithm
 from bots_lightning.algorithms.experience import Experience
-from bots_lightning.algorithms.losses import BatchSize, Level, LossType
+from bots_lightning.algorithms.groups import RolloutGroups
+from bots_lightning.algorithms.losses import BatchSize, KLEstimator, Level, LossType
 from bots_lightning.algorithms.meter import Meter
+from bots_lightning.algorithms.off_policy import DEFAULT, ImportanceSampling
+from bots_lightning.algorithms.step import StepContext
 from bots_lightning.options import check_numbers
-from bots_lightning.rollouts import Rollouts
-from bots_lightning.training.old_policy_gradient import PolicyGradientModule
+from bots_lightning.policy import Policy
 
 
-class GRPO(PolicyGradientModule):
+class GRPO(Algorithm):
     """Raises the probability of completions that did better than their group, within a clipped ratio.
 
-    Options have TRL's names, but `kl_coef` for the weight of the KL penalty and verl's `adv_estimator`. All arguments
-    of `PolicyGradientModule`, `OnlineModule` and `PolicyModule` apply.
+    Options have TRL's names, but `kl_coef` for the weight of the KL penalty and verl's `adv_estimator`.
 
     Args:
         loss_type: how the losses of tokens are averaged: "dapo", "dr_grpo", "bnpo" or "grpo"; see `aggregate`.
@@ -32,15 +34,20 @@ class GRPO(PolicyGradientModule):
         importance_sampling_level: "token", or "sequence": one ratio per completion (GSPO).
         adv_estimator: the baseline: "grpo" the mean of the group, "rloo" the mean of the others in it.
         scale_rewards: divide advantages by the deviation of the "group", of the "batch", or by "none".
-        num_iterations: passes over each batch of rollouts.
-        steps_per_generation: optimizer steps of a pass, each on a part of the batch.
-        use_bias_correction_kl: see `grpo_loss`.
-        **kwargs: see `PolicyGradientModule`.
+        num_iterations: epochs over each batch of rollouts.
+        steps_per_generation: optimizer steps of an epoch, each on a minibatch.
+        use_bias_correction_kl: weight the KL penalty by the ratio, see `grpo_loss`.
+        kl_coef: weight of the KL penalty against the policy as it was loaded; with 0 there is no reference.
+        kl_estimator: "k1", "k2" or "k3", see `kl_divergence`.
+        entropy_coef: weight of the mean entropy per token, as a bonus.
+        mask_truncated_completions: do not learn from completions that were cut at the length limit.
+        soft_punish_cache: the last tokens of the length limit, over which a penalty grows to 1; None: no penalty.
+        target_kl: ends an iteration's update before the step at which `policy/approxkl_avg` exceeds it; None never.
+        importance_sampling: weights for rollouts that another distribution has sampled; None does not correct.
     """
 
     def __init__(
         self,
-        *args: Any,
         loss_type: LossType = "dapo",
         epsilon: float = 0.2,
         epsilon_high: float | None = None,
@@ -51,47 +58,72 @@ class GRPO(PolicyGradientModule):
         num_iterations: int = 1,
         steps_per_generation: int = 1,
         use_bias_correction_kl: bool = True,
-        **kwargs: Any,
+        kl_coef: float = 0.0,
+        kl_estimator: KLEstimator = "k3",
+        entropy_coef: float = 0.0,
+        mask_truncated_completions: bool = False,
+        soft_punish_cache: int | None = None,
+        target_kl: float | None = None,
+        importance_sampling: ImportanceSampling | None = DEFAULT,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        if self.num_generations < 2:
-            raise ValueError(f"num_generations={self.num_generations}; a group needs at least 2 rollouts to compare.")
+        super().__init__(
+            kl_coef,
+            kl_estimator,
+            entropy_coef,
+            mask_truncated_completions,
+            soft_punish_cache,
+            target_kl,
+            importance_sampling,
+        )
         check_numbers(0, epsilon=epsilon, epsilon_high=epsilon_high)
+        check_numbers(1, num_iterations=num_iterations, steps_per_generation=steps_per_generation)
         high = epsilon if epsilon_high is None else epsilon_high
         if delta is not None and delta <= 1 + high:
             raise ValueError(f"delta={delta} does nothing below the upper clip; expected more than {1 + high:g}.")
         self.adv_estimator, self.scale_rewards = adv_estimator, scale_rewards
-        self.num_passes, self.num_parts = num_iterations, steps_per_generation
+        self.num_epochs, self.num_minibatches = num_iterations, steps_per_generation
         self.loss_options: dict[str, Any] = {
             "loss_type": loss_type,
             "epsilon": epsilon,
             "epsilon_high": epsilon_high,
             "delta": delta,
             "importance_sampling_level": importance_sampling_level,
-            "kl_coef": self.kl_coef,
-            "kl_estimator": self.kl_estimator,
+            "kl_coef": kl_coef,
+            "kl_estimator": kl_estimator,
             "use_bias_correction_kl": use_bias_correction_kl,
         }
 
-    def prepare(self, rollouts: Rollouts, rewards: Tensor) -> tuple[Experience, dict[str, float]]:
+    def attach(self, policy: Policy, num_generations: int, max_completion_length: int) -> None:
+        """Takes the policy; refuses groups of one.
+
+        Raises:
+            ValueError: options of this algorithm do not fit.
+        """
+        super().attach(policy, num_generations, max_completion_length)
+        if num_generations < 2:
+            raise ValueError(f"num_generations={num_generations}; a group needs at least 2 rollouts to compare.")
+
+    def prepare(self, groups: RolloutGroups, context: StepContext) -> tuple[Experience, dict[str, float]]:
         """Advantages of the groups; log-probabilities of the rollouts if there is more than one step to take."""
-        everyone = rewards if self.gather is None else self.gather(rewards)
-        advantages = group_advantages(rewards, self.scale_rewards, self.adv_estimator, batch=everyone).flatten()
-        old, sampling = self.behaviour(rollouts)
+        rollouts, rewards = groups.rollouts, self.shaped_rewards(groups, context)
+        batch = context.gather_rows(rewards)
+        advantages = group_advantages(rewards, groups.group_of_row, self.scale_rewards, self.adv_estimator, batch=batch)
+        old, sampling = self.behaviour(rollouts, context)
         mask, reference = self.learnable(rollouts, rewards), self.reference_logprobs(rollouts)
         return Experience(rollouts, mask, advantages, old, reference, sampling_logprobs=sampling), {}
 
-    def idle(self, part: Experience) -> Tensor:
-        """Also rows without an advantage, if neither penalty nor bonus acts on them."""
+    def idle(self, batch: Experience) -> Tensor:
+        """(R,) bool, also rows without an advantage, if neither penalty nor bonus acts on them."""
         nothing_else = not self.kl_coef and not self.entropy_coef
-        return super().idle(part) | ((part.advantages == 0) & nothing_else)
+        return super().idle(batch) | ((batch.advantages == 0) & nothing_else)
 
-    def losses(self, part: Experience, size: BatchSize, meter: Meter) -> Iterator[Tensor]:
-        """That of `grpo_loss`, with the bonus."""
-        yield self.policy_loss(part, size, meter, **self.loss_options)
+    def losses(self, batch: Experience, size: BatchSize, meter: Meter, context: StepContext) -> Iterator[Tensor]:
+        """The loss of `grpo_loss`, with the bonus."""
+        yield self.policy_loss(batch, size, meter, context, self.loss_options)
 
-    def size(self, mask: Tensor) -> BatchSize:
-        """With "bnpo", this rank's own tokens."""
+    def size(self, mask: Tensor, context: StepContext) -> BatchSize:
+        """The size of a minibatch; with "bnpo", by this rank's own tokens."""
+        size = super().size(mask, context)
         if self.loss_options["loss_type"] == "bnpo":
-            return BatchSize.of(mask, self.max_completion_length)
-        return super().size(mask)
+            return BatchSize(size.rows, float(mask.sum()), size.max_completion_length)
+        return size

@@ -1,4 +1,4 @@
-"""Losses: tensors in, a scalar and its figures out."""
+"""Losses: tensors in, a scalar and its metrics out."""
 
 # Shapes: R rows (completions), T completion tokens.
 
@@ -22,12 +22,12 @@ class BatchSize:
     """The size of the whole batch that the losses of its parts add up over.
 
     Attributes:
-        rows: R of the whole batch.
+        rows: R of the whole batch; a mean over ranks where these differ.
         tokens: its tokens that are learned from.
         max_completion_length: the length limit of completions, in tokens.
     """
 
-    rows: int
+    rows: float
     tokens: float
     max_completion_length: int
 
@@ -39,15 +39,15 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class LossOutputs:
-    """A scalar to differentiate, and detached figures to log.
+    """A scalar to differentiate, and detached metrics to log.
 
     Attributes:
         loss: scalar.
-        figures: (R, T), one value per token, or (R, 1), one per row.
+        metrics: (R, T), one value per token, or (R, 1), one per row.
     """
 
     loss: Tensor
-    figures: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 def grpo_loss(
@@ -112,7 +112,7 @@ def grpo_loss(
     per_token = -torch.minimum(bounded * advantage, clipped * advantage)
     if weights is not None:
         per_token = per_token * weights
-    figures = {
+    metrics = {
         "ratio": ratio,
         "clipped_low": (ratio < 1 - epsilon) & (advantage < 0),
         "clipped_high": (ratio > 1 + epsilon_high) & (advantage > 0),
@@ -124,9 +124,9 @@ def grpo_loss(
         kl = kl_divergence(logprobs, ref_logprobs, mask, kl_estimator)
         weight = ratio.detach() if kl_estimator == "k2" else ratio
         per_token = per_token + kl_coef * (kl * weight if use_bias_correction_kl else kl)
-        figures["kl"] = kl
+        metrics["kl"] = kl
     loss = aggregate(per_token, mask, size, loss_type)
-    return LossOutputs(loss, {name: value.detach().float() for name, value in figures.items()})
+    return LossOutputs(loss, {name: value.detach().float() for name, value in metrics.items()})
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level: Level = "token") -> Tensor:

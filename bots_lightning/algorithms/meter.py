@@ -1,4 +1,4 @@
-"""Adds up the figures of an update over its micro-batches."""
+"""Adds up the metrics of an update over its micro-batches."""
 
 # Shapes: R rows, T completion tokens.
 
@@ -22,10 +22,10 @@ class Meter:
         self._merged = 0
 
     def add(self, name: str, values: Tensor, mask: Tensor, rows: bool = False, extremes: bool = False) -> None:
-        """One micro-batch's figure.
+        """One micro-batch's values of a metric.
 
         Args:
-            name: of the figure.
+            name: of the metric.
             values: (R, T), one value per token; or (R, 1), one per row, which counts if the row has a token.
             mask: (R, T) bool.
             rows: also keep the mean of each row, for `lowest` and `highest`.
@@ -95,3 +95,30 @@ class Meter:
 
     def __contains__(self, name: str) -> bool:
         return name in self._sums
+
+
+def policy_metrics(meter: Meter) -> dict[str, float]:
+    """What the steps of one update did to the policy, by TRL's names.
+
+    Args:
+        meter: of all its minibatches.
+    """
+    low, high = meter.mean("clipped_low"), meter.mean("clipped_high")
+    metrics = {
+        "entropy": meter.mean("entropy"),
+        "clip_ratio/low_mean": low,
+        "clip_ratio/low_min": meter.lowest("clipped_low"),
+        "clip_ratio/high_mean": high,
+        "clip_ratio/high_max": meter.highest("clipped_high"),
+        "clip_ratio/region_mean": low + high,
+        "policy/approxkl_avg": meter.mean("approxkl"),
+    }
+    if "importance_weight" in meter:
+        metrics |= {
+            "sampling/sampling_logp_difference/mean": meter.mean("logp_difference"),
+            "sampling/sampling_logp_difference/max": meter.highest("logp_difference"),
+            "sampling/importance_sampling_ratio/min": meter.lowest("importance_weight"),
+            "sampling/importance_sampling_ratio/mean": meter.mean("importance_weight"),
+            "sampling/importance_sampling_ratio/max": meter.highest("importance_weight"),
+        }
+    return metrics | ({"kl": meter.mean("kl")} if "kl" in meter else {})

@@ -69,3 +69,6 @@ class ImportanceSampling:
             if bound is not None:
                 weights = weights.masked_fill(outside(bound), 0.0)
         return weights
+
+
+DEFAULT = ImportanceSampling()

@@ -1,1 +1,7 @@
-"""The policy: a causal language model, how it is loaded, computes, and is exported; and the critic of PPO."""
+"""The policy: a causal language model, how it is loaded, computes and is exported; and the critic of PPO."""
+
+from bots_lightning.policy.critic import Critic, SeparateCritic, SharedCritic
+from bots_lightning.policy.loading import LoRA, PretrainedSource
+from bots_lightning.policy.policy import Policy
+
+__all__ = ["Critic", "LoRA", "Policy", "PretrainedSource", "SeparateCritic", "SharedCritic"]

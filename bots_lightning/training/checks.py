@@ -8,9 +8,11 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from bots_lightning.algorithms import Algorithm
 from bots_lightning.data import TaskDataModule
-from bots_lightning.strategies import OnlineStrategy
+from bots_lightning.strategies import OnlineStrategy, shards_parameters
 from bots_lightning.strategies.digests import differing_weights
+from bots_lightning.training.sampler import Sampler
 
 
 def check_trainer(trainer: Any) -> None:
@@ -58,8 +60,8 @@ def check_ranks_agree(fingerprint: Callable[[], str], weights: Iterable[tuple[st
 
     Args:
         fingerprint: a digest of this rank's state.
-        weights: the trained ones that every rank holds in whole, by name; none under ZeRO-3, which has one copy of each
-            in parts: there is nothing to compare.
+        weights: the trained ones that are replicated on every rank, by name; none under ZeRO-3, which shards them:
+            there is nothing to compare.
 
     Raises:
         RuntimeError: they differ; draws, or gradients, would, from here on.
@@ -78,4 +80,34 @@ def check_ranks_agree(fingerprint: Callable[[], str], weights: Iterable[tuple[st
         raise RuntimeError(
             f"the ranks no longer hold the same weights ({differing}). A callback or hook that changes weights or "
             "gradients must do so on all ranks alike; resume from the last checkpoint."
+        )
+
+
+def check_update(trainer: Any, sampler: Sampler, algorithm: Algorithm) -> None:
+    """Refuses updates that could not be made, or whose length would not be known.
+
+    Args:
+        trainer: of the run, its data module attached.
+        sampler: with the numbers of rollouts.
+        algorithm: with the numbers of optimizer steps.
+
+    Raises:
+        ValueError: names the option and what to use.
+    """
+    if sampler.max_staleness and shards_parameters(trainer.strategy):
+        raise ValueError(
+            "max_staleness=1 needs a copy of the policy, and under ZeRO-3 no rank holds all of its parameters. Use "
+            "configs/strategies/zero2.yaml, or set max_staleness=0."
+        )
+    if algorithm.target_kl is not None and trainer.max_steps > 0:
+        raise ValueError(
+            f"trainer.max_steps={trainer.max_steps} counts optimizer steps, and target_kl={algorithm.target_kl} "
+            "leaves some out: the run would go on past its schedule. Limit it by trainer.max_epochs and "
+            "data.steps_per_epoch."
+        )
+    rows = trainer.datamodule.batch_size // trainer.world_size * sampler.num_generations
+    if algorithm.num_minibatches > rows:
+        raise ValueError(
+            f"{algorithm.num_minibatches} optimizer steps per epoch over {rows} rollouts; expected at most one for "
+            "each. Lower steps_per_generation (of PPO: num_mini_batches), or raise data.batch_size or num_generations."
         )

@@ -1,19 +1,22 @@
 """Dynamic sampling: groups without a gradient are replaced by further ones before the update."""
 
-# Shapes: B tasks per iteration on this rank, G rollouts per task.
+# Shapes: B tasks per iteration on this rank.
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from bots_lightning.algorithms import RolloutGroups
 from bots_lightning.evaluation import mixed_groups
-from bots_lightning.training.groups import Groups
+from bots_lightning.options import check_numbers
 
 
 @dataclass(frozen=True)
 class DynamicSampling:
-    """Fills the batch with groups whose rewards differ (DAPO, arXiv:2503.14476), within a bound.
+    """Fills the batch with mixed groups, those whose rewards differ (DAPO, arXiv:2503.14476), within a bound.
 
     Groups of equal rewards have no advantage. They are dropped and the selector is asked for further tasks, B at a
     time, until B groups are mixed. Surplus ones are kept for the next iteration, which starts with them.
@@ -35,24 +38,33 @@ class DynamicSampling:
     max_age: int = 1
 
     def __post_init__(self) -> None:
-        if self.max_batches < 1:
-            raise ValueError(f"max_batches={self.max_batches}; expected at least 1, the batch that was selected.")
-        if self.max_age < 0:
-            raise ValueError(f"max_age={self.max_age}; expected 0 or more iterations.")
+        check_numbers(1, max_batches=self.max_batches)
+        check_numbers(0, max_age=self.max_age)
 
-    def enough(self, leftovers: Groups | None, rounds: Sequence[Groups], size: int) -> bool:
-        """Whether leftovers and rounds hold B mixed groups."""
-        mixed = sum(int(mixed_groups(groups.rewards).sum()) for groups in rounds)
+    def enough(self, leftovers: RolloutGroups | None, sampled: Sequence[RolloutGroups], size: int) -> bool:
+        """Whether leftovers and what was sampled hold B mixed groups.
+
+        Args:
+            leftovers: mixed groups of earlier iterations.
+            sampled: the groups of each batch of this iteration.
+            size: B.
+        """
+        mixed = sum(int(_mixed(groups).sum()) for groups in sampled)
         return mixed + (len(leftovers) if leftovers else 0) >= size
 
     def compose(
-        self, leftovers: Groups | None, rounds: Sequence[Groups], size: int, iteration: int, pad_token_id: int
-    ) -> tuple[Groups, Groups | None, dict[str, float]]:
+        self,
+        leftovers: RolloutGroups | None,
+        sampled: Sequence[RolloutGroups],
+        size: int,
+        iteration: int,
+        pad_token_id: int,
+    ) -> tuple[RolloutGroups, RolloutGroups | None, dict[str, float]]:
         """Divides what there is into the batch to learn from and what is kept for the next iteration.
 
         Args:
             leftovers: mixed groups of earlier iterations, oldest first.
-            rounds: the groups of each round of this iteration, `size` or more together.
+            sampled: the groups of each batch of this iteration, `size` or more together.
             size: B, groups of the batch.
             iteration: the present one.
             pad_token_id: see `concatenate`.
@@ -63,8 +75,8 @@ class DynamicSampling:
             rewards that were dropped or filled up, mixed groups in the batch that an earlier policy sampled, and
             mixed groups thrown away for their age.
         """
-        groups = Groups.concatenate([leftovers, *rounds] if leftovers else rounds, pad_token_id)
-        mixed = mixed_groups(groups.rewards)
+        groups = RolloutGroups.concatenate([leftovers, *sampled] if leftovers else sampled, pad_token_id)
+        mixed = _mixed(groups)
         kept, equal = mixed.nonzero().flatten(), (~mixed).nonzero().flatten()
         filling = equal[: max(0, size - len(kept))]
         chosen = kept.new_tensor(sorted(kept[:size].tolist() + filling.tolist()))
@@ -72,7 +84,7 @@ class DynamicSampling:
         young = surplus[iteration + 1 - groups.iterations[surplus] <= self.max_age]
         batch = groups.take(chosen)
         metrics = {
-            "batches": len(rounds),
+            "batches": len(sampled),
             "dropped_groups": len(equal) - len(filling),
             "filled_groups": len(filling),
             "leftover_groups": int((batch.iterations < iteration).sum()),
@@ -80,3 +92,8 @@ class DynamicSampling:
         }
         logged = {f"dynamic_sampling/{name}": float(value) for name, value in metrics.items()}
         return batch, groups.take(young) if len(young) else None, logged
+
+
+def _mixed(groups: RolloutGroups) -> Tensor:
+    """(K,) bool, whether the rewards of a group differ."""
+    return mixed_groups(groups.rewards, groups.group_of_row)

@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
+from bots_lightning.checkpoints import read_state
 from bots_lightning.evaluation import read_metrics
 
 MEASURED = re.compile(r"second|timing_s|_time$|ahead_s|overhead")
@@ -50,7 +51,7 @@ RUNS: dict[str, tuple[list[str], int, list[str]]] = {
 def digest(value: Any) -> str:
     """Of a tensor, bit for bit, or of anything else by its repr."""
     if isinstance(value, torch.Tensor):
-        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        content = value.detach().cpu().contiguous().numpy().tobytes()
         value = f"{value.dtype}{tuple(value.shape)}", hashlib.sha256(content).hexdigest()
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
@@ -75,9 +76,7 @@ def weights_of(checkpoint: Path, python: list[str], folder: Path) -> list[str]:
 
 def state_of(checkpoint: Path) -> dict[str, str]:
     """Digests of the data module's state, by place."""
-    if checkpoint.is_dir():
-        checkpoint = next(checkpoint.rglob("*model_states.pt"))
-    saved = torch.load(checkpoint, weights_only=False)
+    saved = read_state(checkpoint) if checkpoint.is_dir() else torch.load(checkpoint, weights_only=False)
     return dict(leaves(saved["TaskDataModule"]))
 
 
@@ -92,6 +91,7 @@ def record(name: str) -> dict[str, Any]:
         command = [*python, "fit", *stacked, *limits, *places, *options]
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         run = Path(folder) / name
+        completions = run / "completions.jsonl"
         rows = [
             {key: repr(value) for key, value in row.items() if not MEASURED.search(key)}
             for row in read_metrics(run / "metrics.csv")
@@ -101,24 +101,26 @@ def record(name: str) -> dict[str, Any]:
             "metrics": rows,
             "weights": weights_of(checkpoint, python, Path(folder)),
             "state": state_of(checkpoint),
-            "completions": digest(
-                (run / "completions.jsonl").read_text() if (run / "completions.jsonl").exists() else ""
-            ),
+            "completions": digest(completions.read_text() if completions.exists() else ""),
         }
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between two records of one run, a line each."""
     found = [f"{part} differ" for part in ("weights", "completions") if before[part] != after[part]]
-    for place in sorted(before["state"].keys() | after["state"].keys()):
-        if before["state"].get(place) != after["state"].get(place):
-            found.append(f"state{place}: {before['state'].get(place)} | {after['state'].get(place)}")
+    tables = [("state{}", before["state"], after["state"])]
+    tables += [
+        (f"row {number}, {{}}", *rows)
+        for number, rows in enumerate(zip(before["metrics"], after["metrics"], strict=False))
+    ]
     if len(before["metrics"]) != len(after["metrics"]):
         found.append(f"{len(before['metrics'])} rows of metrics | {len(after['metrics'])}")
-    for number, (mine, theirs) in enumerate(zip(before["metrics"], after["metrics"], strict=False)):
-        for key in sorted(mine.keys() | theirs.keys()):
-            if mine.get(key) != theirs.get(key):
-                found.append(f"row {number}, {key}: {mine.get(key)} | {theirs.get(key)}")
+    for name, mine, theirs in tables:
+        found += [
+            f"{name.format(key)}: {mine.get(key)} | {theirs.get(key)}"
+            for key in sorted(mine.keys() | theirs.keys())
+            if mine.get(key) != theirs.get(key)
+        ]
     return found
 
 

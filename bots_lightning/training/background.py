@@ -1,6 +1,6 @@
-"""Rollouts of the next batch, sampled while the policy learns from the present one."""
+"""Rollouts of the next batch in a thread of their own, while the policy learns from the present one."""
 
-# Shapes: B tasks on this rank, G rollouts per task, R = B·G rows.
+# Shapes: K tasks on this rank, n_k rollouts of task k, R = Σ n_k rows.
 
 from __future__ import annotations
 
@@ -8,29 +8,19 @@ import copy
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from bots_lightning.data import TaskBatch
-from bots_lightning.rewards import RewardStream
 from bots_lightning.rollouts import Rollouts, concatenate
+from bots_lightning.training.batch import UnscoredBatch
 
-
-@dataclass(frozen=True)
-class Drawn:
-    """The rollouts of one batch, and their rewards as far as these could be judged meanwhile.
-
-    Attributes:
-        rollouts: R rows.
-        rewards: knows those of completed tasks, and judges the rest.
-    """
-
-    rollouts: Rollouts
-    rewards: RewardStream
+# Rolls out a batch with a model; on any thread.
+RollOut = Callable[[nn.Module], UnscoredBatch]
 
 
 class PolicyCopy:
@@ -57,7 +47,7 @@ class PolicyCopy:
         return self.policy
 
 
-class RolloutsAhead:
+class BackgroundRollouts:
     """Rolls out one batch at a time beside the caller, with a copy of the policy.
 
     One thread, one copy and, on a GPU, one stream last for a whole run, so that memory that is kept for them is used
@@ -76,12 +66,12 @@ class RolloutsAhead:
         self.batch: TaskBatch | None = None
         self.seconds = 0.0
         self._copy, self._device = PolicyCopy(policy), device
-        self._thread = ThreadPoolExecutor(1, "rollouts ahead")
+        self._thread = ThreadPoolExecutor(1, "rollouts")
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._cores: int | None = None  # of the caller, while it has half of them
-        self._drawn: Future[Drawn] = Future()
+        self._result: Future[UnscoredBatch] = Future()
 
-    def begin(self, batch: TaskBatch, draw: Callable[[nn.Module], Drawn]) -> None:
+    def begin(self, batch: TaskBatch, draw: RollOut) -> None:
         """Starts to roll out a batch; the one before has been taken.
 
         Args:
@@ -95,49 +85,53 @@ class RolloutsAhead:
             self._cores = torch.get_num_threads()
             half = max(1, self._cores // 2)
             torch.set_num_threads(half)
-        self._drawn = self._thread.submit(self._run, draw, policy, queued, half)
+        self._result = self._thread.submit(self._run, draw, policy, queued, half)
 
     def _run(
-        self, draw: Callable[[nn.Module], Drawn], policy: nn.Module, queued: torch.cuda.Event | None, cores: int | None
-    ) -> Drawn:
-        """All that the thread does."""
+        self,
+        draw: RollOut,
+        policy: nn.Module,
+        queued: torch.cuda.Event | None,
+        cores: int | None,
+    ) -> UnscoredBatch:
+        """Rolls out on the thread, and measures how long it takes."""
         start = time.perf_counter()
         if cores is not None:
             torch.set_num_threads(cores)  # of this thread
         if self._stream is None or queued is None:
-            drawn = draw(policy)
+            batch = draw(policy)
         else:  # kernels are queued beside those of the caller, after the copy that is queued there
             with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
                 self._stream.wait_event(queued)
-                drawn = draw(policy)
+                batch = draw(policy)
                 self._stream.synchronize()
         self.seconds = time.perf_counter() - start
-        return drawn
+        return batch
 
     def wait(self) -> None:
-        """Returns once the batch is rolled out, or has failed, and nothing of it is being judged any more."""
+        """Returns once the batch is rolled out, or has failed, and none of it is being scored any more."""
         if self.batch is None:
             return
-        wait([self._drawn])
+        wait([self._result])
         self._take_cores()
         if (drawn := self._finished()) is not None:
             drawn.rewards.wait()
 
-    def result(self) -> Drawn:
-        """What was drawn, once it is.
+    def result(self) -> UnscoredBatch:
+        """The batch, once it is rolled out.
 
         Raises:
             Exception: what rolling out has raised.
         """
         self.wait()
-        return self._drawn.result()
+        return self._result.result()
 
     def taken(self) -> None:
         """The batch is used up."""
         self.batch = None
 
     def rollouts(self) -> Rollouts | None:
-        """Those of the batch, once they are drawn; None if there is no batch, or it has failed."""
+        """The rollouts of the batch, once they are there; None if there is no batch, or it has failed."""
         self.wait()
         drawn = None if self.batch is None else self._finished()
         return None if drawn is None else drawn.rollouts
@@ -147,17 +141,17 @@ class RolloutsAhead:
             torch.set_num_threads(self._cores)
             self._cores = None
 
-    def _finished(self) -> Drawn | None:
-        if self._drawn.cancelled() or self._drawn.exception() is not None:
+    def _finished(self) -> UnscoredBatch | None:
+        if self._result.cancelled() or self._result.exception() is not None:
             return None
-        return self._drawn.result()
+        return self._result.result()
 
     def close(self) -> None:
-        """Gives up what has not been taken; returns at once. Whoever draws must be told to end, see `cancel`."""
+        """Gives up what has not been taken; returns at once. The engine must be cancelled by the caller."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._take_cores()
         if self.batch is not None:
-            self._drawn.add_done_callback(lambda _: self._forget())
+            self._result.add_done_callback(lambda _: self._forget())
 
     def _forget(self) -> None:
         if (drawn := self._finished()) is not None:
@@ -167,42 +161,50 @@ class RolloutsAhead:
 # --- checkpoints ----------------------------------------------------------------------------------------------------
 
 
-def ahead_state(ahead: RolloutsAhead | None, pad_token_id: int) -> dict[str, Any] | None:
-    """What a checkpoint holds of a batch that was rolled out ahead: the rows of all ranks, and whose they are.
+def background_state(background: BackgroundRollouts | None, pad_token_id: int) -> dict[str, Any] | None:
+    """What a checkpoint holds of a batch that was rolled out in the background: the rows of all ranks, and whose.
 
-    All ranks call it together. None if there is no such batch, or it has failed on some rank: whoever resumes rolls the
-    batch out anew.
+    All ranks call it together.
+
+    Args:
+        background: of this rank, if it has begun.
+        pad_token_id: fills up token ids where ranks differ in length.
+
+    Returns:
+        None if there is no such batch, or it has failed on some rank: whoever resumes rolls the batch out again.
     """
-    rollouts = None if ahead is None else ahead.rollouts()
+    rollouts = None if background is None else background.rollouts()
     mine = None
-    if ahead is not None and ahead.batch is not None and rollouts is not None:
-        mine = ahead.batch.positions, ahead.batch.indices, rollouts.to(torch.device("cpu"))
+    if background is not None and background.batch is not None and rollouts is not None:
+        batch = background.batch
+        mine = batch.positions, batch.indices, batch.counts, rollouts.to(torch.device("cpu"))
     everyones: list[Any] = [mine]
     if dist.is_available() and dist.is_initialized():
         everyones = [None] * dist.get_world_size()
         dist.all_gather_object(everyones, mine)
     if any(theirs is None for theirs in everyones):
         return None
-    positions, indices = ([place for theirs in everyones for place in theirs[part]] for part in (0, 1))
-    whole = concatenate([theirs[2] for theirs in everyones], pad_token_id)
-    return {"positions": positions, "indices": indices, "rollouts": vars(whole).copy()}
+    names = ("positions", "indices", "counts")
+    listed = {name: [one for theirs in everyones for one in theirs[at]] for at, name in enumerate(names)}
+    return listed | {"rollouts": vars(concatenate([theirs[3] for theirs in everyones], pad_token_id)).copy()}
 
 
-def rows_of_batch(state: dict[str, Any] | None, batch: TaskBatch, generations: int) -> Rollouts | None:
-    """This rank's rows of such a state; None if they are not those of the batch, or groups have another size.
+def rows_of_batch(state: dict[str, Any] | None, batch: TaskBatch) -> Rollouts | None:
+    """This rank's rows of such a state.
 
     Args:
-        state: of `ahead_state`.
-        batch: B tasks.
-        generations: G.
+        state: of `background_state`.
+        batch: K tasks with their numbers of rollouts.
+
+    Returns:
+        None if the state is not one of this batch.
     """
     if state is None:
         return None
-    saved = list(zip(state["positions"], state["indices"], strict=True))
-    wanted = list(zip(batch.positions, batch.indices, strict=True))
-    rollouts = Rollouts(**state["rollouts"])
-    if not set(wanted) <= set(saved) or len(rollouts) != len(saved) * generations:
+    saved = list(zip(state["positions"], state["indices"], state["counts"], strict=True))
+    wanted = list(zip(batch.positions, batch.indices, batch.counts, strict=True))
+    if not set(wanted) <= set(saved):
         return None
-    places = torch.tensor([saved.index(place) for place in wanted])
-    rows = places.unsqueeze(1) * generations + torch.arange(generations)
-    return rollouts.rows(rows.flatten())
+    starts = np.cumsum([0, *state["counts"]])
+    rows = [torch.arange(starts[at], starts[at + 1]) for at in map(saved.index, wanted)]
+    return Rollouts(**state["rollouts"]).rows(torch.cat(rows))
