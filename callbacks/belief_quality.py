@@ -1,4 +1,4 @@
-"""Tracks how well the belief foretold what came."""
+"""Tracks how well the belief predicted what came."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Writes what the policy was asked, what it said, and what that was worth."""
 
+# Shapes: K tasks in the step or batch, R rollouts.
+
 from __future__ import annotations
 
 import json
@@ -11,8 +13,11 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from bots_lightning.checkpoints import append_text, put_in_place, unfinished, writing
+from bots_lightning.options import check_numbers
+from bots_lightning.rollouts.segments import groups_of_rows
 from bots_lightning.tasks import Task
 
 
@@ -28,8 +33,8 @@ class CompletionsLog(Callback):
     """
 
     def __init__(self, every_n_steps: int = 10, max_tasks: int = 4) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps}; expected at least 1.")
+        check_numbers(1, every_n_steps=every_n_steps)
+        check_numbers(0, max_tasks=max_tasks)
         self.every_n_steps = every_n_steps
         self.max_tasks = max_tasks
 
@@ -47,7 +52,8 @@ class CompletionsLog(Callback):
         iteration = pl_module.progress.iterations  # type: ignore[union-attr]
         if trainer.is_global_zero and iteration % self.every_n_steps == 0:  # type: ignore[operator]
             tasks = outputs["tasks"][: self.max_tasks]
-            self._write(trainer, "completions.jsonl", tasks, outputs, {"iteration": iteration})
+            lines = _lines(tasks, outputs["group_of_row"], outputs, {"iteration": iteration})
+            append_text(Path(trainer.default_root_dir) / "completions.jsonl", "".join(lines))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the predictions' file of this rank afresh; the first rank removes those of ranks that are no more."""
@@ -69,12 +75,8 @@ class CompletionsLog(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Writes the whole batch."""
-        self._write(trainer, _predictions(trainer), batch.tasks, outputs, {})
-
-    @staticmethod
-    def _write(trainer: Trainer, name: str, tasks: Sequence[Task], outputs: Any, head: dict[str, Any]) -> None:
-        path = Path(trainer.default_root_dir) / name
-        append_text(path, "".join(_lines(tasks, outputs, head)))
+        lines = _lines(batch.tasks, groups_of_rows(outputs["counts"]), outputs, {})
+        append_text(Path(trainer.default_root_dir) / _predictions(trainer), "".join(lines))
 
 
 def _predictions(trainer: Trainer) -> str:
@@ -99,18 +101,25 @@ def _drop_after(path: Path, iterations: int) -> None:
         rank_zero_warn(f"{path}: {damaged} damaged line(s) left out, as a kill or a full disk leaves them.")
 
 
-def _lines(tasks: Sequence[Task], outputs: Any, head: dict[str, Any]) -> Iterator[str]:
-    rewards = outputs["rewards"].tolist()
-    generations = len(rewards[0])
-    for b, task in enumerate(tasks):
-        completions = outputs["completions"][b * generations : (b + 1) * generations]
-        for completion, reward in zip(completions, rewards[b], strict=True):
-            row = head | {
-                "task_id": task.id,
-                "group": task.group,
-                "prompt": task.prompt,
-                "answer": task.answer,
-                "completion": completion,
-                "reward": None if math.isnan(reward) else reward,
-            }
-            yield json.dumps(row, ensure_ascii=False) + "\n"
+def _lines(tasks: Sequence[Task], group_of_row: Tensor, outputs: Any, head: dict[str, Any]) -> Iterator[str]:
+    """One line for each completion of some tasks.
+
+    Args:
+        tasks: the first of the K.
+        group_of_row: (R,) int64, each row's task.
+        outputs: with R `completions` and `rewards` (R,).
+        head: what each line starts with.
+    """
+    rows = zip(group_of_row.tolist(), outputs["completions"], outputs["rewards"].tolist(), strict=True)
+    for group, completion, reward in rows:
+        if group >= len(tasks):
+            continue
+        row = head | {
+            "task_id": tasks[group].id,
+            "group": tasks[group].group,
+            "prompt": tasks[group].prompt,
+            "answer": tasks[group].answer,
+            "completion": completion,
+            "reward": None if math.isnan(reward) else reward,
+        }
+        yield json.dumps(row, ensure_ascii=False) + "\n"

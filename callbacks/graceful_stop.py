@@ -36,8 +36,9 @@ class GracefulStop(Callback):
     that is due is made and saved too, and a run that is at its end anyway ends as always.
 
     A step that fails since a reward function or an engine does is saved as it began: a resumed run makes it again, with
-    the same tasks. One whose update fails, for want of memory, is saved with its evidence, and a resumed run goes on
-    with the next tasks. Rollouts that are under way for the next step (`max_staleness`) are waited for and saved too.
+    the same tasks. One whose update fails, out of memory for example, is saved with its evidence, and a resumed run
+    goes on with the next tasks. Rollouts that are under way for the next step (`max_staleness`) are waited for and
+    saved too.
 
     Lightning's own handlers wait inside the handler for ranks that may never come, and save nothing; these replace
     them while training goes on.
@@ -66,7 +67,7 @@ class GracefulStop(Callback):
         self._agreed = trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
 
     def leave(self) -> None:
-        """Between two steps: saves and ends the program, if any rank was told to.
+        """Between two steps: saves and ends the program, if any rank has received a signal.
 
         Raises:
             SystemExit: with code 0.

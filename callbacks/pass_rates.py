@@ -1,6 +1,6 @@
 """Measures the pass rate of every task while `predict` rolls out the pool."""
 
-# Shapes: B tasks in a batch, G rollouts per task.
+# Shapes: K tasks in a batch, n_k rollouts of each, R = Σ n_k.
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import sys
 from collections.abc import Collection
 from functools import partial
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
+from torch import Tensor
 from tqdm import tqdm
 
 from bots_lightning.evaluation.pass_rates.files import PassRateFiles
 from bots_lightning.evaluation.pass_rates.journal import Count, Journal, Run
-from bots_lightning.policy.loading import checkpoint_folder
 from bots_lightning.tasks import TaskPool
 
 
 class PassRateWriter(Callback):
     """Writes a table of pass rates, to be read by `bots_lightning.tasks.WithPassRates` as a reference column.
 
-    Columns: `id`; `n`, the rollouts that were judged; `successes`, the sum of their rewards as fractions of the reward
-    range, or of the scores of the module's `evidence`; `pass_rate`, their mean; `seed`; `model`. A task that was not
-    tried, or of which no rollout was judged, has the pass rate null.
+    Columns: `id`; `n`, the rollouts that were scored; `successes`, the sum of their rewards as fractions of the reward
+    range, or of the scores of the scorer's `evidence`; `pass_rate`, their mean; `seed`; `model`. A task that was not
+    tried, or of which no rollout was scored, has the pass rate null.
 
     Every batch is kept in a journal, so that a run that was killed goes on by the same command, on any number of ranks
     that share the folder, and ends with the table of an undisturbed run. A finished table is left as it is.
@@ -40,6 +41,9 @@ class PassRateWriter(Callback):
             run are continued all the same.
         progress: show a bar.
         picture: draw a histogram, beside the table as PNG.
+
+    Raises:
+        ValueError: `file` is no Parquet file by its name; or, when a run starts, the files are of another run.
     """
 
     def __init__(
@@ -97,9 +101,9 @@ class PassRateWriter(Callback):
         """Adds a batch."""
         assert self._files is not None
         assert self._journal is not None
-        rewards = outputs["rewards"].cpu().numpy()
-        counts = [_count(row) for row in outputs["evidence"].cpu().numpy()]
-        kept = {} if self.completions is None else _kept(outputs["completions"], rewards)
+        ends = list(accumulate(outputs["counts"]))[:-1]
+        counts = [_count(rollouts) for rollouts in np.split(outputs["evidence"].cpu().numpy(), ends)]
+        kept = {} if self.completions is None else _kept(outputs["completions"], outputs["rewards"], outputs["counts"])
         self._journal.append(batch.positions[0], outputs["task_ids"], counts, **kept)
         if self._bar is not None:
             self._show(self._bar, self._files.measured())
@@ -149,16 +153,20 @@ def _describe(trainer: Trainer, pl_module: LightningModule) -> Run:
     """All that the pass rates depend on."""
     module: Any = pl_module
     pool: TaskPool = trainer.datamodule.pool  # type: ignore[attr-defined]
-    model, checkpoint = checkpoint_folder(module.pretrained), trainer.ckpt_path
+    policy, sampler, scorer = module.policy, module.sampler, module.scorer
+    checkpoint = trainer.ckpt_path
     after = f" + {checkpoint} after {module.progress.iterations} iterations" if checkpoint else ""
-    options = ("seed", "num_generations", "temperature", "max_prompt_length", "max_completion_length")
-    scorer = module.scorer
     own = scorer.evidence_range
     evidence = {} if scorer.counted is None else {"evidence": [scorer.names[scorer.counted], own.low, own.high]}
     return evidence | {
-        "model": f"{model}{after}",
-        **{name: getattr(module, name) for name in (*options, "truncate_prompts")},
-        "dtype": module.dtype_name,
+        "model": f"{policy.folder}{after}",
+        "seed": module.seed,
+        "num_generations": sampler.num_generations,
+        "temperature": policy.temperature,
+        "max_prompt_length": sampler.max_prompt_length,
+        "max_completion_length": sampler.max_completion_length,
+        "truncate_prompts": sampler.truncate_prompts,
+        "dtype": policy.dtype_name,
         "precision": trainer.precision,
         "reward_funcs": scorer.names,
         "reward_weights": scorer.weights.tolist(),
@@ -178,14 +186,19 @@ def _digest(pool: TaskPool) -> str:
 
 
 def _count(fractions: Any) -> Count:
-    """Of one task's (G,) rewards in [0, 1], NaN for those that were not judged."""
-    judged = fractions[np.isfinite(fractions)]
-    return Count(len(judged), math.fsum(judged))
+    """Of one task's (n_k,) rewards in [0, 1], NaN for those that were not scored."""
+    scored = fractions[np.isfinite(fractions)]
+    return Count(len(scored), math.fsum(scored))
 
 
-def _kept(completions: list[str], rewards: Any) -> dict[str, Any]:
-    """(B, G) completions and rewards, None for those that were not judged."""
-    generations = rewards.shape[1]
-    texts = [completions[start : start + generations] for start in range(0, len(completions), generations)]
-    numbers = [[None if math.isnan(reward) else reward for reward in row] for row in rewards.tolist()]
-    return {"completions": texts, "rewards": numbers}
+def _kept(completions: list[str], rewards: Tensor, counts: list[int]) -> dict[str, Any]:
+    """Completions and rewards, K lists of n_k each, None for the reward of one that was not scored.
+
+    Args:
+        completions: R of them.
+        rewards: (R,) float, NaN where there is none.
+        counts: K numbers of rollouts.
+    """
+    numbers = [None if math.isnan(reward) else reward for reward in rewards.tolist()]
+    slices = [slice(end - count, end) for end, count in zip(accumulate(counts), counts, strict=True)]
+    return {"completions": [completions[rows] for rows in slices], "rewards": [numbers[rows] for rows in slices]}

@@ -14,11 +14,11 @@ class TaskProgressBar(TQDMProgressBar):
     """Lightning's progress bar showing the mean reward, the effective task ratio and held-out accuracy."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Metrics:
-        """The latest figures, by the short names of the bar."""
+        """The latest metrics, by the short names of the bar."""
         logged = trainer.callback_metrics
         names = {"reward": "reward", "ETR": "selection/effective_task_ratio"}
         shown: Metrics = {short: f"{float(logged[name]):.2f}" for short, name in names.items() if name in logged}
-        evaluations: Any = pl_module.evaluations
-        if evaluations:
-            shown["held-out"] = f"{evaluations[-1]['overall']:.3f}"
+        history: Any = pl_module.history
+        if history:
+            shown["held-out"] = f"{history[-1]['overall']:.3f}"
         return shown

@@ -26,7 +26,7 @@ C = TypeVar("C", bound=Callback)
 class RunSummary(Callback):
     """Writes `summary.json` in the run folder when training ends, and prints it as a table.
 
-    Needs `EffectiveTaskRatio` and `SelectionOverhead` beside it; takes the figures of `BeliefQuality` if it is there.
+    Needs `EffectiveTaskRatio` and `SelectionOverhead` beside it; takes the metrics of `BeliefQuality` if it is there.
     Seconds are those of the first rank.
 
     Args:
@@ -38,11 +38,11 @@ class RunSummary(Callback):
         self.wall_seconds = 0.0
         self.steps = 0
         self.phase_seconds: Counter[str] = Counter()  # over all those steps
-        self.ahead_seconds = 0.0  # of rollouts beside them
+        self.ahead_seconds = 0.0  # of asynchronous rollouts, which are not in the phases
         self._started: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Looks for the callbacks whose figures it collects."""
+        """Looks for the callbacks whose metrics it collects."""
         self._etr = _sibling(trainer, EffectiveTaskRatio)
         self._overhead = _sibling(trainer, SelectionOverhead)
         self._belief = _find(trainer, BeliefQuality)
@@ -74,7 +74,7 @@ class RunSummary(Callback):
             print_summary(summary, folder)
 
     def summarize(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The figures of the run; null where there is none."""
+        """The metrics of the run; None where there is none."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         progress: Any = pl_module.progress
         selected, step_seconds = datamodule.count_histogram, self.phase_seconds.total()
@@ -96,12 +96,12 @@ class RunSummary(Callback):
             "distinct_tasks": selected.distinct,
             "effective_tasks": selected.effective_number,
             "belief": None if self._belief is None else self._belief.means,
-            "evaluation": _before_after_best(pl_module.evaluations, progress.iterations),  # type: ignore[arg-type]
+            "evaluation": _before_after_best(pl_module.history, progress.iterations),  # type: ignore[arg-type]
         }
         return _without_nan(summary)
 
     def _rollout_speed(self, tokens: int) -> float | None:
-        """Tokens per second of rolling out; None where that went on beside the steps, or took no time."""
+        """Tokens per second of rolling out; None where rollouts are asynchronous, or took no time."""
         seconds = self.phase_seconds["rollout"]
         return None if self.ahead_seconds or not seconds else tokens / seconds
 
@@ -183,7 +183,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
 def _step_facts(summary: dict[str, Any]) -> dict[str, str]:
     """Seconds of a mean step, and of its phases with their shares; those below a thousandth are left out.
 
-    Tokens are told by the second of rolling out, and by that of the whole step, of which it may be a small part.
+    Tokens per second are shown of rolling out, and of the whole step, of which that may be a small share.
     """
     seconds, ahead = summary["timing_s"], summary["rollout_ahead_s"]
     speeds = {"step": summary["tokens_per_second"], "rollout": summary["rollout_tokens_per_second"]}
@@ -197,7 +197,7 @@ def _step_facts(summary: dict[str, Any]) -> dict[str, str]:
         f"  {phase}": f"{value:8.3f} s {100 * value / whole:5.1f} %{told.get(phase, '')}"
         for phase, value in shown.items()
     }
-    return facts | ({"  rollout, beside": f"{ahead:8.3f} s"} if ahead else {})
+    return facts | ({"  rollout, asynchronous": f"{ahead:8.3f} s"} if ahead else {})
 
 
 def _digits(speed: float) -> str:

@@ -19,7 +19,7 @@ class SelectionOverhead(Callback):
     with the next.
 
     The whole step is selection, rollouts, rewards, update, observation and those callbacks; time between steps,
-    evaluation and checkpoints are left out, so that the figure errs on the high side.
+    evaluation and checkpoints are left out, so that the fraction errs on the high side.
 
     Logs `selection/overhead_fraction`.
     """

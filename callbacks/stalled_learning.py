@@ -1,6 +1,6 @@
 """Warns of runs that go on without learning anything, each time with a completion that shows why."""
 
-# Shapes: B tasks in the step, G rollouts per task, K groups of tasks in the pool.
+# Shapes: K tasks in the step, R rollouts, L labels of groups in the pool.
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 from torch import Tensor
+
+from bots_lightning.options import check_numbers
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +44,7 @@ class StalledLearning(Callback):
     """
 
     def __init__(self, group_rollouts: int = 1024, stuck_rollouts: int = 1024, cut_share: float = 0.5) -> None:
-        for name, value in (("group_rollouts", group_rollouts), ("stuck_rollouts", stuck_rollouts)):
-            if value < 1:
-                raise ValueError(f"{name}={value}; expected at least 1.")
+        check_numbers(1, group_rollouts=group_rollouts, stuck_rollouts=stuck_rollouts)
         if not 0 <= cut_share <= 1:
             raise ValueError(f"cut_share={cut_share}; expected a share in [0, 1].")
         self.group_rollouts, self.stuck_rollouts, self.cut_share = group_rollouts, stuck_rollouts, cut_share
@@ -61,7 +61,7 @@ class StalledLearning(Callback):
         """Counts one step."""
         module: Any = pl_module
         step = _Step(module, outputs, self._groups_of(trainer.datamodule.require_pool()))  # type: ignore[attr-defined]
-        self._watch_iteration(step, f"iteration {module.progress.iterations}", module.max_completion_length)
+        self._watch_iteration(step, f"iteration {module.progress.iterations}", module.sampler.max_completion_length)
         self._watch_ends(step, module.scorer)
         self._watch_groups(step)
 
@@ -124,7 +124,7 @@ class StalledLearning(Callback):
             what: of which there is one warning.
             message: what has been seen, and what to do.
             step: the present one.
-            shown: (B, G) bool, this rank's completions that show it.
+            shown: (R,) bool, this rank's completions that show it.
         """
         if what in self.warned:
             return
@@ -148,8 +148,8 @@ class _Step:
     """What one step shows.
 
     Attributes:
-        is_scored: (B, G) bool, this rank's completions with a reward.
-        is_cut: (B, G) bool, those that were cut.
+        is_scored: (R,) bool, this rank's completions with a reward.
+        is_cut: (R,) bool, those that were cut.
         rollouts: completions of all ranks.
         scored: those with a reward.
         lowest: those with the lowest reward.
@@ -161,12 +161,12 @@ class _Step:
     def __init__(self, module: Any, outputs: Any, groups: list[str]) -> None:
         self.outputs = outputs
         rewards, evidence = outputs["rewards"], outputs["evidence"]
-        self.is_scored, self.is_cut = ~rewards.isnan(), ~outputs["finished"].reshape(rewards.shape)
+        self.is_scored, self.is_cut = ~rewards.isnan(), ~outputs["finished"]
         fractions = (rewards - module.scorer.low) / (module.scorer.high - module.scorer.low)
         kinds = torch.ones_like(self.is_cut), self.is_scored, fractions <= SLACK, fractions >= 1 - SLACK, self.is_cut
         places = torch.tensor([groups.index(task.group) for task in outputs["tasks"]], device=rewards.device)
-        of_tasks = torch.stack([(~evidence.isnan()).sum(dim=1), (evidence > 0.5).sum(dim=1)], dim=1)
-        of_groups = of_tasks.new_zeros(len(groups), 2).index_add_(0, places, of_tasks)
+        of_rows = torch.stack([~evidence.isnan(), evidence > 0.5], dim=1).long()
+        of_groups = of_rows.new_zeros(len(groups), 2).index_add_(0, places[outputs["group_of_row"]], of_rows)
         mine = torch.cat([torch.stack([kind.sum() for kind in kinds]), of_groups.flatten()])
         counts: list[int] = module.all_gather(mine).reshape(-1, len(mine)).sum(dim=0).tolist()
         self.rollouts, self.scored, self.lowest, self.highest, self.cut = counts[:5]
@@ -174,13 +174,13 @@ class _Step:
         self.by_group = {group: (rollouts, solved) for group, rollouts, solved in triples if rollouts}
 
     def of_group(self, group: str) -> Tensor:
-        """(B, G) bool, this rank's completions of a group."""
+        """(R,) bool, this rank's completions of a group."""
         mine = torch.tensor([task.group == group for task in self.outputs["tasks"]], device=self.is_cut.device)
-        return mine.unsqueeze(1).expand(self.is_cut.shape)
+        return mine[self.outputs["group_of_row"]]
 
     def example(self, shown: Tensor) -> str:
         """The first of these completions, with its task; empty if no rank has any."""
-        rows = shown.flatten().nonzero().flatten().tolist()
+        rows = shown.nonzero().flatten().tolist()
         found: list[Any] = [self._described(rows[0]) if rows else ""]
         if dist.is_initialized():
             mine, found = found[0], [None] * dist.get_world_size()
@@ -188,8 +188,7 @@ class _Step:
         return next(filter(None, found), "")
 
     def _described(self, row: int) -> str:
-        rewards = self.outputs["rewards"]
-        task, reward = self.outputs["tasks"][row // rewards.shape[1]], rewards.flatten()[row].item()
+        task, reward = self.outputs["tasks"][self.outputs["group_of_row"][row]], self.outputs["rewards"][row].item()
         prompt = task.prompt if isinstance(task.prompt, str) else task.prompt[-1]["content"]
         return (
             f" For example, task {task.id!r} with the prompt {_ends(prompt)} and the answer {_ends(task.answer)} got "

@@ -1,4 +1,4 @@
-"""Which rank rolls out which tasks: shares of like many tokens, since all wait for the longest."""
+"""Which rank rolls out which tasks: shares of about as many tokens, since all wait for the longest."""
 
 # Shapes: N tasks in the pool, B tasks of a step, W ranks.
 
@@ -14,7 +14,7 @@ MEMORY = 256  # tasks over which a group's mean is kept
 
 
 class Workload:
-    """How many tokens the completions of each task are expected to have.
+    """How many tokens the completions of each task are expected to have, for one number of completions.
 
     As many as the last time; of a task that was not rolled out before, the mean of its group.
 
@@ -30,12 +30,21 @@ class Workload:
         self._seen: dict[str, int] = {}
 
     def add_tasks(self, num_tasks: int, groups: npt.NDArray[np.str_]) -> None:
-        """The pool has grown behind its old tasks; number and groups are those of all."""
+        """Takes in a pool that has grown behind its old tasks.
+
+        Args:
+            num_tasks: N, of the whole pool.
+            groups: (N,) of the whole pool.
+        """
         new = np.full(num_tasks - len(self.tokens), np.nan, dtype=np.float32)
         self.groups, self.tokens = groups, np.concatenate([self.tokens, new])
 
     def observe(self, tokens: Mapping[int, float]) -> None:
-        """Takes in the tokens of tasks that were rolled out, by position in the pool."""
+        """Takes in how many tokens some tasks took.
+
+        Args:
+            tokens: by position in the pool, for as many completions of each.
+        """
         for index, count in tokens.items():
             self.tokens[index] = count
             group = self._group(index)
@@ -44,7 +53,14 @@ class Workload:
             self._means[group] = mean + (count - mean) / self._seen[group]
 
     def expected(self, indices: Sequence[int]) -> npt.NDArray[np.float64]:
-        """(B,) the tokens that tasks are expected to take, all alike if nothing is known."""
+        """The tokens that tasks are expected to take.
+
+        Args:
+            indices: B positions in the pool.
+
+        Returns:
+            (B,) float, all 1 if nothing is known.
+        """
         overall = float(np.mean(list(self._means.values()))) if self._means else 1.0
         own = self.tokens[list(indices)].astype(np.float64)
         others = np.array([self._means.get(self._group(index), overall) for index in indices])
@@ -54,11 +70,11 @@ class Workload:
         return str(self.groups[index]) if len(self.groups) else ""
 
     def state_dict(self) -> dict[str, Any]:
-        """Arrays, numbers and strings."""
+        """The tokens of all tasks and the means of their groups, as arrays, numbers and strings."""
         return {"tokens": self.tokens.copy(), "means": dict(self._means), "seen": dict(self._seen)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where the state was taken."""
+        """Restores the state."""
         self.tokens = np.array(state["tokens"], dtype=np.float32)
         self._means, self._seen = dict(state["means"]), dict(state["seen"])
 
@@ -66,7 +82,7 @@ class Workload:
 def equal_shares(expected: npt.NDArray[np.float64], ranks: int) -> list[list[int]]:
     """Divides B tasks over ranks: the same number for each, with sums of tokens about equal.
 
-    The longest go first, each to the rank that has least and still has room. Where all are alike, they take turns.
+    The longest go first, each to the rank that has least and still has room; tasks that are alike go round the ranks.
 
     Args:
         expected: (B,) tokens of each task; B is a multiple of `ranks`.

@@ -76,8 +76,8 @@ def test_a_true_belief_covers_nine_counts_of_ten_and_scores_its_entropy() -> Non
     assert means["log_predictive"] == pytest.approx((pmf * np.log(pmf)).sum(1).mean(), abs=0.03)
 
 
-def test_rewards_that_vary_less_than_coin_flips_count_as_more_of_them() -> None:
-    """8 rewards of dispersion 1/4 are 32 coin flips: the mean of 6/8 is 24 of 32."""
+def test_rewards_that_vary_less_than_bernoulli_trials_count_as_more_of_them() -> None:
+    """8 rewards of dispersion 1/4 are 32 Bernoulli trials: the mean of 6/8 is 24 of 32."""
     callback = BeliefQuality()
     step(callback, forecast_of([6.0], [8.0], [3.0], [2.0], dispersion=0.25))
     means = callback.means

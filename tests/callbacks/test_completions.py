@@ -1,6 +1,6 @@
-"""What was asked and said can be read from the log, each completion beside its own reward."""
+"""What was asked and said can be read from the log, each completion with its own reward."""
 
-# Shapes: B tasks, G rollouts per task.
+# Shapes: three tasks, of 2, 1 and 3 rollouts in UNEQUAL.
 
 from __future__ import annotations
 
@@ -21,22 +21,27 @@ from callbacks import CompletionsLog
 
 CHAT = [{"role": "user", "content": "Grüße?\n"}]
 TASKS = [Task("a", "1+1=", "2", "maths"), Task("b", CHAT, "é"), Task("c", "3", "3", "maths")]
-BATCH = TaskBatch([0, 1, 2], TASKS, [0, 1, 2])
+BATCH = TaskBatch([0, 1, 2], TASKS, [0, 1, 2], [2, 2, 2])
 OUTPUTS = {
     "tasks": TASKS,
     "completions": ["2", "3", "é", "", "x\u2028y", '"}'],
-    "rewards": torch.tensor([[1.0, 0.0], [0.25, float("nan")], [0.0, -1.0]]),
+    "rewards": torch.tensor([1.0, 0.0, 0.25, float("nan"), 0.0, -1.0]),
+    "group_of_row": torch.tensor([0, 0, 1, 1, 2, 2]),
+    "counts": [2, 2, 2],
 }
+UNEQUAL = OUTPUTS | {"group_of_row": torch.tensor([0, 0, 1, 2, 2, 2]), "counts": [2, 1, 3]}
 
 
 def trainer(folder: Path, first: bool = True) -> Any:
     return SimpleNamespace(default_root_dir=str(folder), is_global_zero=first)
 
 
-def train(callback: CompletionsLog, folder: Path, iterations: range, first: bool = True) -> None:
+def train(
+    callback: CompletionsLog, folder: Path, iterations: range, first: bool = True, outputs: Any = OUTPUTS
+) -> None:
     for iteration in iterations:
         module: Any = SimpleNamespace(progress=SimpleNamespace(iterations=iteration))
-        callback.on_train_batch_end(trainer(folder, first), module, OUTPUTS, TaskBatch([0], TASKS[:1], [0]), 0)
+        callback.on_train_batch_end(trainer(folder, first), module, outputs, TaskBatch([0], TASKS[:1], [0], [2]), 0)
 
 
 def resume(folder: Path, iterations: int) -> None:
@@ -138,6 +143,17 @@ def test_some_tasks_are_written_with_all_their_completions(tmp_path: Path) -> No
     assert [row["task_id"] for row in read(tmp_path / "completions.jsonl")] == ["a", "a", "b", "b"]
 
 
+def test_tasks_of_unequal_numbers_of_rollouts_keep_their_own_completions(tmp_path: Path) -> None:
+    train(CompletionsLog(every_n_steps=1), tmp_path, range(1, 2), outputs=UNEQUAL)
+    train(CompletionsLog(every_n_steps=1, max_tasks=2), tmp_path / "two", range(1, 2), outputs=UNEQUAL)
+    callback = CompletionsLog()
+    callback.on_predict_batch_end(trainer(tmp_path), None, UNEQUAL, BATCH, 0)  # type: ignore[arg-type]
+    paths = ["completions.jsonl", "predictions.jsonl", "two/completions.jsonl"]
+    expected = list(zip("aabccc", OUTPUTS["completions"], [1.0, 0.0, 0.25, None, 0.0, -1.0], strict=True))
+    for path, rows in zip(paths, [expected, expected, expected[:3]], strict=True):
+        assert [(row["task_id"], row["completion"], row["reward"]) for row in read(tmp_path / path)] == rows
+
+
 def test_only_the_first_rank_writes(tmp_path: Path) -> None:
     train(CompletionsLog(every_n_steps=1), tmp_path, range(1, 3), first=False)
     assert list(tmp_path.iterdir()) == []
@@ -162,11 +178,16 @@ def test_every_rank_keeps_its_own_predictions(tmp_path: Path) -> None:
             rank.world_size = world_size
             callback.on_predict_start(rank, None)  # type: ignore[arg-type]
         for number, rank in enumerate(ranks):
-            outputs = {"completions": [str(number)] * 6, "rewards": OUTPUTS["rewards"]}
+            outputs = OUTPUTS | {"completions": [str(number)] * 6}
             callback.on_predict_batch_end(rank, None, outputs, BATCH, 0)  # type: ignore[arg-type]
     names = ["predictions.jsonl", "predictions.rank-1.jsonl"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert [{row["completion"] for row in read(tmp_path / name)} for name in names] == [{"0"}, {"1"}]
+
+
+def test_a_negative_number_of_tasks_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_tasks=-1; expected at least 0"):
+        CompletionsLog(max_tasks=-1)
 
 
 @pytest.mark.parametrize("every_n_steps", [0, -1])

@@ -1,6 +1,6 @@
 """The callback logs the shares of a step, and its mean over the run survives a checkpoint."""
 
-# Shapes: B tasks in the step, G rollouts per task.
+# Rewards are written as one list per task.
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bots_lightning.evaluation import CountHistogram
+from bots_lightning.rollouts.segments import groups_of_rows
 from callbacks import EffectiveTaskRatio
 
 SOLVED, FAILED, MIXED, HALF = [1.0, 1.0], [0.0, 0.0], [0.0, 1.0], [0.5, 0.5]
@@ -58,6 +59,10 @@ def trainer(counts: list[int], world_size: int = 1, groups: list[str] | None = N
     return SimpleNamespace(world_size=world_size, datamodule=datamodule)
 
 
+def flat(rewards: list[list[float]]) -> torch.Tensor:
+    return torch.tensor([reward for of_task in rewards for reward in of_task])
+
+
 def step(
     callback: EffectiveTaskRatio,
     rewards: list[list[float]],
@@ -68,8 +73,13 @@ def step(
 ) -> Any:
     module = module or Module()
     tasks = [SimpleNamespace(group=group) for group in groups or [""] * len(rewards)]
-    counted = torch.tensor(rewards) / module.high if evidence is None else torch.tensor(evidence)
-    outputs = {"rewards": torch.tensor(rewards), "evidence": counted, "tasks": tasks}
+    rows = flat(rewards)
+    outputs = {
+        "rewards": rows,
+        "evidence": rows / module.high if evidence is None else flat(evidence),
+        "group_of_row": groups_of_rows([len(row) for row in rewards]),
+        "tasks": tasks,
+    }
     callback.on_train_batch_end(run or trainer([1]), module, outputs, None, 0)
     return module
 
@@ -105,10 +115,35 @@ def test_solved_is_told_by_the_evidence_and_a_gradient_by_the_rewards() -> None:
 @given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=3, max_size=3), min_size=1, max_size=8))
 def test_mixed_solved_all_and_solved_none_cover_every_task_once(rewards: list[list[float]]) -> None:
     logged = step(EffectiveTaskRatio(), rewards).logged
-    parts = [logged[f"selection/{name}"] for name in ("effective_task_ratio", "solved_all", "solved_none")]
-    assert sum(parts) == pytest.approx(1)
-    assert logged["frac_reward_zero_std"] == pytest.approx(parts[1] + parts[2])
-    assert parts[0] == pytest.approx(sum(len(set(row)) > 1 for row in rewards) / len(rewards))
+    shares = [logged[f"selection/{name}"] for name in ("effective_task_ratio", "solved_all", "solved_none")]
+    assert sum(shares) == pytest.approx(1)
+    assert logged["frac_reward_zero_std"] == pytest.approx(shares[1] + shares[2])
+    assert shares[0] == pytest.approx(sum(len(set(row)) > 1 for row in rewards) / len(rewards))
+
+
+def test_tasks_of_unequal_numbers_of_rollouts_count_alike_by_hand() -> None:
+    nan, callback = math.nan, EffectiveTaskRatio()
+    rewards = [[1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0], [nan, nan]]
+    module = step(callback, rewards, run=trainer([1], groups=["a", "b"]), groups=["a", "a", "a", "b", "b"])
+    assert {name: value for name, value in module.logged.items() if "tasks" not in name} == pytest.approx(
+        {
+            RATIO: 1 / 5,
+            "frac_reward_zero_std": 4 / 5,
+            "selection/solved_all": 2 / 5,
+            "selection/solved_none": 1 / 5,  # the task without rewards is neither
+            f"{RATIO}/a": 1 / 3,
+            f"{RATIO}/b": 0,
+        }
+    )
+    step(callback, [MIXED])
+    assert callback.mean == pytest.approx(2 / 6)
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, math.nan]), min_size=1, max_size=4), min_size=1, max_size=6))
+def test_rollouts_without_a_reward_change_nothing(rewards: list[list[float]]) -> None:
+    """So that groups of unequal size could be filled up with them."""
+    filled = [row + [math.nan] * (4 - len(row)) for row in rewards]
+    assert step(EffectiveTaskRatio(), rewards).logged == step(EffectiveTaskRatio(), filled).logged
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -12,7 +12,7 @@ from callbacks import TaskProgressBar
 
 def shown(logged: dict[str, float], *evaluations: float) -> Any:
     trainer: Any = SimpleNamespace(callback_metrics={name: torch.tensor(value) for name, value in logged.items()})
-    module: Any = SimpleNamespace(evaluations=[{"iteration": i, "overall": s} for i, s in enumerate(evaluations)])
+    module: Any = SimpleNamespace(history=[{"iteration": i, "overall": s} for i, s in enumerate(evaluations)])
     return TaskProgressBar().get_metrics(trainer, module)
 
 

@@ -15,7 +15,6 @@ import torch
 from bots_lightning.evaluation import CountHistogram
 from bots_lightning.selection import UniformSelector
 from bots_lightning.training.metrics import PHASES
-from bots_lightning.training.old_module import Progress
 from callbacks import EffectiveTaskRatio, RunSummary, SelectionOverhead
 
 BEFORE = {"eval/heldout/avg@4": 0.25, "eval/heldout/pass@4": 0.5, "eval/heldout/maths/avg@4": 0.9}
@@ -41,7 +40,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def module(evaluations: list[dict[str, Any]] | None = None) -> Any:
     evaluations = EVALUATIONS if evaluations is None else evaluations
-    return SimpleNamespace(seed=7, progress=Progress(40, 5120, 61_440), evaluations=evaluations)
+    progress = SimpleNamespace(iterations=40, rollouts=5120, generated_tokens=61_440)
+    return SimpleNamespace(seed=7, progress=progress, history=evaluations)
 
 
 def trainer(folder: Path, callbacks: list[Any], first: bool = True) -> Any:
@@ -205,9 +205,9 @@ def test_the_profile_is_a_mean_over_steps_and_continues_after_a_resume(
     assert "  rollout                      2.500 s  62.5 %\n" in printed
     assert "  backward                     1.000 s  25.0 %\n" in printed
     assert "  sync                         0.499 s  12.5 %\n" in printed
-    assert "  rollout, beside              3.500 s\n" in printed
+    assert "  rollout, asynchronous        3.500 s\n" in printed
     assert written["rollout_ahead_s"] == 3.5
-    assert written["rollout_tokens_per_second"] is None  # it went on beside the steps
+    assert written["rollout_tokens_per_second"] is None  # rollouts are asynchronous
     assert "  select" not in printed  # less than a thousandth
     assert "  reward" not in printed
 

@@ -1,12 +1,13 @@
 """Each sign of a run that does not learn is told once, with a completion; a run that learns hears nothing."""
 
-# Shapes: B tasks in the step, G rollouts per task.
+# Rewards are written as one list per task.
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from lightning import Trainer
 from bots_lightning.algorithms import GRPO
 from bots_lightning.data import TaskDataModule
 from bots_lightning.policy import LoRA
+from bots_lightning.rollouts.segments import groups_of_rows
 from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import ProceduralTasks, Task
 from callbacks import StalledLearning
@@ -37,7 +39,7 @@ class Pool:
 
 
 class Run:
-    """Steps of two completions a task, as the callback sees them."""
+    """Steps as the callback sees them."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture, groups: str = "m", ranks: int = 1, **options: Any) -> None:
         self.caplog, self.ranks = caplog, ranks
@@ -53,21 +55,22 @@ class Run:
         cut: int = 0,
         text: str = "said",
     ) -> list[str]:
-        """What the callback says of a step with (B, G) rewards from −1 to 1, of whose completions `cut` were cut."""
+        """What the callback says of a step with rewards from −1 to 1, of whose completions the first `cut` were cut."""
         self.iterations += 1
         labels = groups or "m" * len(rewards)
-        table = torch.tensor(rewards)
-        rows = table.numel()
+        flat, scores = (torch.tensor(list(chain(*each))) for each in (rewards, evidence or []))
+        rows = len(flat)
         outputs = {
-            "rewards": table,
-            "evidence": (table + 1) / 2 if evidence is None else torch.tensor(evidence),
+            "rewards": flat,
+            "evidence": (flat + 1) / 2 if evidence is None else scores,
+            "group_of_row": groups_of_rows([len(of_task) for of_task in rewards]),
             "tasks": [Task(f"t{i}", [{"role": "user", "content": "ask"}], "42", g) for i, g in enumerate(labels)],
             "completions": [f"{text} {i}" for i in range(rows)],
             "finished": torch.arange(rows) >= cut,
         }
         module = SimpleNamespace(
             scorer=SimpleNamespace(low=-1.0, high=1.0),
-            max_completion_length=16,
+            sampler=SimpleNamespace(max_completion_length=16),
             progress=SimpleNamespace(iterations=self.iterations),
             all_gather=lambda counts: counts if self.ranks == 1 else torch.stack([counts] * self.ranks),
         )
@@ -132,6 +135,20 @@ def test_a_group_is_solved_by_the_evidence(caplog: pytest.LogCaptureFixture) -> 
     (said,) = run.step(formatted, evidence=[wrong])
     assert said.startswith("none of the first 8 completions")
     assert Run(caplog, groups=" ").step(*[[-1.0, 0.0]] * 4, groups="    ")  # a label like any other
+
+
+def test_groups_of_unequal_numbers_of_rollouts_by_hand(caplog: pytest.LogCaptureFixture) -> None:
+    """After two steps: 1 + 3 completions for a, of which one solves its task, and 5 + 3 for b."""
+    run = Run(caplog, groups="ab")
+    assert run.step([-1.0], [0.0, NONE, -0.5, 0.0, -1.0, 0.0], groups="ab") == []
+    assert run.callback.unsolved == {"a": 1, "b": 5}
+    (said,) = run.step([-1.0, 1.0, -1.0], [-0.5, 0.0, -0.5], groups="ab")
+    assert said.startswith("none of the first 8 completions for the group 'b' has solved its task.")
+    assert "task 't1'" in said
+    assert "got the completion 'said 3', whose reward is -0.5." in said
+    assert run.callback.solved == {"a"}
+    (said,) = run.step([0.5], [0.5, NONE, NONE], groups="aa", cut=3)
+    assert said.startswith("iteration 3: 3 of 4 completions were cut")
 
 
 def test_ranks_count_together(caplog: pytest.LogCaptureFixture) -> None:

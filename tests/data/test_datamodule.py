@@ -71,8 +71,8 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes this process one of two ranks."""
 
     def become(rank: int, world_size: int = 2) -> None:
-        monkeypatch.setattr("bots_lightning.data.datamodule._world_size", lambda: world_size)
-        monkeypatch.setattr("bots_lightning.data.datamodule._rank", lambda: rank)
+        monkeypatch.setattr("bots_lightning.data.ranks.world_size", lambda: world_size)
+        monkeypatch.setattr("bots_lightning.data.ranks.rank", lambda: rank)
 
     return become
 
@@ -191,7 +191,7 @@ def test_predict_reads_the_training_pool() -> None:
 
 
 def test_a_batch_stays_where_it_is() -> None:
-    batch = TaskBatch([0], [], [0])
+    batch = TaskBatch([0], [], [0], [1])
     assert datamodule().transfer_batch_to_device(batch, torch.device("meta"), 0) is batch
 
 
@@ -260,9 +260,9 @@ def test_two_ranks_learn_what_one_alone_would(monkeypatch: pytest.MonkeyPatch) -
 
     alone = datamodule(seed=3)
     batches = run(alone, range(5))
-    monkeypatch.setattr("bots_lightning.data.datamodule._world_size", lambda: 2)
-    monkeypatch.setattr("bots_lightning.data.datamodule._rank", lambda: here.rank)
-    monkeypatch.setattr("bots_lightning.data.datamodule.dist.all_gather_object", all_gather_object)
+    monkeypatch.setattr("bots_lightning.data.ranks.world_size", lambda: 2)
+    monkeypatch.setattr("bots_lightning.data.ranks.rank", lambda: here.rank)
+    monkeypatch.setattr("bots_lightning.data.ranks.dist.all_gather_object", all_gather_object)
     with ThreadPoolExecutor(2) as threads:
         ranks = list(threads.map(rank, range(2)))
     for number, (shares, state) in enumerate(ranks):
@@ -423,7 +423,7 @@ def test_the_forecast_of_partial_rewards_has_the_dispersion_before_the_evidence(
     data = datamodule(ThompsonSelector(BetaBelief(forgetting=0.0)))
     for dispersion in (1.0, (9 / 8) / (21 / 16)):
         data.select()
-        data.observe(Evidence.from_rewards(np.array([2]), np.array([[0.25, 0.75]])))
+        data.observe(Evidence.from_rewards(np.array([2]), np.array([0.25, 0.75]), np.array([2])))
         assert data.forecasts[-1].dispersion[0] == pytest.approx(dispersion)
 
 
@@ -504,7 +504,7 @@ def unnamed(selector: TaskSelector | None = None, **changes: Any) -> TaskDataMod
 def warnings_of(data: TaskDataModule, state: Any, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
     data.load_state_dict(state)
-    return [record.getMessage() for record in caplog.records if record.name == "bots_lightning.data.datamodule"]
+    return [record.getMessage() for record in caplog.records if record.name == "bots_lightning.data.corrections"]
 
 
 @pytest.mark.parametrize("selector", [bots, UniformSelector])

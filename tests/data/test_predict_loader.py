@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bots_lightning.data import TaskDataModule
-from bots_lightning.data import module as data_module
+from bots_lightning.data import TaskDataModule, ranks
 from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import TaskPool, TaskSource
 
@@ -25,14 +24,16 @@ class Numbered(TaskSource):
         return TaskPool.from_rows(rows)
 
 
-def blocks(num_tasks: int, size: int, measured: Collection[str] = (), rank: int = 0, ranks: int = 1) -> list[list[int]]:
+def blocks(
+    num_tasks: int, size: int, measured: Collection[str] = (), rank: int = 0, world_size: int = 1
+) -> list[list[int]]:
     """The positions in each batch of one rank."""
     module = TaskDataModule(Numbered(num_tasks), UniformSelector(), batch_size=1, eval_batch_size=size)
     module.setup()
     module.measured = lambda: measured
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_module, "_world_size", lambda: ranks)
-        patch.setattr(data_module, "_rank", lambda: rank)
+        patch.setattr(ranks, "world_size", lambda: world_size)
+        patch.setattr(ranks, "rank", lambda: rank)
         loader = module.predict_dataloader()
     if isinstance(loader, list):
         assert loader == []
@@ -45,8 +46,8 @@ def blocks(num_tasks: int, size: int, measured: Collection[str] = (), rank: int 
 
 def test_blocks_of_the_pool_by_hand() -> None:
     assert blocks(7, 3) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert blocks(7, 3, rank=0, ranks=2) == [[0, 1, 2], [6]]
-    assert blocks(7, 3, rank=1, ranks=2) == [[3, 4, 5]]
+    assert blocks(7, 3, rank=0, world_size=2) == [[0, 1, 2], [6]]
+    assert blocks(7, 3, rank=1, world_size=2) == [[3, 4, 5]]
 
 
 def test_what_is_measured_is_left_out_and_does_not_move_the_rest() -> None:
@@ -56,13 +57,13 @@ def test_what_is_measured_is_left_out_and_does_not_move_the_rest() -> None:
 
 
 def test_a_rank_without_a_block_repeats_the_last() -> None:
-    assert [blocks(4, 2, rank=rank, ranks=3) for rank in range(3)] == [[[0, 1]], [[2, 3]], [[2, 3]]]
+    assert [blocks(4, 2, rank=rank, world_size=3) for rank in range(3)] == [[[0, 1]], [[2, 3]], [[2, 3]]]
 
 
 @given(st.integers(1, 20), st.integers(1, 6), st.sets(st.integers(0, 19)), st.integers(1, 4))
-def test_all_ranks_together_try_what_is_left(num_tasks: int, size: int, done: set[int], ranks: int) -> None:
+def test_all_ranks_together_try_what_is_left(num_tasks: int, size: int, done: set[int], world_size: int) -> None:
     measured = {f"t{i}" for i in done}
-    shares = [blocks(num_tasks, size, measured, rank, ranks) for rank in range(ranks)]
+    shares = [blocks(num_tasks, size, measured, rank, world_size) for rank in range(world_size)]
     whole = blocks(num_tasks, size, measured)
     assert {tuple(block) for share in shares for block in share} == {tuple(block) for block in whole}
     assert sorted(i for block in whole for i in block) == sorted(set(range(num_tasks)) - done)

@@ -1,0 +1,69 @@
+"""What was drawn: how many rollouts each task gets, and which of the tasks are this rank's."""
+
+# Shapes: B tasks over all ranks, W ranks.
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bots_lightning.data import ranks
+from bots_lightning.data.workload import Workload, equal_shares
+from bots_lightning.selection import TaskSelector
+
+
+class DrawnTask(NamedTuple):
+    """One task to be rolled out.
+
+    Attributes:
+        place: in what was drawn for all ranks, or in the pool that is evaluated.
+        index: the task's position in the pool.
+        count: how many rollouts it gets.
+    """
+
+    place: int
+    index: int  # type: ignore[assignment] # hides a method of tuples, like the next
+    count: int  # type: ignore[assignment]
+
+
+def allocated(selector: TaskSelector, indices: npt.NDArray[np.int64], num_generations: int) -> list[int]:
+    """How many rollouts the selector gives each task.
+
+    Args:
+        selector: that drew the tasks.
+        indices: (B,) positions in the pool.
+        num_generations: rollouts of each task by default.
+
+    Returns:
+        B counts.
+
+    Raises:
+        ValueError: a count is less than 1 or not a whole number, or there are not B of them.
+    """
+    counts = selector.allocate(indices, num_generations)
+    if counts.shape != indices.shape or counts.dtype.kind not in "iu" or (counts < 1).any():
+        raise ValueError(
+            f"{type(selector).__name__}.allocate gave {counts.tolist()} for {len(indices)} tasks; expected a whole "
+            "number of rollouts for each, at least 1."
+        )
+    return counts.tolist()
+
+
+def own_share(drawn: list[int], counts: list[int], workload: Workload) -> list[DrawnTask]:
+    """This rank's share of what was drawn: B / W tasks, which are expected to take about as many tokens as any other's.
+
+    Args:
+        drawn: B positions in the pool; B is a multiple of W.
+        counts: B numbers of rollouts.
+        workload: what one number of rollouts of each task is expected to take; not asked if W is 1.
+
+    Returns:
+        the tasks by ascending place.
+    """
+    tasks = [DrawnTask(place, *task) for place, task in enumerate(zip(drawn, counts, strict=True))]
+    if ranks.world_size() == 1:
+        return tasks
+    expected = workload.expected(drawn) * (np.array(counts) / max(counts))
+    return [tasks[place] for place in equal_shares(expected, ranks.world_size())[ranks.rank()]]
