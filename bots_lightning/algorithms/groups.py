@@ -1,0 +1,78 @@
+"""Groups of rollouts with their rewards: what an update learns from."""
+
+# Shapes: K groups, n_k rows in group k, R = Σ n_k rows.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bots_lightning.rollouts import Rollouts, concatenate
+
+
+@dataclass(frozen=True)
+class RolloutGroups:
+    """K groups of rollouts, which may differ in size; the rows of a group follow each other.
+
+    Attributes:
+        rollouts: R rows.
+        rewards: (R,) float, NaN where there is none.
+        group_of_row: (R,) int64, ascending from 0; every group has a row.
+        iterations: (K,) int64, the iteration that scored each group; asynchronous rollouts have been sampled by the
+            policy before.
+    """
+
+    rollouts: Rollouts
+    rewards: Tensor
+    group_of_row: Tensor
+    iterations: Tensor
+
+    def __len__(self) -> int:
+        return len(self.iterations)
+
+    def take(self, groups: Tensor) -> RolloutGroups:
+        """The given groups in their order here.
+
+        Args:
+            groups: (K',) int64 positions, ascending, at least one.
+        """
+        rows = torch.isin(self.group_of_row, groups).nonzero().flatten()
+        _, group_of_row = torch.unique_consecutive(self.group_of_row[rows], return_inverse=True)
+        return RolloutGroups(self.rollouts.rows(rows), self.rewards[rows], group_of_row, self.iterations[groups])
+
+    def to(self, device: torch.device) -> RolloutGroups:
+        """These groups on another device."""
+        moved = (tensor.to(device) for tensor in (self.rewards, self.group_of_row, self.iterations))
+        return RolloutGroups(self.rollouts.to(device), *moved)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers only, for a checkpoint."""
+        return vars(self) | {"rollouts": vars(self.rollouts).copy()}
+
+    @staticmethod
+    def from_state_dict(state: dict[str, Any]) -> RolloutGroups:
+        """The groups of a checkpoint."""
+        return RolloutGroups(**state | {"rollouts": Rollouts(**state["rollouts"])})
+
+    @staticmethod
+    def concatenate(batches: Sequence[RolloutGroups], pad_token_id: int) -> RolloutGroups:
+        """The groups of all batches in order; a single batch is returned unchanged.
+
+        Args:
+            batches: one or more.
+            pad_token_id: fills up token ids where batches differ in length.
+        """
+        if len(batches) == 1:
+            return batches[0]
+        shifts = torch.tensor([len(batch) for batch in batches]).cumsum(0).tolist()
+        numbered = [batch.group_of_row + shift for batch, shift in zip(batches, [0, *shifts], strict=False)]
+        return RolloutGroups(
+            concatenate([batch.rollouts for batch in batches], pad_token_id),
+            torch.cat([batch.rewards for batch in batches]),
+            torch.cat(numbered),
+            torch.cat([batch.iterations for batch in batches]),
+        )

@@ -1,0 +1,85 @@
+"""Held-out scores of a run: how they are counted, and their history."""
+
+# Shapes: K tasks, n completions of each, R = K·n rows.
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bots_lightning.data import TaskBatch
+from bots_lightning.evaluation import HeldOutScore
+from bots_lightning.options import check_numbers
+from bots_lightning.tasks import TaskPool
+
+
+@final
+class Evaluation:
+    """Scores held-out tasks.
+
+    Args:
+        num_generations: n, completions per held-out task.
+        pass_k: k of pass@k, by default n.
+
+    Attributes:
+        history: [{"iteration", "overall", "scores": {name: float}}], of all evaluations so far.
+
+    Raises:
+        ValueError: an option is out of bounds.
+    """
+
+    def __init__(self, num_generations: int = 4, pass_k: int | None = None) -> None:
+        check_numbers(1, num_generations=num_generations)
+        check_numbers(1, high=num_generations, pass_k=pass_k)
+        self.num_generations, self.pass_k = num_generations, pass_k or num_generations
+        self.history: list[dict[str, Any]] = []
+        self._scores: dict[str, HeldOutScore] = {}
+
+    def begin(self, pools: Mapping[str, TaskPool], device: torch.device) -> None:
+        """Starts fresh counts.
+
+        Args:
+            pools: held-out tasks by name.
+            device: of the counts.
+        """
+        n, k = self.num_generations, self.pass_k
+        self._scores = {name: HeldOutScore(n, k, sorted(set(pool.groups))).to(device) for name, pool in pools.items()}
+
+    def add(self, number: int, batch: TaskBatch, evidence: npt.NDArray[np.float64]) -> None:
+        """Counts the rollouts of one batch.
+
+        Args:
+            number: of its pool.
+            batch: K tasks.
+            evidence: (R,) how far each completion solves its task, NaN where there is none.
+        """
+        score = list(self._scores.values())[number]
+        grouped = evidence.reshape(len(batch), self.num_generations)
+        valid = np.isfinite(grouped)
+        with np.errstate(invalid="ignore"):
+            quality = np.where(valid, grouped, 0.0).sum(axis=1) / valid.sum(axis=1)
+        solved = (grouped >= 1 - 1e-6).sum(axis=1)
+        groups = np.array([score.positions.get(task.group, -1) for task in batch.tasks])
+        counted = (torch.as_tensor(column, device=score.device) for column in (solved, valid.sum(axis=1), groups))
+        score.update(torch.as_tensor(quality, dtype=torch.float32, device=score.device), *counted)
+
+    def finish(self, iteration: int) -> dict[str, float]:
+        """The scores by their names, `eval/NAME/…`; they are added to the history.
+
+        Args:
+            iteration: of the run.
+        """
+        scores = {
+            f"eval/{name}/{metric}": float(value)
+            for name, score in self._scores.items()
+            for metric, value in score.compute().items()
+        }
+        if scores:
+            overall = [scores[f"eval/{name}/avg@{self.num_generations}"] for name in self._scores]
+            entry = {"iteration": iteration, "overall": sum(overall) / len(overall), "scores": scores}
+            self.history.append(entry)
+        return scores

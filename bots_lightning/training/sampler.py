@@ -1,0 +1,356 @@
+"""The sampler: rolls out the tasks that are drawn, scores them, and tells the belief what came of them."""
+
+# Shapes: K tasks on this rank, n_k rollouts of task k, R = Σ n_k rows.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from bots_lightning.algorithms import RolloutGroups, StepContext
+from bots_lightning.beliefs import Evidence
+from bots_lightning.data import TaskBatch, TaskDataModule
+from bots_lightning.options import check_numbers
+from bots_lightning.policy import Policy
+from bots_lightning.policy.loading import language_model, stop_token_ids
+from bots_lightning.rewards import RewardStream, Scorer
+from bots_lightning.rewards.calls import tasks_of_rows
+from bots_lightning.rollouts import (
+    CompactEngine,
+    GenerationRequest,
+    OnCompleted,
+    PromptEncoder,
+    RolloutEngine,
+    Rollouts,
+    SamplingParams,
+    derive_seed,
+    load_tokenizer,
+)
+from bots_lightning.rollouts.segments import groups_of_rows
+from bots_lightning.tasks import Task
+from bots_lightning.training.batch import ScoredBatch, UnscoredBatch, closed_on_failure
+from bots_lightning.training.dynamic_sampling import DynamicSampling
+from bots_lightning.training.failures import together
+from bots_lightning.training.next_batch import NextBatch
+from bots_lightning.training.seeds import TRAIN
+
+
+@final
+class Sampler:
+    """Rolls out and scores tasks; all randomness is derived from (seed, iteration, place in the draw).
+
+    Args:
+        num_generations: rollouts per selected task, unless the selector allocates them otherwise.
+        max_prompt_length: tokens; longer prompts are an error unless `truncate_prompts`.
+        max_completion_length: tokens, stop token included.
+        truncate_prompts: keep the last tokens of prompts that are too long.
+        engine: samples the completions; `CompactEngine` by default.
+        dynamic_sampling: replaces groups of equal rewards by further ones; None learns from what was selected.
+        max_staleness: 0 is synchronous. 1 rolls out the next batch while the policy learns from the present one
+            (asynchronous rollouts, one step off-policy): selection has seen all evidence, but the rollouts are those of
+            the policy before its last update, which `importance_sampling` and the age of the evidence correct for. It
+            pays where rollouts have a device of their own (`ServerEngine`). Trained weights are held twice, a static
+            engine holds two caches, and on one device the memory of rollouts and of the update adds up. Saving and
+            evaluating wait for the rollouts. A run that is continued beyond its planned end is synchronous once, there.
+
+    Attributes:
+        encoder: of prompts, once the policy is loaded.
+        sampling: how completions are drawn, once the policy is loaded.
+        tasks: the data module of the run, once that is set up.
+        leftovers: non-degenerate groups that dynamic sampling starts the next iteration with.
+
+    Raises:
+        ValueError: an option is out of bounds.
+    """
+
+    policy: Policy
+    scorer: Scorer
+    encoder: PromptEncoder
+    sampling: SamplingParams
+    tasks: TaskDataModule
+
+    def __init__(
+        self,
+        num_generations: int = 8,
+        max_prompt_length: int = 512,
+        max_completion_length: int = 256,
+        truncate_prompts: bool = False,
+        engine: RolloutEngine | None = None,
+        dynamic_sampling: DynamicSampling | None = None,
+        max_staleness: int = 0,
+    ) -> None:
+        check_numbers(1, num_generations=num_generations)
+        check_numbers(1, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length)
+        check_numbers(0, high=1, max_staleness=max_staleness)
+        if dynamic_sampling is not None and num_generations < 2:
+            raise ValueError(
+                f"dynamic_sampling looks for groups whose rewards differ; with num_generations={num_generations} "
+                "there are none. Raise num_generations or leave dynamic_sampling out."
+            )
+        self.num_generations = num_generations
+        self.max_prompt_length, self.max_completion_length = max_prompt_length, max_completion_length
+        self.truncate_prompts, self.engine = truncate_prompts, engine or CompactEngine()
+        self.dynamic_sampling, self.max_staleness = dynamic_sampling, max_staleness
+        self.leftovers: RolloutGroups | None = None
+        self._seed = 0
+        self._next: NextBatch | None = None
+
+    # --- setup --------------------------------------------------------------------------------------------------
+
+    def attach(self, policy: Policy, scorer: Scorer, seed: int) -> None:
+        """Takes what it samples from and scores by.
+
+        Args:
+            policy: with its options.
+            scorer: of the rewards.
+            seed: of all rollouts.
+        """
+        self.policy, self.scorer, self._seed = policy, scorer, seed
+        self._next = NextBatch(policy) if self.max_staleness else None
+
+    def build(self, prompt_room: int | None) -> None:
+        """Loads the tokenizer of a policy that is loaded.
+
+        Args:
+            prompt_room: tokens of the model's context that are left to a prompt; None for no bound.
+        """
+        tokenizer = load_tokenizer(self.policy.folder)
+        self.encoder = PromptEncoder(tokenizer, self.max_prompt_length, self.truncate_prompts, prompt_room)
+        stops = stop_token_ids(self.policy.model, tokenizer)
+        pad_token_id, temperature = tokenizer.pad_token_id, self.policy.temperature
+        self.sampling = SamplingParams(self.max_completion_length, stops, pad_token_id, temperature)
+
+    # --- rolling out, on any thread -----------------------------------------------------------------------------
+
+    def sync(self, strategy: Any, policy_version: int) -> None:
+        """Shows the engine the present policy, whose parameters are gathered; fails on all ranks or on none.
+
+        Args:
+            strategy: of the trainer.
+            policy_version: how many updates the policy has seen.
+        """
+        together(strategy, lambda: self.engine.sync(self.policy.model, policy_version))
+
+    def generate(
+        self,
+        model: nn.Module,
+        policy_version: int,
+        tasks: Sequence[Task],
+        counts: Sequence[int],
+        seeds: Sequence[int],
+        on_completed: OnCompleted | None = None,
+    ) -> Rollouts:
+        """Samples completions of tasks.
+
+        Args:
+            model: the policy's, or a copy of it; the engine has this version.
+            policy_version: of the model.
+            tasks: K of them.
+            counts: (K,) completions of each.
+            seeds: (K,), one for each task.
+            on_completed: see `GenerationRequest`.
+        """
+        prompts = self.encoder.encode([task.prompt for task in tasks], [task.id for task in tasks])
+        request = GenerationRequest(
+            language_model(model), prompts, counts, self.sampling, seeds, policy_version, on_completed
+        )
+        return self.engine.generate(request)
+
+    def rollout_and_score(
+        self, tasks: Sequence[Task], counts: Sequence[int], seeds: Sequence[int], policy_version: int
+    ) -> tuple[list[str], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Rolls out tasks and scores them, outside of training.
+
+        Args:
+            tasks: K of them.
+            counts: (K,) completions of each.
+            seeds: (K,).
+            policy_version: how many updates the policy has seen.
+
+        Returns:
+            R completions, their rewards (R,) and how far each solves its task (R,), NaN where there is none.
+        """
+        tokens = self.generate(self.policy.model, policy_version, tasks, counts, seeds).completion_lists()
+        completions = self.encoder.decode_rows(tokens)
+        scores = self.scorer.scores(tasks, counts, completions, tokens)
+        rows = tasks_of_rows(tasks, counts)
+        rewards = self.scorer.combine(scores, rows)
+        return completions, rewards, self.scorer.evidence(scores, rewards, rows)
+
+    def _roll_out(self, version: int, batch: TaskBatch, seeds: Sequence[int], model: nn.Module) -> UnscoredBatch:
+        """Samples a batch, and scores meanwhile what is completed."""
+        rewards = self._reward_stream(batch)
+        with closed_on_failure(rewards):
+            rollouts = self.generate(model, version, batch.tasks, batch.counts, seeds, rewards.completed)
+        return UnscoredBatch(rollouts, rewards)
+
+    def _reward_stream(self, batch: TaskBatch) -> RewardStream:
+        return RewardStream(self.scorer, batch.tasks, batch.counts, self.encoder.decode_rows)
+
+    def _seeds(self, batch: TaskBatch, iteration: int, number: int) -> list[int]:
+        """One seed for each task of the iteration's batch of that number."""
+        return [derive_seed(self._seed, TRAIN, iteration, number, position) for position in batch.positions]
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def sample(self, batch: TaskBatch, context: StepContext) -> list[ScoredBatch]:
+        """Rolls out the selected batch, and further ones as dynamic sampling asks; all ranks take equally many.
+
+        Args:
+            batch: this rank's share of what was drawn.
+            context: of the step; the policy's parameters are gathered.
+        """
+        sampled, dynamic = [self._sample_one(batch, 0, context)], self.dynamic_sampling
+        while dynamic is not None and len(sampled) < dynamic.max_batches:
+            enough = dynamic.enough(self.leftovers, [one.groups for one in sampled], len(batch))
+            if context.on_all_ranks(enough):
+                break
+            sampled.append(self._sample_one(self._select(self.tasks.select, context), len(sampled), context))
+        return sampled
+
+    def choose(self, sampled: Sequence[ScoredBatch], context: StepContext) -> tuple[RolloutGroups, dict[str, float]]:
+        """The groups to learn from, and metrics; keeps leftovers with log-probabilities under this policy.
+
+        Args:
+            sampled: all batches of the step.
+            context: of the step; the policy's parameters are gathered.
+        """
+        if self.dynamic_sampling is None:
+            return sampled[0].groups, {}
+        groups, leftovers, metrics = self.dynamic_sampling.compose(
+            self.leftovers,
+            [one.groups for one in sampled],
+            len(sampled[0].tasks),
+            context.progress.iterations,
+            self.sampling.pad_token_id,
+        )
+        if leftovers is not None:
+            with context.clock.phase("logprobs", context.device):
+                leftovers = replace(leftovers, rollouts=self.policy.recorded(leftovers.rollouts))
+        self.leftovers = leftovers
+        return groups, metrics
+
+    def begin_next(self, context: StepContext) -> None:
+        """Draws the next batch and starts to roll it out with the policy as it is, where rollouts are asynchronous.
+
+        Args:
+            context: of the present step.
+        """
+        planned, coming = self.tasks.selector.planned_selections, context.progress.iterations + 1
+        if self._next is None or (planned is not None and coming >= planned):
+            return
+        batch = self._select(self.tasks.select_ahead, context)
+        with context.clock.phase("rollout"):
+            seeds = self._seeds(batch, coming, 0)
+            self._next.begin(batch, partial(self._roll_out, context.progress.iterations, batch, seeds), context)
+
+    def wait(self) -> float:
+        """Waits for rollouts that are under way; the seconds that they took in all."""
+        return 0.0 if self._next is None else self._next.wait()
+
+    def staleness(self, sampled: Sequence[ScoredBatch], seconds: float, context: StepContext) -> dict[str, float]:
+        """Metrics of asynchronous rollouts: updates since the first batch was sampled, and how long that took.
+
+        Args:
+            sampled: all batches of the step.
+            seconds: as of `wait`.
+            context: of the step.
+        """
+        if self._next is None:
+            return {}
+        updates = context.progress.iterations - sampled[0].groups.rollouts.policy_version
+        return {"sampling/staleness": float(updates), "rollout_ahead_time": seconds}
+
+    def _select(self, draw: Callable[[], list[int]], context: StepContext) -> TaskBatch:
+        """This rank's share of one more batch."""
+        with context.clock.phase("select"):
+            drawn = self.tasks.share(draw())
+        return TaskBatch.of(drawn, self.tasks.require_pool())
+
+    def _sample_one(self, batch: TaskBatch, number: int, context: StepContext) -> ScoredBatch:
+        """Rolls out and scores the step's batch of that number, and reports its evidence."""
+        roll_out = self._rollouts_of(batch, number, context)
+        with context.clock.phase("sync"):
+            scored = together(context.strategy, lambda: self._score(batch, roll_out, context))
+        if self._next is not None:
+            self._next.taken()
+        self._observe(batch, scored, context)
+        return scored
+
+    def _rollouts_of(self, batch: TaskBatch, number: int, context: StepContext) -> Callable[[], UnscoredBatch]:
+        """How the rollouts are obtained: they may be under way, or in the checkpoint that was resumed."""
+        if self._next is not None:
+            if (begun := self._next.result_of(batch)) is not None:
+                return begun
+            if (restored := self._next.restored(batch)) is not None:
+                return lambda: UnscoredBatch(restored, self._reward_stream(batch))
+        version = context.progress.iterations
+        return partial(self._roll_out, version, batch, self._seeds(batch, version, number), self.policy.model)
+
+    def _score(self, batch: TaskBatch, roll_out: Callable[[], UnscoredBatch], context: StepContext) -> ScoredBatch:
+        """What may fail on one rank alone: engines and reward functions depend on more than this program."""
+        with context.clock.phase("rollout"):
+            unscored = roll_out()
+        with context.clock.phase("reward"):
+            rollouts, counts = unscored.rollouts.to(context.device), batch.counts
+            tokens = rollouts.completion_lists()
+            completions = self.encoder.decode_rows(tokens)
+            scores = unscored.rewards.finish(completions, tokens)
+            rows = tasks_of_rows(batch.tasks, counts)
+            rewards = self.scorer.combine(scores, rows)
+            evidence = self.scorer.evidence(scores, rewards, rows)
+        groups = RolloutGroups(
+            rollouts,
+            torch.as_tensor(rewards, dtype=torch.float32, device=context.device),
+            groups_of_rows(counts, context.device),
+            torch.full((len(batch),), context.progress.iterations, device=context.device),
+        )
+        return ScoredBatch(batch.tasks, groups, completions, scores, evidence, unscored.rewards.outcomes)
+
+    def _observe(self, batch: TaskBatch, scored: ScoredBatch, context: StepContext) -> None:
+        """Reports evidence and lengths. Before the update: its thread pools stay busy and would slow the belief."""
+        rollouts, counts = scored.groups.rollouts, np.array(batch.counts)
+        age = context.progress.iterations - rollouts.policy_version
+        evidence = Evidence.from_rewards(np.array(batch.indices), scored.evidence, counts, age)
+        totals = np.add.reduceat(rollouts.lengths.cpu().numpy(), np.cumsum(counts) - counts)
+        tokens = (totals * self.num_generations / counts).tolist()  # as if all had the usual number of rollouts
+        with context.clock.phase("sync"):
+            self.tasks.observe(evidence, dict(zip(batch.indices, tokens, strict=True)))
+        context.clock.move(self.tasks.observe_seconds, "sync", "observe")
+
+    # --- the end of a run, and checkpoints ----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends what is under way soon and releases the copy of the policy; returns at once."""
+        if self._next is not None:
+            if self._next.is_begun:
+                self.engine.cancel()
+            self._next.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The leftovers of dynamic sampling, and the batch that is rolled out in the background; all ranks call it."""
+        state: dict[str, Any] = {"leftovers": None if self.leftovers is None else self.leftovers.state_dict()}
+        if self._next is not None:
+            state["ahead"] = self._next.state_dict(self.sampling.pad_token_id)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any], world_size: int) -> None:
+        """Restores both, as far as this run can use them.
+
+        Args:
+            state: of `state_dict`.
+            world_size: ranks of this run. A checkpoint holds the leftovers of one rank only: several sample all anew.
+        """
+        leftovers, self.leftovers = state.get("leftovers"), None
+        if leftovers and self.dynamic_sampling and world_size == 1:
+            self.leftovers = RolloutGroups.from_state_dict(leftovers)
+        self.close()
+        if self._next is not None:
+            self._next.load_state_dict(state.get("ahead"))
