@@ -1,4 +1,4 @@
-"""Options: words of a few, and numbers within bounds."""
+"""Checks of options: a name out of a few, a number within its range."""
 
 from __future__ import annotations
 
@@ -7,29 +7,44 @@ from typing import Any, get_args
 
 
 def check_option(name: str, value: str, allowed: Any) -> None:
-    """Refuses a word that is none of a `Literal`: misspelt, it would be taken for another.
+    """Checks that an option is one of the values of a `Literal`.
+
+    Args:
+        name: of the option, for the error message.
+        value: what was given.
+        allowed: the `Literal` type.
 
     Raises:
-        ValueError: names the option and what it may be.
+        ValueError: the value is not allowed.
     """
     if value not in get_args(allowed):
         raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, get_args(allowed)))}.")
 
 
-def check_numbers(low: float, *, above: bool = False, high: float = math.inf, **options: float | None) -> None:
-    """Refuses numbers out of bounds, by name; None is no number and passes.
+def check_numbers(
+    low: float, *, above: bool = False, high: float = math.inf, below: bool = False, **options: float | None
+) -> None:
+    """Checks that numbers are within a range; None is accepted, NaN is not.
 
     Args:
-        low: the least that is right.
-        above: whether `low` itself is wrong.
-        high: the most that is right.
-        **options: the numbers.
+        low: lower end of the range.
+        above: excludes `low` itself.
+        high: upper end of the range; infinity by default.
+        below: excludes `high` itself; without `high`, numbers must be finite.
+        **options: the numbers, by the name of their option.
 
     Raises:
-        ValueError: names the option, what was seen and what is right.
+        ValueError: a number is out of range.
     """
     for name, value in options.items():
-        if value is None or (low < value <= high) or (value == low and not above):
+        if value is None or (low < value < high) or (value == low and not above) or (value == high and not below):
             continue
-        least = f"more than {low:g}" if above else f"at least {low:g}"
-        raise ValueError(f"{name}={value}; expected {least}" + (f" and at most {high:g}." if high < math.inf else "."))
+        raise ValueError(f"{name}={value}; expected {_range(low, above, high, below)}.")
+
+
+def _range(low: float, above: bool, high: float, below: bool) -> str:
+    """The range in words: "at least 0 and less than 1"."""
+    least = f"more than {low:g}" if above else f"at least {low:g}"
+    if high == math.inf:
+        return f"a finite number, {least}" if below else least
+    return f"{least} and {'less than' if below else 'at most'} {high:g}"

@@ -1,42 +1,27 @@
-"""The ability belief: what a policy learns on some tasks moves all of their group."""
+"""The ability belief: what a policy learns on some tasks changes the prediction of all tasks of their group."""
 
 # Shapes: N tasks in the pool, B tasks in the step, P profiles, F regressors of a profile, K groups.
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bots_lightning.beliefs.belief import ALL, Belief, FloatArray, State, TaskFeatures, Where
 from bots_lightning.beliefs.design import Design, design_of
+from bots_lightning.beliefs.dispersion import RewardDispersion
 from bots_lightning.beliefs.evidence import Evidence
+from bots_lightning.beliefs.first_visits import FirstVisitRegression
+from bots_lightning.beliefs.group_ability import GroupAbility, IntArray
 from bots_lightning.beliefs.logit_beta import logit_cells, logit_grid, logit_moments, match_beta_from_grid
-from bots_lightning.beliefs.reward_shape import RewardShape
+from bots_lightning.beliefs.tweedie import Moments, score_and_information
+from bots_lightning.options import check_numbers
 
-IntArray = npt.NDArray[np.int64]
-Moments = tuple[FloatArray, FloatArray]  # mean and variance of a logit
-
-# Variance to which a visited task's uncertainty may grow. A wider logit is nearly 0 or 1, which nobody has shown.
+# Upper bound of a visited task's variance: a wider logit would mean p near 0 or 1, without any evidence for it.
 MOST_DRIFTED = 9.0
-
-
-def score_and_information(prior: Moments, posterior: Moments) -> Moments:
-    """How the evidence pulls at the prior mean of a logit: gradient and curvature of its log predictive.
-
-        d log f/dm = (m′ − m)/v      −d² log f/dm² = (v − v′)/v²      (Tweedie's formula)
-
-    Exact for a Gaussian prior. They replace the empirical logit log((s+½)/(f+½)) and its variance, which are biased
-    where all or no rollouts succeed. The curvature is kept within (0, 1/v].
-
-    Args:
-        prior: (B,) mean m and variance v of each logit.
-        posterior: (B,) m′ and v′.
-    """
-    (mean, variance), (new_mean, new_variance) = prior, posterior
-    information = np.clip((variance - new_variance) / variance**2, 1e-6, 1 / variance)
-    return (new_mean - mean) / variance, information
 
 
 class AbilityBelief(Belief):
@@ -44,9 +29,9 @@ class AbilityBelief(Belief):
 
         logit p_k(t) = x_k·w + A_g(k)(t) + θ_k(t)
 
-    A_g is the ability shared by a group of tasks, a random walk; θ_k a task's own deviation, whose variance grows by
-    Q a step since its last visit; x_k holds 1, the logits of any number of reference pass rates, none included, and
-    any further numbers, labels or embeddings.
+    A_g is the ability shared by a group of tasks, a random walk; θ_k is a task's own deviation, whose variance grows
+    by Q per step since its last visit; x_k holds 1, the logits of any number of reference pass rates (or none), and
+    optional numbers, labels or embeddings.
 
         predict   visited: m = m_k + A_g now − at the last visit,   v = v_k + Q·(steps since), at most 9
                   never:   m = x_k·w + A_g,                         v = exp(z_k·u)
@@ -54,22 +39,25 @@ class AbilityBelief(Belief):
         observe   m′ = ψ(a+s) − ψ(b+f),   v′ = ψ₁(a+s) + ψ₁(b+f)
         late      match v − δ, keep v′ + δ,   δ = min(Q·age, v − v_k) if visited, else 0; A_g likewise by q_A·age
         ability   one Kalman step of A_g on Σ score/Σ information of the group's tasks, its variance growing by q_A
-        weights   of first visits, on what A_g has not explained: w by online Bayesian regression, and u likewise
+        weights   at first visits, on what A_g has not explained: w by online Bayesian regression, and u likewise
 
-    Departures from the cited model: moments are matched exactly, not for many counts; A is moved by scores, not by
-    empirical logits; the variance of untried tasks is learned and depends on |x| (z_k), as a reference rate near 0
-    or 1 says less about the logit; rewards other than 0 and 1 are counted as coin flips (`RewardShape`). `observe`
-    costs O(B + K), `predict` O(N) elementwise. Tasks of which the same is known share a profile, so that x is kept
-    once for all of them; beyond 65,536 profiles, references and numbers are rounded. With one group, A starts at
-    exactly 0 since the weight of 1 is the level; with several, their levels differ with variance 1.
+    Departures from the cited model: moments are matched exactly, not only for many counts; A is updated by scores, not
+    by empirical logits; the variance of unvisited tasks is learned and depends on |x| (z_k), as a reference rate near
+    0 or 1 is less informative about the logit; rewards other than 0 and 1 are converted to counts of Bernoulli trials
+    (`RewardDispersion`). `observe` costs O(B + K), `predict` O(N) elementwise. Tasks with the same features share a
+    profile, so that x is stored once for all of them; beyond 65,536 profiles, references and numbers are rounded.
 
     Args:
-        references: columns of the pool to use; None uses all of them, an empty list none.
-        reference_rollouts: rollouts behind a reference rate, which bound its logit; a low guess is the safer one.
+        references: reference columns of the pool to use; None uses all of them, an empty list none.
+        reference_rollouts: rollouts from which a reference rate was measured, which bounds its logit; if unknown,
+            prefer a low number.
         features: further columns with numbers, such as `log_prompt_length`, or with lists of numbers (embeddings).
         categories: further columns with labels, such as a level or a family.
         task_drift: Q, variance per step.
         ability_drift: q_A, variance per step.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     def __init__(
@@ -81,11 +69,8 @@ class AbilityBelief(Belief):
         task_drift: float = 0.003,
         ability_drift: float = 0.0008,
     ) -> None:
-        if not 0 < reference_rollouts < np.inf:
-            raise ValueError(f"reference_rollouts={reference_rollouts}; expected a finite positive number.")
-        for name, value in (("task_drift", task_drift), ("ability_drift", ability_drift)):
-            if not 0 <= value < np.inf:
-                raise ValueError(f"{name}={value}; expected a finite number >= 0.")
+        check_numbers(0, above=True, below=True, reference_rollouts=reference_rollouts)
+        check_numbers(0, below=True, task_drift=task_drift, ability_drift=ability_drift)
         self.references = references
         self.reference_rollouts = reference_rollouts
         self.features = features
@@ -94,7 +79,10 @@ class AbilityBelief(Belief):
         self.ability_drift = ability_drift
 
     def setup(self, features: TaskFeatures) -> None:
-        """No task has been tried; its logit is taken to lie near 0.8 times the mean of the references'.
+        """Starts from the prior: a task's logit is near 0.8 times the mean of its references' logits.
+
+        Args:
+            features: of the pool's tasks.
 
         Raises:
             ValueError: the pool lacks a column named in `references`, `features` or `categories`.
@@ -102,15 +90,13 @@ class AbilityBelief(Belief):
         n, groups = features.num_tasks, len(features.group_names)
         self._scaled_on = n
         self._use(features, self._read(features))
-        self.weights, self.weight_precision = self._design.weights.copy(), np.diag(self._design.weight_precision)
-        self.spread, self.spread_precision = self._design.spread.copy(), np.diag(self._design.spread_precision)
-        self.ability = np.zeros(groups)
-        self.ability_variance = np.full(groups, 1.0 if groups > 1 else 0.0)
-        self._shape = RewardShape(groups)
+        self.regression = FirstVisitRegression(self._design)
+        self.ability = GroupAbility(groups, self.ability_drift)
+        self._dispersion = RewardDispersion(groups)
         self.logit = np.zeros(n)  # less the ability at the last visit
         self.variance = np.zeros(n)
-        self.last = np.full(n, -1, dtype=np.int32)
-        self._tried = 0  # tasks
+        self.last = np.full(n, -1, dtype=np.int32)  # step of the last visit; -1 before the first
+        self._tried = 0  # number of tasks that were visited
         self.step = 0
 
     def _read(self, features: TaskFeatures) -> Design:
@@ -122,24 +108,24 @@ class AbilityBelief(Belief):
         self._design = design
         self._profile = self._design.profiles.labels
         self._group_of_profile = features.group_codes[self._design.profiles.members].astype(np.int64)
-        self._forget_profiles()
+        self._forget_cells()
 
-    def _forget_profiles(self) -> None:
-        """What `cells` keeps between calls: the cell of every profile, (P,)."""
+    def _forget_cells(self) -> None:
+        """Clears the cells of the profiles, (P,), which `cells` keeps between calls."""
         self._cell_of_profile: npt.NDArray[np.int32] | None = None
 
     def _group(self, where: Where) -> IntArray:
         return self._group_of_profile.take(self._profile[where])
 
     def _untried(self, profiles: Where = ALL) -> Moments:
-        """Mean and variance of logit p of profiles whose tasks nobody has tried, (P,) or some."""
-        mean = self._design.x[profiles] @ self.weights + self.ability[self._group_of_profile[profiles]]
-        return mean, np.exp(np.clip(self._design.z[profiles] @ self.spread, -4, 4))
+        """Mean and variance of the logit of profiles' unvisited tasks, each (P,) or as long as `profiles`."""
+        mean, variance = self.regression.predict(self._design.x[profiles], self._design.z[profiles])
+        return mean + self.ability.mean[self._group_of_profile[profiles]], variance
 
     def predict(self, where: Where = ALL) -> Moments:
-        """Mean and variance of logit p now, of all tasks (N,) or of some."""
+        """Current mean and variance of logit p of all tasks, each (N,), or of the tasks in `where`."""
         last, kept = self.last[where], self.variance[where]
-        mean = self.logit[where] + self.ability[self._group(where)]
+        mean = self.logit[where] + self.ability.mean[self._group(where)]
         variance = np.minimum(kept + self.task_drift * (self.step - last), np.maximum(kept, MOST_DRIFTED))
         untried = last < 0
         if untried.any():
@@ -147,15 +133,15 @@ class AbilityBelief(Belief):
         return mean, variance
 
     def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
-        """(α, β) now, of all tasks (N,) or of some; some microseconds a task."""
+        """Current (α, β) of all tasks, each (N,), or of the tasks in `where`; takes some microseconds per task."""
         return match_beta_from_grid(*self.predict(where))
 
     def grid(self) -> tuple[FloatArray, FloatArray]:
-        """Cells of 1/16 of the logit's mean and of its log variance."""
+        """(α, β) of cells that are 1/16 wide in the logit's mean and in its log variance."""
         return logit_grid()
 
     def cells(self, where: slice) -> npt.NDArray[np.int32]:
-        """The cell of each task: that of its profile, or its own once it has been tried."""
+        """The cell of each task: that of its profile, or its own if it was visited."""
         if self._cell_of_profile is None:
             self._cell_of_profile = logit_cells(*self._untried())
         tried = self.last[where] >= 0
@@ -169,15 +155,15 @@ class AbilityBelief(Belief):
         return cells
 
     def _cells_of_tried(self, where: Where) -> npt.NDArray[np.int32]:
-        """`predict` and `logit_cells` in single precision."""
+        """`predict` and `logit_cells` in single precision, for visited tasks."""
         kept = self.variance[where].astype(np.float32)
         variance = (self.step - self.last[where]).astype(np.float32)
         variance *= np.float32(self.task_drift)
         variance += kept
-        np.clip(variance, 0, MOST_DRIFTED, out=variance)  # in numpy faster than the minimum with a number
+        np.clip(variance, 0, MOST_DRIFTED, out=variance)  # faster than np.minimum
         np.maximum(variance, kept, out=variance)
         mean = self.logit[where].astype(np.float32)
-        ability = self.ability.astype(np.float32)
+        ability = self.ability.mean.astype(np.float32)
         mean += ability[0] if len(ability) == 1 else ability.take(self._group(where))
         return logit_cells(mean, variance)
 
@@ -186,144 +172,124 @@ class AbilityBelief(Belief):
         return rng.beta(*self.concentrations())
 
     def mean(self) -> FloatArray:
-        """α / (α + β), shape (N,)."""
+        """α / (α + β) of every task, shape (N,)."""
         alpha, beta = self.concentrations()
         return alpha / (alpha + beta)
 
     @property
-    def reward_shape(self) -> RewardShape:
-        """Of each group; rewards of 0 and 1 leave it at coin flips."""
-        return self._shape
+    def reward_dispersion(self) -> RewardDispersion:
+        """Dispersion of each group's rewards; 1 for rewards of 0 and 1."""
+        return self._dispersion
 
     def observe(self, evidence: Evidence) -> None:
-        """Updates the step's tasks, their groups' abilities and, by tasks tried for the first time, the weights.
+        """Updates the step's tasks, their groups' abilities and, by first visits, the regression.
 
-        Evidence without any rollouts is no step: nothing changes, no variance grows. Evidence of an earlier policy is
-        about the logits of then: they are updated with the variance they had, and what they drifted since is added.
+        Evidence without any rollouts is ignored: nothing changes, no variance grows. Evidence of an earlier policy is
+        about the logits of that time: they are updated with the variance they had then, and their drift since is
+        added afterwards.
         """
         evidence = evidence.merged()
         if len(evidence) == 0:
             return
         at = evidence.indices
         group, new = self._group(at), self.last[at] < 0
-        self._shape.observe(evidence, group)
-        evidence = self._shape.as_coin_flips(evidence, group)
+        self._dispersion.observe(evidence, group)
+        evidence = self._dispersion.as_bernoulli_trials(evidence, group)
         mean, variance = self.predict(at)
         drifted = self._drifted(evidence, variance)
         alpha, beta = match_beta_from_grid(mean, variance - drifted)
         prior = logit_moments(alpha, beta)
         posterior = logit_moments(alpha + evidence.successes, beta + evidence.counts - evidence.successes)
         score, information = score_and_information(prior, posterior)
-        moved = self._observe_ability(group, score, information, evidence.ages)
+        moved = self.ability.observe(group, score, information, evidence.ages)
         if new.any():
-            left = score[new] - information[new] * moved[new]
-            self._observe_weights(self._profile[at[new]], prior[1][new], score[new], left, information[new])
+            self._observe_first(self._profile[at[new]], prior[1][new], score[new], moved[new], information[new])
         # Had A been known to move, m′ would have moved by v′/v of it; the task keeps only what A did not explain.
-        self.logit[at] = posterior[0] + moved * posterior[1] / prior[1] - self.ability[group]
+        self.logit[at] = posterior[0] + moved * posterior[1] / prior[1] - self.ability.mean[group]
         self.variance[at] = posterior[1] + drifted
         self.last[at] = self.step
         self._tried += int(np.count_nonzero(new))
         self.step += 1
-        self._forget_profiles()
+        self._forget_cells()
+
+    def _observe_first(
+        self, profile: IntArray, variance: FloatArray, score: FloatArray, moved: FloatArray, information: FloatArray
+    ) -> None:
+        """Updates the regression by tasks of these profiles that were visited for the first time."""
+        self.regression.observe(
+            self._design.x[profile],
+            self._design.z[profile],
+            variance=variance,
+            score=score,
+            unexplained=score - information * moved,
+            information=information,
+        )
 
     def _drifted(self, evidence: Evidence, variance: FloatArray) -> FloatArray:
-        """(B,) how much of each variance now is drift since the evidence was sampled; none is of an untried task's."""
+        """(B,) how much of each variance is drift since the evidence was sampled; 0 for tasks without a visit."""
         at = evidence.indices
         since_visit = np.where(self.last[at] < 0, 0.0, variance - self.variance[at])
         return np.minimum(evidence.ages * self.task_drift, since_visit)
 
-    def _observe_ability(
-        self, group: IntArray, score: FloatArray, information: FloatArray, ages: FloatArray
-    ) -> FloatArray:
-        """One Kalman step of each A_g of the oldest evidence's time; returns how far each task's A_g moved, (B,)."""
-        self.ability_variance += self.ability_drift
-        oldest = np.zeros(len(self.ability))
-        np.maximum.at(oldest, group, ages)
-        drifted = np.minimum(oldest * self.ability_drift, self.ability_variance)
-        self.ability_variance -= drifted
-        total = np.bincount(group, information, len(self.ability))
-        pull = np.bincount(group, score, len(self.ability))
-        self.ability_variance *= 1 / (1 + self.ability_variance * total)
-        moved: FloatArray = self.ability_variance * pull
-        self.ability += moved
-        self.ability_variance += drifted
-        return moved[group]
-
-    def _observe_weights(
-        self, profile: IntArray, variance: FloatArray, score: FloatArray, left: FloatArray, information: FloatArray
-    ) -> None:
-        """One step of w and u by first visits, each gradient over the precision gathered so far.
-
-        For v the gradient of the log predictive is (score² − information)/2, times v for log v; it is clipped since
-        a single task far from its prediction would throw u off.
-        """
-        x, z = self._design.x[profile], self._design.z[profile]
-        self.weight_precision += x.T @ (x * information[:, None])
-        self.weights += np.linalg.solve(self.weight_precision, x.T @ left)
-        gradient = np.clip(variance * (score**2 - information) / 2, -2, 2)
-        self.spread_precision += z.T @ (z * ((variance * information) ** 2 / 2)[:, None])
-        self.spread += np.clip(np.linalg.solve(self.spread_precision, z.T @ gradient), -0.5, 0.5)
-
     def add_tasks(self, features: TaskFeatures) -> None:
-        """The new tasks are predicted as all untried ones, from their columns and the ability of their group.
+        """Adds tasks, which are predicted from their columns and the ability of their group.
 
-        A group that is new starts at the mean ability of the others.
+        A new group starts at the mean ability of the others.
+
+        Args:
+            features: of the whole pool; its first tasks are those known before, in the same order.
 
         Raises:
-            ValueError: a label is new in `categories`, or a column has its first gap; nothing has changed then.
+            ValueError: `categories` has a new label, or a column has its first missing value; nothing has changed
+                then.
         """
         old, design, before = len(self.last), self._read(features), self._design.x.shape[1]
         if design.x.shape[1] != before:
             raise ValueError(
-                f"with the added tasks there are {design.x.shape[1]} regressors instead of {before}: a label that is "
-                "new in `categories`, or a column that had no gaps before. Start a new run."
+                f"the added tasks change the number of regressors from {before} to {design.x.shape[1]}: `categories` "
+                "has a new label, or a column has its first missing value. Start a new run."
             )
         self._use(features, design)
-        more, groups = features.num_tasks - old, len(features.group_names) - len(self.ability)
+        more = features.num_tasks - old
         self.logit, self.variance = (np.concatenate([v, np.zeros(more)]) for v in (self.logit, self.variance))
         self.last = np.concatenate([self.last, np.full(more, -1, dtype=np.int32)])
-        self.ability = np.concatenate([self.ability, np.full(groups, self.ability.mean())])
-        self.ability_variance = np.concatenate([self.ability_variance, np.full(groups, 1.0)])
-        self._shape = self._shape.grown(len(self.ability))
-        self._forget_profiles()
+        self.ability.grow(len(features.group_names))
+        self._dispersion = self._dispersion.grown(len(features.group_names))
 
     def metrics(self) -> dict[str, float]:
-        """Mean ability (logits above the start) over profiles, share of tasks tried, deviation of untried ones."""
+        """Mean ability over tasks (in logits above the start), share of visited tasks, deviation of the others."""
+        ability, sizes = self.ability.mean[self._group_of_profile], self._design.profiles.sizes
         return {
-            "belief/ability": float(
-                np.average(self.ability[self._group_of_profile], weights=self._design.profiles.sizes)
-            ),
+            "belief/ability": float(np.average(ability, weights=sizes)),
             "belief/tried": self._tried / len(self.last),
-            "belief/untried_deviation": float(np.exp(self.spread[0] / 2)),
+            "belief/untried_deviation": float(np.exp(self.regression.spread[0] / 2)),
         }
 
-    _ARRAYS = (
-        "logit", "variance", "last", "ability", "ability_variance",
-        "weights", "weight_precision", "spread", "spread_precision",
-    )  # fmt: skip
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays that `observe` changes, by name."""
+        own: dict[str, npt.NDArray[Any]] = {"logit": self.logit, "variance": self.variance, "last": self.last}
+        return own | self.ability.arrays() | self.regression.arrays()
 
     def state_dict(self) -> State:
-        """The tasks' posteriors, the abilities and the regressions."""
-        return {name: getattr(self, name).copy() for name in self._ARRAYS} | {
-            "step": self.step,
-            "reward_shape": self._shape.state_dict(),
-        }
+        """The tasks' posteriors, the abilities and the regression."""
+        arrays = {name: array.copy() for name, array in self._arrays().items()}
+        return arrays | {"step": self.step, "reward_dispersion": self._dispersion.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes over such a state.
+        """Restores posteriors, abilities and regression.
 
         Raises:
             ValueError: the state belongs to other references, groups or another number of tasks.
         """
-        for name in self._ARRAYS:
-            if state[name].shape != getattr(self, name).shape:
+        arrays = self._arrays()
+        for name, array in arrays.items():
+            if state[name].shape != array.shape:
                 raise ValueError(
-                    f"the saved belief's {name!r} has shape {tuple(state[name].shape)}, this one's "
-                    f"{getattr(self, name).shape}. Resume with the pool, `references`, `features` and `categories` of "
-                    "the checkpoint's config."
+                    f"the saved belief's {name!r} has shape {tuple(state[name].shape)}, this one's {array.shape}. "
+                    "Resume with the pool, `references`, `features` and `categories` of the checkpoint's config."
                 )
-        for name in self._ARRAYS:
-            setattr(self, name, np.array(state[name], dtype=getattr(self, name).dtype))
+        for name, array in arrays.items():
+            array[...] = state[name]
         self.step, self._tried = int(state["step"]), int(np.count_nonzero(self.last >= 0))
-        self._shape.load_state_dict(state["reward_shape"])
-        self._forget_profiles()
+        self._dispersion.load_state_dict(state["reward_dispersion"])
+        self._forget_cells()

@@ -1,4 +1,4 @@
-"""Forgetting and implicit weight chosen while the run goes on, by how well each would have foretold it."""
+"""Forgetting and implicit weight chosen online, by how well each pair has predicted the evidence."""
 
 # Shapes: N tasks in the pool, M members of the grid.
 
@@ -14,26 +14,30 @@ import numpy.typing as npt
 from bots_lightning.beliefs.belief import ALL, Belief, FloatArray, State, TaskFeatures, Where
 from bots_lightning.beliefs.beta import BetaBelief
 from bots_lightning.beliefs.densities import beta_binomial_log_pmf
+from bots_lightning.beliefs.dispersion import RewardDispersion
 from bots_lightning.beliefs.evidence import Evidence
 from bots_lightning.beliefs.implicit import ReferenceInterpolation
-from bots_lightning.beliefs.reward_shape import RewardShape
+from bots_lightning.options import check_numbers
 
 
 class AdaptiveBetaBelief(Belief):
-    """A `BetaBelief` whose λ and ρ are those of a small grid that have forecast the evidence best so far.
+    """A grid of `BetaBelief`s with different λ and ρ; the one that has predicted the evidence best is active.
 
         L_j ← memory L_j + Σ log P_j(s | n) over a step's tasks, before they are observed;   j* = argmax L_j
 
-    All members see all evidence; the one with the largest prequential log predictive speaks. The published method
-    leaves λ and ρ to the user and names this as future work (BOTS, arXiv:2510.26374). On recorded runs it hardly
-    differs from the default pair. Each member takes some 22 bytes a task.
+    All members observe all evidence; the one with the largest prequential log predictive L_j answers. The published
+    method (BOTS, arXiv:2510.26374) leaves λ and ρ to the user and names their adaptation as future work. On recorded
+    runs the result hardly differs from the default pair. Each member takes some 22 bytes per task.
 
     Args:
-        forgetting: the values of λ.
-        implicit_weight: the values of ρ; with no `implicit`, it has no effect and one value is enough.
-        memory: how much of the score is kept at each step; 0.98 looks back 50 steps.
+        forgetting: candidate values of λ.
+        implicit_weight: candidate values of ρ; without `implicit` it has no effect, and one value is enough.
+        memory: factor by which scores decay at each step; 0.98 looks back about 50 steps.
         prior: (α0, β0).
-        implicit: predicts the pass rates of tasks that were not tried; none uses direct evidence only.
+        implicit: predicts the pass rates of tasks that are not in a step; None uses direct evidence only.
+
+    Raises:
+        ValueError: an option is out of range, or a list of candidates is empty.
     """
 
     def __init__(
@@ -44,8 +48,7 @@ class AdaptiveBetaBelief(Belief):
         prior: tuple[float, float] = (1.0, 1.0),
         implicit: ReferenceInterpolation | None = None,
     ) -> None:
-        if not 0 < memory <= 1:
-            raise ValueError(f"memory={memory}; expected a number in (0, 1].")
+        check_numbers(0, above=True, high=1, memory=memory)
         pairs = list(product(forgetting, implicit_weight))
         if not pairs:
             raise ValueError("forgetting and implicit_weight need at least one value each.")
@@ -54,7 +57,7 @@ class AdaptiveBetaBelief(Belief):
         self._middle = len(forgetting) // 2 * len(implicit_weight) + len(implicit_weight) // 2
 
     def setup(self, features: TaskFeatures) -> None:
-        """Every member starts from the prior; until there is evidence, the middle of the grid speaks."""
+        """Starts every member from the prior; until there is evidence, the middle of the grid is active."""
         for member in self.members:
             member.setup(features)
         self.scores = np.zeros(len(self.members))
@@ -62,24 +65,24 @@ class AdaptiveBetaBelief(Belief):
 
     @property
     def active(self) -> BetaBelief:
-        """The member that speaks."""
+        """The member with the best score."""
         return self.members[self.chosen]
 
     def observe(self, evidence: Evidence) -> None:
-        """Scores every member's forecast of the evidence, then lets all of them see it."""
+        """Scores every member's prediction of the evidence, then updates all members by it."""
         evidence = evidence.merged()
         if len(evidence) == 0:
             return
         self.scores *= self.memory
         for at, member in enumerate(self.members):
-            phi = member.reward_shape.dispersion[member.group_codes[evidence.indices]]
+            phi = member.reward_dispersion.dispersion[member.group_codes[evidence.indices]]
             counts = evidence.successes / phi, evidence.counts / phi
             self.scores[at] += beta_binomial_log_pmf(*counts, *member.concentrations(evidence.indices)).sum()
             member.observe(evidence)
         self.chosen = int(np.argmax(self.scores))
 
     def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
-        """(α, β) of the member that speaks."""
+        """(α, β) of the active member, each (N,), or of the tasks in `where`."""
         return self.active.concentrations(where)
 
     def sample(self, rng: np.random.Generator) -> FloatArray:
@@ -87,29 +90,29 @@ class AdaptiveBetaBelief(Belief):
         return self.active.sample(rng)
 
     def mean(self) -> FloatArray:
-        """α / (α + β), shape (N,)."""
+        """α / (α + β) of every task, shape (N,)."""
         return self.active.mean()
 
     def grid(self) -> tuple[FloatArray, FloatArray]:
-        """The cells of a `BetaBelief`."""
+        """(α, β) of the cells of a `BetaBelief`."""
         return self.active.grid()
 
     def cells(self, where: slice) -> npt.NDArray[np.int32]:
-        """The cell of each task."""
+        """The cell of each task's posterior, by the active member."""
         return self.active.cells(where)
 
     @property
-    def reward_shape(self) -> RewardShape:
-        """Of each group; the same for all members."""
-        return self.active.reward_shape
+    def reward_dispersion(self) -> RewardDispersion:
+        """Dispersion of each group's rewards; the same for all members."""
+        return self.active.reward_dispersion
 
     def add_tasks(self, features: TaskFeatures) -> None:
-        """Every member takes the new tasks in."""
+        """Adds the new tasks to every member."""
         for member in self.members:
             member.add_tasks(features)
 
     def metrics(self) -> dict[str, float]:
-        """Adds λ and ρ of the member that speaks."""
+        """The active member's metrics, and its λ and ρ."""
         rates = {"belief/forgetting": self.active.forgetting, "belief/implicit_weight": self.active.implicit_weight}
         return self.active.metrics() | rates
 
@@ -119,10 +122,10 @@ class AdaptiveBetaBelief(Belief):
         return {"members": members, "scores": self.scores.copy(), "chosen": self.chosen}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes over such a state.
+        """Restores all members and their scores.
 
         Raises:
-            ValueError: the grid has another size.
+            ValueError: the saved grid has another size.
         """
         if len(state["members"]) != len(self.members):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What every belief can do, and what it may know of the tasks."""
+"""The interface of beliefs, and the features of tasks that they may use."""
 
 # Shapes: N tasks in the pool.
 
@@ -13,26 +13,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bots_lightning.beliefs.dispersion import RewardDispersion
 from bots_lightning.beliefs.evidence import Evidence
-from bots_lightning.beliefs.reward_shape import RewardShape
 
 FloatArray = npt.NDArray[np.float64]
 State = dict[str, Any]
 Where = slice | npt.NDArray[np.int64]  # positions in the pool
 ALL = slice(None)
-PART = 1 << 16  # labels that are Python objects at a time
+CHUNK = 1 << 16  # labels converted to Python objects at a time
 
 
 @dataclass(frozen=True)
 class TaskFeatures:
-    """What a belief or a selector may know of a pool: no text, only numbers and labels.
+    """Features of the tasks of a pool, for beliefs and selectors: numbers and labels, no text.
 
     Attributes:
         num_tasks: N.
         references: name of each reference column -> (N,) float pass rates in [0, 1], NaN where unknown.
         groups: (N,) group label (domain, data source) of each task; empty if the pool has none.
-        fingerprint: names the pool; state saved for one pool is refused by another.
+        fingerprint: identifies the pool; state saved for one pool cannot be loaded for another.
         columns: further columns by name: (N,) numbers (NaN where unknown) or strings, or (N, F) embeddings.
+
+    Raises:
+        ValueError: a column has another length than N, or a pass rate lies outside [0, 1].
     """
 
     num_tasks: int
@@ -57,7 +60,10 @@ class TaskFeatures:
                 )
 
     def reference(self, name: str) -> FloatArray:
-        """The pass rates of one reference model, shape (N,).
+        """The pass rates of one reference model, shape (N,), NaN where unknown.
+
+        Args:
+            name: of the reference column.
 
         Raises:
             ValueError: the pool has no such column.
@@ -72,15 +78,18 @@ class TaskFeatures:
         return self.references[name]
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """A further column, shape (N,) or (N, F).
+        """A further column of the pool, shape (N,) or (N, F).
+
+        Args:
+            name: of the column.
 
         Raises:
-            ValueError: the pool has no such column, or one of another length.
+            ValueError: the pool has no such column, or its length is not N.
         """
         if name not in self.columns:
             raise ValueError(
                 f"the pool has no column {name!r} of numbers or labels; it has {sorted(self.columns) or 'none'}. "
-                "Add the column to the pool, or take its name out of the belief's `features` and `categories`."
+                "Add the column to the pool, or remove its name from the belief's `features` and `categories`."
             )
         values = np.asarray(self.columns[name])
         if len(values) != self.num_tasks:
@@ -89,14 +98,14 @@ class TaskFeatures:
 
     @cached_property
     def _grouping(self) -> tuple[list[str], npt.NDArray[Any]]:
-        """Labels in the order of their first task, so that they keep their place when a pool grows; (N,) positions."""
+        """Labels in the order of their first task, which does not change when a pool grows; (N,) position of each."""
         if not len(self.groups):
             return [""], np.zeros(self.num_tasks, dtype=np.uint8)
         places: dict[str, int] = {}
         codes = np.empty(self.num_tasks, dtype=np.int64)
-        for start in range(0, self.num_tasks, PART):
-            part = self.groups[start : start + PART].tolist()  # a look-up is faster than sorting texts
-            codes[start : start + PART] = [places.setdefault(label, len(places)) for label in part]
+        for start in range(0, self.num_tasks, CHUNK):
+            labels = self.groups[start : start + CHUNK].tolist()  # a look-up is faster than sorting strings
+            codes[start : start + CHUNK] = [places.setdefault(label, len(places)) for label in labels]
         return list(places), codes.astype(np.min_scalar_type(len(places)))
 
     @property
@@ -106,25 +115,36 @@ class TaskFeatures:
 
     @property
     def group_codes(self) -> npt.NDArray[Any]:
-        """(N,) position of each task's group in `group_names`, in the smallest unsigned type that holds it."""
+        """(N,) position of each task's group in `group_names`, in the smallest unsigned type that can hold it."""
         return self._grouping[1]
 
 
 class Belief(ABC):
-    """A probability distribution over every task's success probability.
+    """A probability distribution of every task's success probability.
 
-    The order of calls is `setup` once, then `sample` and `observe` in turn. `state_dict` holds all that changes,
-    as numpy arrays, numbers and strings. `grid` and `cells` are for pools so large that a draw for every task takes
-    too long; a belief of your own can leave them out.
+    Call `setup` once, then `sample` and `observe` alternately. `state_dict` holds everything that changes, as numpy
+    arrays, numbers and strings. `grid` and `cells` are for pools so large that a draw for every task takes too long;
+    a custom belief can omit them.
     """
 
     @abstractmethod
     def setup(self, features: TaskFeatures) -> None:
-        """Starts from the prior for the N tasks of a pool."""
+        """Starts from the prior for the N tasks of a pool.
+
+        Args:
+            features: of the pool's tasks.
+
+        Raises:
+            ValueError: the pool lacks a column that this belief needs.
+        """
 
     @abstractmethod
     def observe(self, evidence: Evidence) -> None:
-        """Updates the belief about all tasks after a step; rows of the same task are added up."""
+        """Updates the belief about all tasks after a step.
+
+        Args:
+            evidence: one or more rows for each task of the step; rows of the same task are summed.
+        """
 
     @abstractmethod
     def sample(self, rng: np.random.Generator) -> FloatArray:
@@ -135,43 +155,59 @@ class Belief(ABC):
         """The posterior mean of the success probability of every task, shape (N,), in (0, 1)."""
 
     def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray] | None:
-        """(α, β) of the Beta distribution, exact or matched, of the tasks' success probabilities, each (N,), positive.
-
-        None for a belief that has no such distribution; it cannot be scored by log predictive and coverage.
+        """(α, β) of the Beta distribution, exact or matched, of tasks' success probabilities.
 
         Args:
             where: positions in the pool; all of it by default.
+
+        Returns:
+            α and β, each (N,) or as long as `where`, positive. None for a belief that has no such distribution; it
+            cannot be scored by log predictive and coverage.
         """
         return None
 
     def grid(self) -> tuple[FloatArray, FloatArray] | None:
-        """(α, β) at the centre of every cell, each (rows, columns): what a task's posterior is rounded to.
+        """(α, β) at the centre of every cell, to which posteriors are rounded.
 
-        None for a belief without cells.
+        Returns:
+            α and β, each (rows, columns); None for a belief without cells.
         """
         return None
 
     def cells(self, where: slice) -> npt.NDArray[np.int32]:
-        """The cell of each task's present posterior, as a position in the flattened grid; nanoseconds a task."""
+        """The cell of each task's current posterior, computed in nanoseconds per task.
+
+        Args:
+            where: positions in the pool.
+
+        Returns:
+            A position in the flattened grid for each of these tasks.
+
+        Raises:
+            TypeError: this belief has no cells.
+        """
         raise TypeError(
             f"{type(self).__name__} has no cells; implement `grid` and `cells`, or use it on smaller pools."
         )
 
     def add_tasks(self, features: TaskFeatures) -> None:
-        """The pool has grown: its first tasks are those of `setup`, the others are new, with priors from their group.
+        """Adds the new tasks of a pool that has grown; their priors come from their group.
+
+        Args:
+            features: of the whole pool; its first tasks are those known before, in the same order.
 
         Raises:
-            TypeError: this belief cannot.
+            TypeError: this belief does not support it.
         """
-        raise TypeError(f"{type(self).__name__} cannot take in tasks while it runs; implement `add_tasks`.")
+        raise TypeError(f"{type(self).__name__} cannot add tasks during a run; implement `add_tasks`.")
 
     @property
-    def reward_shape(self) -> RewardShape | None:
-        """How far each group's rewards are from coin flips; None for a belief that takes all rewards for such."""
+    def reward_dispersion(self) -> RewardDispersion | None:
+        """Dispersion of each group's rewards; None for a belief that treats all rewards as Bernoulli trials."""
         return None
 
     def metrics(self) -> dict[str, float]:
-        """Numbers worth a curve, by metric name."""
+        """Metrics to log, by name."""
         return {}
 
     @abstractmethod
@@ -180,4 +216,4 @@ class Belief(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: State) -> None:
-        """Takes over a state saved for the same pool."""
+        """Restores a state saved for the same pool."""

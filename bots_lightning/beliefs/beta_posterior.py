@@ -1,4 +1,4 @@
-"""What beliefs with a Beta posterior per task have in common."""
+"""Base class of beliefs that keep a Beta posterior per task."""
 
 # Shapes: N tasks in the pool, B tasks in the step.
 
@@ -10,20 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from bots_lightning.beliefs.belief import ALL, Belief, FloatArray, State, TaskFeatures, Where
+from bots_lightning.beliefs.dispersion import RewardDispersion
 from bots_lightning.beliefs.evidence import Evidence
-from bots_lightning.beliefs.reward_shape import RewardShape
 
-# Cells of α and β: 16 an octave, from 2^-8 to 2^16; beyond, the outermost.
+# Cells of α and β: 16 per octave, from 2^-8 to 2^16; values beyond take the outermost.
 _PER_OCTAVE, _LEAST, _MOST = 16, -8, 16
 _SIZE = (_MOST - _LEAST) * _PER_OCTAVE
-# Means over the pool are means over so many of its tasks.
+# Metrics are means over at most this many tasks of the pool.
 _SAMPLE = 4096
 
 
 @cache
 def _octave_grid() -> tuple[FloatArray, FloatArray]:
     """(α, β) at the centres of the cells."""
-    # A cell is what a float's exponent and first four bits of mantissa say: 16 equal steps within an octave.
+    # A float's exponent and the first four bits of its mantissa are its cell: 16 equal steps within an octave.
     steps = np.arange(_SIZE)
     centres = 2.0 ** (_LEAST + steps // _PER_OCTAVE) * (1 + (steps % _PER_OCTAVE + 0.5) / _PER_OCTAVE)
     alpha, beta = np.meshgrid(centres, centres, indexing="ij")
@@ -35,11 +35,17 @@ def _octave_cell(concentration: npt.NDArray[np.float32]) -> npt.NDArray[np.int32
     bits = concentration.view(np.int32) >> (23 - 4)
     bits -= (127 + _LEAST) * _PER_OCTAVE
     np.minimum(bits, _SIZE - 1, out=bits)
-    return np.maximum(bits, 0, out=bits)
+    np.maximum(bits, 0, out=bits)
+    return bits
 
 
 def octave_cells(alpha: npt.NDArray[np.float32], beta: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-    """(n,) positions in the flattened grid."""
+    """The cells of Beta(α, β), as (n,) positions in the flattened grid.
+
+    Args:
+        alpha: (n,) α.
+        beta: (n,) β.
+    """
     cells = _octave_cell(alpha)
     cells *= _SIZE
     cells += _octave_cell(beta)
@@ -47,10 +53,13 @@ def octave_cells(alpha: npt.NDArray[np.float32], beta: npt.NDArray[np.float32]) 
 
 
 class BetaPosterior(Belief):
-    """What beliefs have in common that hold α and β of every task; how evidence moves them is the subclass's.
+    """Holds α and β of every task; subclasses implement `observe`, which updates them.
 
     Args:
         prior: (α0, β0).
+
+    Raises:
+        ValueError: the prior is not two finite positive numbers.
     """
 
     def __init__(self, prior: tuple[float, float]) -> None:
@@ -59,24 +68,24 @@ class BetaPosterior(Belief):
         self.prior = float(prior[0]), float(prior[1])
 
     def setup(self, features: TaskFeatures) -> None:
-        """Every task starts from the prior."""
-        self.successes = np.zeros(features.num_tasks)  # what the task's own rollouts have added to α0 …
+        """Starts every task from the prior."""
+        self.successes = np.zeros(features.num_tasks)  # added to α0 by the task's own rollouts …
         self.failures = np.zeros(features.num_tasks)  # … and to β0
         self.group_codes = features.group_codes
-        self._shape = RewardShape(len(features.group_names))
+        self._dispersion = RewardDispersion(len(features.group_names))
 
     def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
-        """(α, β) of all tasks, each (N,), or of some."""
+        """(α, β) of all tasks, each (N,), or of the tasks in `where`."""
         return self.prior[0] + self.successes[where], self.prior[1] + self.failures[where]
 
     @property
     def alpha(self) -> FloatArray:
-        """(N,) α."""
+        """α of every task, shape (N,)."""
         return self.concentrations()[0]
 
     @property
     def beta(self) -> FloatArray:
-        """(N,) β."""
+        """β of every task, shape (N,)."""
         return self.concentrations()[1]
 
     def sample(self, rng: np.random.Generator) -> FloatArray:
@@ -84,16 +93,16 @@ class BetaPosterior(Belief):
         return rng.beta(*self.concentrations())
 
     def mean(self) -> FloatArray:
-        """α / (α + β), shape (N,)."""
+        """α / (α + β) of every task, shape (N,)."""
         alpha, beta = self.concentrations()
         return alpha / (alpha + beta)
 
     def grid(self) -> tuple[FloatArray, FloatArray]:
-        """Cells of 1/16 octave of α and β."""
+        """(α, β) of the cells, 16 per octave of α and of β."""
         return _octave_grid()
 
     def cells(self, where: slice) -> npt.NDArray[np.int32]:
-        """The cell of each task."""
+        """The cell of each task's posterior."""
         alpha = self.successes[where].astype(np.float32)
         beta = self.failures[where].astype(np.float32)
         alpha += np.float32(self.prior[0])
@@ -101,22 +110,22 @@ class BetaPosterior(Belief):
         return octave_cells(alpha, beta)
 
     @property
-    def reward_shape(self) -> RewardShape:
-        """Of each group; rewards of 0 and 1 leave it at coin flips."""
-        return self._shape
+    def reward_dispersion(self) -> RewardDispersion:
+        """Dispersion of each group's rewards; 1 for rewards of 0 and 1."""
+        return self._dispersion
 
-    def _in_coin_flips(self, evidence: Evidence) -> Evidence:
-        """The step's merged evidence in counts that say as much as coin flips."""
+    def _as_bernoulli_trials(self, evidence: Evidence) -> Evidence:
+        """Updates the dispersion by a step's merged evidence, and converts that to counts of Bernoulli trials."""
         groups = self.group_codes[evidence.indices].astype(np.int64)
-        self._shape.observe(evidence, groups)
-        return self._shape.as_coin_flips(evidence, groups)
+        self._dispersion.observe(evidence, groups)
+        return self._dispersion.as_bernoulli_trials(evidence, groups)
 
     def add_tasks(self, features: TaskFeatures) -> None:
-        """The new tasks start with the prior's weight at the mean pass rate of their group's tasks."""
+        """Adds tasks, which start with the prior's weight at the mean pass rate of their group."""
         old, new = len(self.successes), features.num_tasks
         mean, groups = self.mean(), features.group_codes.astype(np.int64)
         self.group_codes = features.group_codes
-        self._shape = self._shape.grown(len(features.group_names))
+        self._dispersion = self._dispersion.grown(len(features.group_names))
         tasks = np.bincount(groups[:old], minlength=len(features.group_names))
         rate = np.bincount(groups[:old], mean, len(features.group_names)) / np.maximum(tasks, 1)
         known = tasks > 0
@@ -133,12 +142,12 @@ class BetaPosterior(Belief):
         return {"belief/mean_pass_rate": float((alpha / (alpha + beta)).mean()), "belief/evidence": float(evidence)}
 
     def state_dict(self) -> State:
-        """The evidence of every task and the shape of the rewards."""
+        """The evidence of every task and the dispersion of the rewards."""
         arrays = {"successes": self.successes.copy(), "failures": self.failures.copy()}
-        return arrays | {"reward_shape": self._shape.state_dict()}
+        return arrays | {"reward_dispersion": self._dispersion.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes over such a state."""
+        """Restores evidence and dispersion."""
         self.successes = np.array(state["successes"], dtype=np.float64)
         self.failures = np.array(state["failures"], dtype=np.float64)
-        self._shape.load_state_dict(state["reward_shape"])
+        self._dispersion.load_state_dict(state["reward_dispersion"])

@@ -15,11 +15,12 @@ from bots_lightning.beliefs.belief import FloatArray
 
 def log_density(x: FloatArray | float, alpha: FloatArray, beta: FloatArray) -> FloatArray:
     """Log density of Beta(α, β) at x: (α−1) log x + (β−1) log(1−x) − log B(α, β)."""
-    return _log_kernel(x, alpha, beta) - betaln(alpha, beta)
+    logs: FloatArray = _log_kernel(x, alpha, beta) - betaln(alpha, beta)
+    return logs
 
 
 def _log_kernel(x: FloatArray | float, alpha: FloatArray, beta: FloatArray) -> FloatArray:
-    """The log density but for its constant, which takes as long."""
+    """The log density without its normalizing constant, which takes as long to compute."""
     logs: FloatArray = xlogy(alpha - 1, x) + xlog1py(beta - 1, -np.asarray(x))
     return logs
 
@@ -27,14 +28,21 @@ def _log_kernel(x: FloatArray | float, alpha: FloatArray, beta: FloatArray) -> F
 def largest_density(low: float, high: float, alpha: FloatArray, beta: FloatArray) -> FloatArray:
     """The largest density of Beta(α, β) within [low, high]; inf where it has a pole there.
 
-    At the mode if that lies within, else at an end: the density rises towards the mode and falls behind it, or, for
+    It is at the mode if that lies within, else at an end: the density rises up to the mode and falls after it or, for
     α or β below 1, is largest at an end.
+
+    Args:
+        low: lower end of the interval, in [0, 1].
+        high: upper end.
+        alpha: (...) α.
+        beta: (...) β.
     """
     inner = (alpha > 1) & (beta > 1)
     mode = np.where(inner, (alpha - 1) / np.where(inner, alpha + beta - 2, 1.0), low)
     logs = [_log_kernel(x, alpha, beta) for x in (low, high, np.clip(mode, low, high))]
     with np.errstate(over="ignore"):
-        return np.exp(np.max(logs, axis=0) - betaln(alpha, beta))
+        density: FloatArray = np.exp(np.max(logs, axis=0) - betaln(alpha, beta))
+    return density
 
 
 def beta_moment(alpha: FloatArray, beta: FloatArray, i: int, j: int) -> FloatArray:
@@ -61,7 +69,14 @@ def beta_binomial_log_pmf(
 
         log C(n, s) + log B(α + s, β + n − s) − log B(α, β)
 
-    Fractions of a count are interpolated by the gamma function.
+    Fractional counts are interpolated by the gamma function.
+
+    Args:
+        successes: (...) s.
+        counts: (...) n.
+        alpha: (...) α.
+        beta: (...) β.
     """
     choices = gammaln(counts + 1) - gammaln(successes + 1) - gammaln(counts - successes + 1)
-    return choices + betaln(alpha + successes, beta + counts - successes) - betaln(alpha, beta)
+    logs: FloatArray = choices + betaln(alpha + successes, beta + counts - successes) - betaln(alpha, beta)
+    return logs

@@ -1,4 +1,4 @@
-"""The regressors of the ability belief: what is known of a task before anybody has tried it."""
+"""The regressors of the ability belief: features that predict the success of tasks before their first visit."""
 
 # Shapes: N tasks in the pool, P profiles, F regressors, E regressors of the variance.
 
@@ -20,13 +20,13 @@ MOST_LABELS = 512
 
 @dataclass(frozen=True)
 class Block:
-    """Columns of x that belong together, and the prior of their weights.
+    """Columns of x from one feature, and the prior of their weights.
 
     Attributes:
         columns: (P, f) values.
         mean: (f,) prior mean of the weights.
         precision: prior precision of each, in units of one observation.
-        is_reference: whether their size also tells how far tasks scatter.
+        is_reference: whether their magnitudes are regressors of the variance too.
     """
 
     columns: FloatArray
@@ -37,16 +37,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Design:
-    """x and z of every profile, the constant 1 first, and the priors of their weights.
+    """Regressors x and z of every profile, the constant 1 first, and the priors of their weights.
 
     Attributes:
-        profiles: P of them.
+        profiles: the P profiles of the pool.
         x: (P, F) regressors of the logit.
-        z: (P, E) regressors of the log variance: 1 and the centred size of the reference columns.
+        z: (P, E) regressors of the log variance: 1 and the centred magnitudes of the reference columns.
         weights: (F,) prior means for x.
         weight_precision: (F,) prior precisions.
         spread: (E,) prior means for z.
-        spread_precision: (E,).
+        spread_precision: (E,) prior precisions.
     """
 
     profiles: Profiles
@@ -59,14 +59,14 @@ class Design:
 
 
 def reference_columns(rates: FloatArray, rollouts: float, sizes: npt.NDArray[np.int64] | None = None) -> FloatArray:
-    """A reference's columns of x: its logits log((np+½)/(n(1−p)+½)) and a mark where p is unknown.
+    """A reference's columns of x: its logits log((np+½)/(n(1−p)+½)) and an indicator of unknown p.
 
-    An unknown logit is replaced by the mean of the known ones; what the mark is worth is learned.
+    An unknown logit is replaced by the mean of the known ones; the weight of the indicator is learned.
 
     Args:
         rates: (P,) pass rates in [0, 1], NaN where unknown.
-        rollouts: n, rollouts behind each rate.
-        sizes: (P,) tasks behind each rate; one by default.
+        rollouts: n, number of rollouts from which each rate was measured.
+        sizes: (P,) tasks that have each rate; one by default.
 
     Returns:
         (P, 2), or (P, 1) if all rates are known, or (P, 0) if none is.
@@ -80,11 +80,11 @@ def reference_columns(rates: FloatArray, rollouts: float, sizes: npt.NDArray[np.
 
 
 def number_columns(values: FloatArray, sizes: npt.NDArray[np.int64]) -> FloatArray:
-    """Columns of x for numbers such as a prompt's length: in units of their deviation, unknown ones marked.
+    """Columns of x for numbers such as a prompt's length: standardized values and an indicator of unknown ones.
 
     Args:
         values: (P,) numbers, NaN where unknown.
-        sizes: (P,) tasks behind each; 0 leaves it out of mean and deviation.
+        sizes: (P,) tasks that have each number; 0 excludes it from mean and deviation.
 
     Returns:
         (P, 2), or (P, 1) if all are known, or (P, 0) if they do not differ.
@@ -112,7 +112,13 @@ def _filled(values: FloatArray, known: npt.NDArray[np.bool_], sizes: npt.NDArray
 
 
 def category_columns(labels: npt.NDArray[Any]) -> FloatArray:
-    """A column of x for each label: 1 for its tasks, 0 for the others; (P, labels).
+    """One-hot columns of x for labels.
+
+    Args:
+        labels: (P,) labels.
+
+    Returns:
+        (P, number of distinct labels) of 0 and 1.
 
     Raises:
         ValueError: there are more labels than a regression can learn.
@@ -134,25 +140,26 @@ def design_of(
     categories: Sequence[str] = (),
     scaled_on: int | None = None,
 ) -> Design:
-    """Reads the columns of a pool.
+    """Builds the regressors from the columns of a pool.
 
     Args:
-        features: the pool.
-        references: reference columns.
-        reference_rollouts: rollouts behind each rate.
-        numbers: columns of numbers (N,) or embeddings (N, f).
-        categories: columns of labels, taken as they are printed.
-        scaled_on: the first so many tasks set means and deviations, so that they stay when a pool grows; None for all.
+        features: of the pool's tasks.
+        references: names of reference columns.
+        reference_rollouts: number of rollouts from which each rate was measured.
+        numbers: names of columns of numbers (N,) or embeddings (N, f).
+        categories: names of columns of labels; values are compared as strings.
+        scaled_on: means and deviations are those of this many first tasks, so that they do not change when a pool
+            grows; None uses all tasks.
 
     Raises:
-        ValueError: the pool lacks a column, or one holds no numbers.
+        ValueError: the pool lacks a column, one of `numbers` holds none, or one of `categories` has too many labels.
     """
     rates = [features.reference(name) for name in references]
     given = [_numbers(features, name) for name in numbers]
     labels = [features.column(name).astype(str) for name in categories]
     flat = [*rates, *(column for column in given if column.ndim == 1), *labels]
     embeddings = [column for column in given if column.ndim == 2]
-    if embeddings:  # no two tasks are alike
+    if embeddings:  # every task has its own profile
         profiles = Profiles(np.arange(features.num_tasks, dtype=np.uint32), np.arange(features.num_tasks))
     else:
         profiles = coarse_profiles(features.num_tasks, [features.group_codes, *flat], MOST_PROFILES)
@@ -171,13 +178,13 @@ def _numbers(features: TaskFeatures, name: str) -> npt.NDArray[Any]:
     if column.dtype.kind not in "fiub" or column.ndim > 2:
         raise ValueError(
             f"column {name!r} holds {column.dtype} of shape {column.shape}; expected numbers (N,) or embeddings "
-            "(N, F). Name labels in `categories`."
+            "(N, F). List columns of labels in `categories`."
         )
     return column.astype(np.float64)
 
 
 def _reference_block(columns: FloatArray, number: int) -> Block:
-    """The logit lies near 0.8 times the mean of the references' logits."""
+    """A priori, the logit is 0.8 times the mean of the references' logits."""
     return Block(columns, np.r_[0.8 / number, np.zeros(columns.shape[1] - 1)], 4.0, is_reference=True)
 
 
@@ -186,13 +193,14 @@ def _plain_block(columns: FloatArray) -> Block:
 
 
 def _embedding_block(matrix: FloatArray, measured: FloatArray) -> Block:
-    """Of unit total variance, so that its prior does not depend on the number of dimensions."""
+    """Embeddings scaled to unit total variance, so that their prior does not depend on the number of dimensions."""
     centred = np.nan_to_num(matrix - np.nanmean(measured, axis=0))
     scale = np.sqrt((centred[: len(measured)] ** 2).sum(axis=1).mean())
     return Block(centred / max(scale, 1e-300), np.zeros(matrix.shape[1]), 1.0)
 
 
 def _assembled(profiles: Profiles, blocks: list[Block], sizes: npt.NDArray[Any]) -> Design:
+    """The design of these blocks, with the constant first and the regressors of the variance."""
     one = np.ones((len(profiles), 1))
     sized = [block for block in blocks if block.is_reference]
     size = np.hstack([np.empty((len(profiles), 0)), *(np.abs(block.columns) for block in sized)])

@@ -1,6 +1,6 @@
-"""Beta distributions by the mean and variance of their logit: exact both ways, and on a grid for whole pools."""
+"""Beta distributions parametrized by the mean and variance of their logit, exactly and on a grid for large pools."""
 
-# Shapes: any; both arguments of a function have the same.
+# Shapes: any; both arguments of a function have the same shape.
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bots_lightning.beliefs.belief import FloatArray
 Float32Array = npt.NDArray[np.float32]
 
 _LARGEST_MEAN = 30.0
-# The grid: its range in means and log variances, and steps per unit of either.
+# The grid: its range of means (±12) and log variances, and cells per unit of either.
 MEAN, LEAST, MOST, PER_UNIT = 12, -6, 4, 16
 
 
@@ -32,16 +32,16 @@ def logit_moments(alpha: FloatArray, beta: FloatArray) -> tuple[FloatArray, Floa
 
 
 def match_beta(mean: FloatArray, variance: FloatArray, iterations: int = 30) -> tuple[FloatArray, FloatArray]:
-    """(α, β) of the Beta whose logit has this mean m and this variance v: the inverse of `logit_moments`.
+    """(α, β) of the Beta whose logit has mean m and variance v: the inverse of `logit_moments`.
 
-    Damped Newton in (log α, log β). West, Harrison & Migon (1985) take α = (1 + e^m)/v, β = (1 + e^−m)/v, which is
-    right for many counts and the starting point here. At v = 9 it is three times too small: an update that used it
-    would inflate the variance of tasks that are hardly known.
+    Solved by damped Newton steps in (log α, log β). West, Harrison & Migon (1985) use α = (1 + e^m)/v and
+    β = (1 + e^−m)/v, which is accurate for many counts and the starting point here. At v = 9 it is three times too
+    small: an update that used it would inflate the variance of tasks of which little is known.
 
     Args:
-        mean: (...) m; beyond ±30 it counts as ±30.
+        mean: (...) m; clipped to ±30.
         variance: (...) v, positive.
-        iterations: the most Newton steps; it stops earlier where it has converged, usually after 6.
+        iterations: the most Newton steps; it usually converges after 6.
     """
     mean = np.clip(mean, -_LARGEST_MEAN, _LARGEST_MEAN)
     least = np.sqrt(0.5 / variance)
@@ -51,11 +51,14 @@ def match_beta(mean: FloatArray, variance: FloatArray, iterations: int = 30) -> 
 
 
 def match_beta_from_grid(mean: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The same, in half the time: Newton from the centre of the nearest cell, usually 3 steps.
+    """`match_beta` in half the time: Newton steps start from the centre of the nearest cell, usually 3 are enough.
 
     Args:
         mean: (n,) m.
         variance: (n,) v, positive.
+
+    Returns:
+        α and β, each (n,).
     """
     alpha, beta = logit_grid()
     cells = logit_cells(mean, variance)
@@ -66,7 +69,7 @@ def match_beta_from_grid(mean: FloatArray, variance: FloatArray) -> tuple[FloatA
 def _newton(
     mean: FloatArray, variance: FloatArray, log_alpha: FloatArray, log_beta: FloatArray, iterations: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Damped steps from a starting point to the root."""
+    """Damped Newton steps from a starting point to the root."""
     for _ in range(iterations):
         step_alpha, step_beta = _newton_step(np.exp(log_alpha), np.exp(log_beta), mean, variance)
         length = np.maximum(np.abs(step_alpha), np.abs(step_beta))
@@ -80,7 +83,7 @@ def _newton(
 def _newton_step(
     alpha: FloatArray, beta: FloatArray, mean: FloatArray, variance: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """How far (log α, log β) lie beyond the root of the errors in m and in log v; ψ₂(x) = −2ζ(3, x)."""
+    """The Newton step of (log α, log β) for the errors in m and in log v, to be subtracted; ψ₂(x) = −2ζ(3, x)."""
     both = np.stack([alpha, beta])
     first, (trigamma_alpha, trigamma_beta), third = digamma(both), zeta(2, both), zeta(3, both)
     total = trigamma_alpha + trigamma_beta
@@ -96,7 +99,7 @@ def _newton_step(
 
 @cache
 def logit_grid() -> tuple[FloatArray, FloatArray]:
-    """(α, β) of the cells of `logit_cells`, each (rows, columns): rows by the mean, columns by the variance."""
+    """(α, β) of the cells of `logit_cells`, each (rows, columns): a row is a mean, a column a log variance."""
     mean = np.arange(-MEAN * PER_UNIT, MEAN * PER_UNIT + 1) / PER_UNIT
     log_variance = np.arange(LEAST * PER_UNIT, MOST * PER_UNIT + 1) / PER_UNIT
     alpha, beta = match_beta(*np.meshgrid(mean, np.exp(log_variance), indexing="ij"))
@@ -104,9 +107,9 @@ def logit_grid() -> tuple[FloatArray, FloatArray]:
 
 
 def logit_cells(mean: FloatArray | Float32Array, variance: FloatArray | Float32Array) -> npt.NDArray[np.int32]:
-    """The nearest cell, in steps of 1/16 of the mean (within ±12) and of the log variance (within −6 and 4).
+    """The nearest cells, in steps of 1/16 of the mean (within ±12) and of the log variance (from −6 to 4).
 
-    Arguments beyond take the cell at the edge. The mean of p, for one, is rounded by less than 0.01.
+    Arguments beyond that range take the cell at the edge. Rounding to a cell changes the mean of p by less than 0.01.
 
     Args:
         mean: (n,) of the logits.
@@ -119,7 +122,7 @@ def logit_cells(mean: FloatArray | Float32Array, variance: FloatArray | Float32A
     np.clip(mean, -MEAN, MEAN, out=row)  # faster than minimum and maximum
     row += MEAN
     row *= PER_UNIT
-    row += 0.5  # truncation then rounds
+    row += 0.5  # so that truncation rounds
     column = np.log(variance)
     np.clip(column, LEAST, MOST, out=column)
     column -= LEAST

@@ -1,4 +1,4 @@
-"""Profiles: what a belief knows of tasks beforehand, once for all tasks of which it knows the same."""
+"""Profiles: tasks with the same features share one row of everything that is computed from these."""
 
 # Shapes: N tasks in the pool, P profiles, C columns.
 
@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Profiles:
-    """A partition of the pool by some columns.
+    """A partition of the pool by the values of some columns.
 
     Attributes:
-        labels: (N,) profile of each task, in the smallest unsigned type that holds P.
-        members: (P,) a task of each profile.
-        exact: whether the tasks of a profile agree in all columns; else some agree only after rounding.
+        labels: (N,) profile of each task, in the smallest unsigned type that can hold P.
+        members: (P,) one task of each profile.
+        exact: True if the tasks of a profile agree in all columns; False if some agree only after rounding.
     """
 
     labels: npt.NDArray[Any]
@@ -32,12 +32,12 @@ class Profiles:
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """(P,) tasks of each profile."""
+        """Number of tasks of each profile, (P,)."""
         return np.bincount(self.labels, minlength=len(self))
 
 
 def profiles_of(num_tasks: int, columns: Sequence[npt.NDArray[Any]]) -> Profiles:
-    """Tasks that agree in all columns share a profile; NaN agrees with NaN.
+    """Groups tasks that agree in all columns; NaN equals NaN.
 
     Args:
         num_tasks: N.
@@ -49,19 +49,19 @@ def profiles_of(num_tasks: int, columns: Sequence[npt.NDArray[Any]]) -> Profiles
         _, code = np.unique(code * len(values) + inverse, return_inverse=True)
     count = int(code.max(initial=0)) + 1
     members = np.full(count, -1)
-    members[code[::-1]] = np.arange(num_tasks)[::-1]  # the first task of each
+    members[code[::-1]] = np.arange(num_tasks)[::-1]  # the first task of each profile
     return Profiles(code.astype(np.min_scalar_type(count)), members)
 
 
 def coarse_profiles(num_tasks: int, columns: Sequence[npt.NDArray[Any]], most: int) -> Profiles:
-    """At most so many profiles: floats are rounded to a grid that is as fine as that allows.
+    """Groups tasks into a limited number of profiles: floats are rounded to the finest grid that is coarse enough.
 
-    Rates of k out of n rollouts take few values and stay exact; integers and strings are labels and always do.
+    Rates of k out of n rollouts take few values and stay exact; integers and strings are labels and are not rounded.
 
     Args:
         num_tasks: N.
         columns: C arrays (N,) of floats, integers or strings.
-        most: profiles; if not even the coarsest grid is coarse enough, every task has its own.
+        most: the limit; if even the coarsest grid exceeds it, the exact profiles are returned.
     """
     exact = profiles_of(num_tasks, columns)
     if len(exact) <= most:
@@ -74,8 +74,9 @@ def coarse_profiles(num_tasks: int, columns: Sequence[npt.NDArray[Any]], most: i
 
 
 def _rounded(column: npt.NDArray[Any], steps: int) -> npt.NDArray[Any]:
-    """Floats on a grid of so many steps between the smallest and the largest."""
+    """Rounds floats to a grid with this many steps between the smallest and the largest."""
     if column.dtype.kind != "f" or not np.isfinite(column).any():
         return column
     low, high = np.nanmin(column), np.nanmax(column)
-    return np.rint((column - low) / max(high - low, 1e-300) * steps)
+    grid: npt.NDArray[Any] = np.rint((column - low) / max(high - low, 1e-300) * steps)
+    return grid

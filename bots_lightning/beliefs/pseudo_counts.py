@@ -1,4 +1,4 @@
-"""What tasks that were never tried have received so far, as a function of their references alone."""
+"""Implicit evidence of tasks that were never visited, as a function of their references alone."""
 
 # Shapes: H remembered steps, M tasks.
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from bots_lightning.beliefs.belief import FloatArray, State
 
-# A step whose weight has fallen below this, in counts, no longer shows in the sixteenth digit of any sum.
+# A step whose weight, in counts, has fallen below this no longer changes the sixteenth digit of any sum.
 _FORGOTTEN = 1e-18
 
 
@@ -17,10 +17,10 @@ class PseudoCounts:
 
         S(w, u) = Σ_t c_t clip(w + μ̃_t (u − w), 0, 1),   c_t = ρ G_t (1−λ)^(steps since t)
 
-    What the update of BOTS (arXiv:2510.26374) adds to α of a task that is never tried is S of its weak and strong
-    reference w and u, and to β it adds Σ c_t − S. So nothing has to be done for such a task until somebody asks. The
-    steps are kept in the order of μ̃: those in which a task is clipped are the first and the last ones, and S is a
-    difference of prefix sums, O(log H) a task.
+    For a task that was never visited, the update of BOTS (arXiv:2510.26374) adds S of its weak and strong reference
+    w and u to α, and Σ c_t − S to β. Such a task therefore costs nothing until its posterior is needed. Steps are
+    sorted by μ̃: those whose prediction is clipped are the first and the last ones, so that S is a difference of
+    prefix sums, O(log H) per task.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,13 @@ class PseudoCounts:
         self._sum()
 
     def add(self, ability: float | None, count: float, forgetting: float) -> None:
-        """One step: all weights decay, and count (ρ G) is handed out by μ̃; nothing if there is none yet."""
+        """Adds a step, after all earlier weights have decayed.
+
+        Args:
+            ability: μ̃ of the step; None if there is none yet, which adds nothing.
+            count: ρ G, the weight of the step.
+            forgetting: λ.
+        """
         weight = self.weight * (1 - forgetting)
         kept = weight > _FORGOTTEN
         self.ability, self.weight = self.ability[kept], weight[kept]
@@ -40,17 +46,17 @@ class PseudoCounts:
         self._sum()
 
     def _sum(self) -> None:
-        """(H+1,) sums of c and of c·μ̃ over the first steps in order."""
+        """Computes prefix sums of c and of c·μ̃, each (H+1,)."""
         self._counts = np.concatenate([[0.0], np.cumsum(self.weight)])
         self._moments = np.concatenate([[0.0], np.cumsum(self.weight * self.ability)])
 
     @property
     def total(self) -> float:
-        """Σ c_t, successes and failures together."""
+        """Σ c_t, the sum of successes and failures."""
         return float(self._counts[-1])
 
     def successes(self, weak: FloatArray, strong: FloatArray) -> FloatArray:
-        """S(w, u), (M,); NaN where a reference is.
+        """S(w, u), shape (M,); NaN where a reference is NaN.
 
         Args:
             weak: (M,) w.
@@ -69,11 +75,11 @@ class PseudoCounts:
         return np.where(slope == 0, weak * self.total, between + clipped_to_1)
 
     def state_dict(self) -> State:
-        """The remembered steps."""
+        """Abilities and weights of the remembered steps."""
         return {"ability": self.ability.copy(), "weight": self.weight.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes over the remembered steps."""
+        """Restores the remembered steps."""
         self.ability = np.array(state["ability"], dtype=np.float64)
         self.weight = np.array(state["weight"], dtype=np.float64)
         self._sum()

@@ -1,4 +1,4 @@
-"""The belief of MoPPS: one Beta posterior per task, which forgets only when the task is tried."""
+"""The belief of MoPPS: one Beta posterior per task that forgets only when the task is visited."""
 
 # Shapes: N tasks in the pool, B tasks in the step, G rollouts per task.
 
@@ -6,35 +6,38 @@ from __future__ import annotations
 
 from bots_lightning.beliefs.beta_posterior import BetaPosterior
 from bots_lightning.beliefs.evidence import Evidence
+from bots_lightning.options import check_numbers
 
 
 class VisitedBetaBelief(BetaPosterior):
-    """Every task's success probability is Beta(α, β), moved by the task's own rollouts alone.
+    """A Beta(α, β) posterior for every task, updated by the task's own rollouts alone.
 
-        α_k ← d α_k + (1−d) α0 + s_k,   β_k ← d β_k + (1−d) β0 + f_k   for a task that was tried
+        α_k ← d α_k + (1−d) α0 + s_k,   β_k ← d β_k + (1−d) β0 + f_k   for each task of the step
 
-    All others stay as they are, and evidence does not age. The posterior of MoPPS (arXiv:2507.04632), which with
-    Thompson sampling towards 0.5 gives its selection; the paper selects from a random subset of the pool at each step,
-    here every task stands for selection.
+    Other tasks do not change, and the age of evidence is ignored. This is the posterior of MoPPS (arXiv:2507.04632);
+    with Thompson sampling towards 0.5 it gives that paper's selection. The paper selects from a random subset of the
+    pool at each step; here every task is a candidate.
 
     Args:
-        decay: d, the share of the posterior that a visit keeps; the rest returns to the prior.
+        decay: d, the share of the posterior that is kept at a visit; the rest returns to the prior.
         prior: (α0, β0).
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     def __init__(self, decay: float = 0.5, prior: tuple[float, float] = (1.0, 1.0)) -> None:
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay={decay}; expected a number in [0, 1].")
+        check_numbers(0, high=1, decay=decay)
         super().__init__(prior)
         self.decay = decay
 
     def observe(self, evidence: Evidence) -> None:
-        """Updates the tasks that were tried; rows of the same task are one visit."""
+        """Updates the tasks of the step; several rows of one task count as one visit."""
         evidence = evidence.merged()
         if len(evidence) == 0:
             return
-        evidence = self._in_coin_flips(evidence)
-        tried = evidence.indices
+        evidence = self._as_bernoulli_trials(evidence)
+        visited = evidence.indices
         kept = 1 - (1 - self.decay)  # rounded as the 1 − λ of BetaBelief
-        self.successes[tried] = kept * self.successes[tried] + evidence.successes
-        self.failures[tried] = kept * self.failures[tried] + (evidence.counts - evidence.successes)
+        self.successes[visited] = kept * self.successes[visited] + evidence.successes
+        self.failures[visited] = kept * self.failures[visited] + (evidence.counts - evidence.successes)

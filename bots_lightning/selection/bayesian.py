@@ -120,7 +120,7 @@ class BayesianSelector(TaskSelector):
 
     def dispersion(self, indices: Indices) -> FloatArray:
         """φ as the belief has seen it in each task's group."""
-        shape = self.belief.reward_shape
+        shape = self.belief.reward_dispersion
         return super().dispersion(indices) if shape is None else shape.dispersion[self.group_codes[indices]]
 
     def observe(self, evidence: Evidence) -> None:

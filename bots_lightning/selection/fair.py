@@ -91,7 +91,7 @@ class FairShareSelector(BayesianSelector):
 
     def _extreme_rows(self) -> npt.NDArray[np.int64]:
         """Share e of extreme rewards of each group in steps of 1/64, (K,); a single one if nothing is known of them."""
-        shape = self.belief.reward_shape
+        shape = self.belief.reward_dispersion
         return np.rint((np.ones(1) if shape is None else shape.extreme_share) * EXTREME_STEPS).astype(np.int64)
 
     def _tabulate(self) -> None:

@@ -8,8 +8,8 @@ from scipy import stats
 from scipy.special import expit, logit, polygamma
 
 from bots_lightning.beliefs import AbilityBelief, Evidence, TaskFeatures
-from bots_lightning.beliefs.ability import score_and_information
 from bots_lightning.beliefs.design import reference_columns
+from bots_lightning.beliefs.tweedie import score_and_information
 
 NAN = float("nan")
 G = 8.0
@@ -121,8 +121,8 @@ def test_references_are_believed_as_far_as_they_have_been_right() -> None:
         tasks = np.arange(start, start + 20)
         belief.observe(Evidence(tasks, rng.binomial(8, expit(truth[tasks])).astype(float), np.full(20, G)))
     mean, variance = belief.predict()
-    assert belief.weights[1] > 0.8
-    assert abs(belief.weights[2]) < 0.15
+    assert belief.regression.weights[1] > 0.8
+    assert abs(belief.regression.weights[2]) < 0.15
     assert np.corrcoef(mean[400:], truth[400:])[0, 1] > 0.97
     assert variance[400:].mean() < 0.8  # it was 2 before anything was seen
 
@@ -246,9 +246,9 @@ def test_the_state_of_other_references_is_refused_and_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task_drift": -0.1}, "task_drift=-0.1; expected a finite number >= 0"),
+        ({"task_drift": -0.1}, "task_drift=-0.1; expected a finite number, at least 0"),
         ({"ability_drift": NAN}, "ability_drift=nan"),
-        ({"reference_rollouts": 0.0}, "reference_rollouts=0.0; expected a finite positive"),
+        ({"reference_rollouts": 0.0}, "reference_rollouts=0.0; expected a finite number, more than 0"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, float], message: str) -> None:

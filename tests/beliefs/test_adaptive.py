@@ -115,7 +115,10 @@ def test_a_state_of_another_grid_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"memory": 0.0}, r"memory=0.0; expected a number in \(0, 1\]"), ({"forgetting": []}, "at least one value each")],
+    [
+        ({"memory": 0.0}, "memory=0.0; expected more than 0 and at most 1"),
+        ({"forgetting": []}, "at least one value each"),
+    ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -361,7 +361,7 @@ def test_a_restored_belief_goes_on_as_the_saved_one(with_references: bool) -> No
     state = original.state_dict()
     restored.load_state_dict(state)
     implicit = state.get("implicit", {"pseudo_counts": {}})["pseudo_counts"].values()
-    for values in (state["successes"], state["failures"], state["reward_shape"]["sums"], *implicit):
+    for values in (state["successes"], state["failures"], state["reward_dispersion"]["sums"], *implicit):
         values[:] = NAN  # the state is a copy on its way out and on its way in
     rngs = np.random.default_rng(1), np.random.default_rng(1)
     for _ in range(10):
@@ -385,7 +385,7 @@ def test_setup_returns_to_the_prior() -> None:
 @pytest.mark.parametrize("name", ["forgetting", "implicit_weight"])
 def test_impossible_rates_are_refused(name: str, value: float) -> None:
     rates = {"forgetting": 0.1, "implicit_weight": 0.1} | {name: value}
-    with pytest.raises(ValueError, match=rf"{name}={value}; expected a number in \[0, 1\]"):
+    with pytest.raises(ValueError, match=rf"{name}={value}; expected at least 0 and at most 1"):
         BetaBelief(rates["forgetting"], rates["implicit_weight"])
 
 

@@ -113,13 +113,13 @@ def test_a_visit_that_is_forgotten_is_not_looked_at_and_would_make_no_difference
     belief = BetaBelief(forgetting, 0.1, prior, implicit)
     belief.setup(TaskFeatures(TASKS, {"weak": weak, "strong": strong}))
     looked_at: list[int] = []
-    in_full = belief._cells_of_tried
+    in_full = belief._cells_of_visited
 
     def counted(where: slice | np.ndarray) -> np.ndarray:
         looked_at.append(len(belief.last[where]))
         return in_full(where)
 
-    belief._cells_of_tried = counted  # type: ignore[method-assign]
+    belief._cells_of_visited = counted  # type: ignore[method-assign]
     rates, everything = rng.random(TASKS), slice(0, TASKS)
     scales = np.where(np.arange(TASKS) % 2, 1.0, 3e4)  # of what some tasks' evidence is
     for step in range(800):
@@ -142,22 +142,22 @@ def test_a_visit_is_looked_at_as_long_as_it_shows_by_hand() -> None:
     for age in range(17, 70):
         belief.step = 1 + age
         cells = belief.cells(all_of_it)
-        np.testing.assert_array_equal(cells, belief._cells_of_tried(all_of_it))
+        np.testing.assert_array_equal(cells, belief._cells_of_visited(all_of_it))
         if cells != untried:
             shows.append(age)
     assert shows == list(range(17, 41))
-    assert belief._shown() <= 43
+    assert belief._steps_remembered() <= 43
 
 
 def test_evidence_beyond_all_measure_is_looked_at_for_longer() -> None:
     belief, restored = BetaBelief(0.1), BetaBelief(0.1)
     for each in (belief, restored):
         each.setup(TaskFeatures(3))
-    before = belief._shown()
+    before = belief._steps_remembered()
     belief.observe(Evidence(np.array([1]), np.array([1e9]), np.array([2e9])))
-    assert belief._shown() > before + 80  # 1e9 / 2^16 = 15,259 = 0.9^-91
+    assert belief._steps_remembered() > before + 80  # 1e9 / 2^16 = 15,259 = 0.9^-91
     restored.load_state_dict(belief.state_dict())
-    assert restored._shown() == belief._shown()
+    assert restored._steps_remembered() == belief._steps_remembered()
 
 
 def test_tasks_added_later_start_at_the_mean_of_their_group_with_the_weight_of_the_prior() -> None:

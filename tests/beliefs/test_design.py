@@ -157,7 +157,7 @@ def test_columns_that_tell_difficulty_improve_the_prediction_of_untried_tasks(op
     errors = [np.sqrt(np.mean((belief.mean()[untried] - rates[untried]) ** 2)) for belief in (informed, ignorant)]
     assert errors[0] < 0.6 * errors[1]
     assert np.corrcoef(informed.mean()[untried], rates[untried])[0, 1] > 0.85
-    assert informed.spread[0] < ignorant.spread[0] - 1  # and it knows that it knows
+    assert informed.regression.spread[0] < ignorant.regression.spread[0] - 1  # and it knows that it knows
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -165,7 +165,7 @@ def test_columns_that_tell_nothing_stay_near_no_weight(options: dict[str, list[s
     rng = np.random.default_rng(8)
     features, rates = informative_pool(1200, rng, informative=False)
     blind, ignorant = trained(features, rates, rng, **options), trained(features, rates, rng)
-    effect = (blind._design.x[:, 1:] @ blind.weights[1:])[blind._profile]
+    effect = (blind._design.x[:, 1:] @ blind.regression.weights[1:])[blind._profile]
     assert effect.std() < 0.25  # logits scatter by 1.5
     untried = slice(800, None)
     errors = [np.sqrt(np.mean((belief.mean()[untried] - rates[untried]) ** 2)) for belief in (blind, ignorant)]
@@ -195,7 +195,7 @@ def test_tasks_whose_columns_do_not_fit_are_refused_and_change_nothing() -> None
     belief, untouched = (AbilityBelief(categories=["kind"]) for _ in range(2))
     for one in (belief, untouched):
         one.setup(TaskFeatures(2, columns={"kind": np.array(["a", "b"])}))
-    with pytest.raises(ValueError, match=r"there are 4 regressors instead of 3: a label that is new in `categories`"):
+    with pytest.raises(ValueError, match=r"from 3 to 4: `categories` has a new label"):
         belief.add_tasks(TaskFeatures(3, columns={"kind": np.array(["a", "b", "c"])}))
     for one in (belief, untouched):
         one.observe(Evidence(np.array([1]), np.array([7.0]), np.array([8.0])))

@@ -8,9 +8,9 @@ import pytest
 from bots_lightning.beliefs import TaskFeatures, belief
 
 
-@pytest.mark.parametrize("part", [1, 3, 100])
-def test_groups_are_coded_in_the_order_of_their_first_task(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(belief, "PART", part)
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_groups_are_coded_in_the_order_of_their_first_task(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(belief, "CHUNK", chunk)
     features = TaskFeatures(7, groups=np.array(["sums", "", "logic", "sums", "logic", "z", ""]))
     assert features.group_names == ["sums", "", "logic", "z"]
     assert features.group_codes.tolist() == [0, 1, 2, 0, 2, 3, 1]

@@ -103,7 +103,7 @@ def test_references_that_hardly_differ_on_a_batch_leave_the_ability() -> None:
 
 @pytest.mark.parametrize("min_gap", [0.0, -0.1, math.nan])
 def test_a_gap_that_guards_nothing_is_refused(min_gap: float) -> None:
-    with pytest.raises(ValueError, match=r"min_gap=.*; expected a positive number"):
+    with pytest.raises(ValueError, match=r"min_gap=.*; expected more than 0"):
         ReferenceInterpolation("w", "u", min_gap=min_gap)
 
 

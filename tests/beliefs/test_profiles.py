@@ -65,7 +65,7 @@ def test_unknown_values_are_not_rounded_to_known_ones() -> None:
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int64, np.str_])
 def test_labels_are_never_rounded(kind: type) -> None:
-    """500 groups beside numbers that are: neighbours in number are no neighbours in kind."""
+    """Group codes are labels: they are never rounded, although other columns are."""
     groups = np.arange(10_000) % 500
     profiles = coarse_profiles(10_000, [groups.astype(kind), np.linspace(0, 1, 10_000)], 9000)
     assert not profiles.exact

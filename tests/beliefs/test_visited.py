@@ -119,7 +119,7 @@ def test_a_restored_belief_goes_on_as_the_saved_one() -> None:
     restored.observe(evidence_of([(5, 8, 8)]))
     state = original.state_dict()
     restored.load_state_dict(state)
-    for values in (state["successes"], state["failures"], state["reward_shape"]["sums"]):
+    for values in (state["successes"], state["failures"], state["reward_dispersion"]["sums"]):
         values[:] = NAN  # the state is a copy on its way out and on its way in
     rngs = np.random.default_rng(1), np.random.default_rng(1)
     for task in [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]:
@@ -130,7 +130,7 @@ def test_a_restored_belief_goes_on_as_the_saved_one() -> None:
 
 @pytest.mark.parametrize("decay", [-0.01, 1.01, NAN])
 def test_an_impossible_decay_is_refused(decay: float) -> None:
-    with pytest.raises(ValueError, match=rf"decay={decay}; expected a number in \[0, 1\]"):
+    with pytest.raises(ValueError, match=rf"decay={decay}; expected at least 0 and at most 1"):
         VisitedBetaBelief(decay)
 
 

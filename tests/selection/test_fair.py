@@ -159,7 +159,7 @@ def test_with_rewards_in_between_a_resumed_selector_goes_on_as_well() -> None:
         batch = uninterrupted.select(6)
         np.testing.assert_array_equal(resumed.select(6), batch)
         uninterrupted.observe(partial_outcome(batch, step))
-        shape = uninterrupted.belief.reward_shape
+        shape = uninterrupted.belief.reward_dispersion
         assert shape is not None
         assert np.abs(uninterrupted._extreme / 64 - shape.extreme_share).max() <= 1 / 128
         between += not np.array_equal(uninterrupted._extreme / 64, shape.extreme_share)

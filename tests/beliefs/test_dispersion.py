@@ -1,4 +1,4 @@
-"""Rewards that are not 0 or 1: their shape, and intervals for the mean reward that hold what they say."""
+"""Rewards that are not 0 or 1: their dispersion, and intervals of the mean reward with the stated coverage."""
 
 # Shapes: N tasks in the pool, B tasks in the step, G rollouts per task, K groups.
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bots_lightning.beliefs import AbilityBelief, Belief, BetaBelief, Evidence, RewardShape, TaskFeatures
+from bots_lightning.beliefs import AbilityBelief, Belief, BetaBelief, Evidence, RewardDispersion, TaskFeatures
 
 Law = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 G = 8
@@ -48,38 +48,43 @@ LAWS: dict[str, tuple[Law, Callable[[np.ndarray], np.ndarray]]] = {
 }
 
 
-def shape_of(
+def of_table(tasks: np.ndarray, rewards: np.ndarray) -> Evidence:
+    """Evidence of (B, G) rewards."""
+    return Evidence.from_rewards(tasks, rewards.ravel(), np.full(len(rewards), rewards.shape[1]))
+
+
+def dispersion_of(
     rewards: np.ndarray, groups: np.ndarray | None = None, num_groups: int = 1, **options: float
-) -> RewardShape:
-    shape = RewardShape(num_groups, **options)
+) -> RewardDispersion:
+    observed = RewardDispersion(num_groups, **options)
     tasks = np.arange(len(rewards))
-    shape.observe(Evidence.from_rewards(tasks, rewards), np.zeros_like(tasks) if groups is None else groups)
-    return shape
+    observed.observe(of_table(tasks, rewards), np.zeros_like(tasks) if groups is None else groups)
+    return observed
 
 
 def test_dispersion_by_hand() -> None:
     """Rewards 0.25 and 0.75: W = 10/16 − 1/2 = 1/8, F = 1 − 1/2 = 1/2, F − (F − W)/2 = 5/16."""
-    shape = shape_of(np.array([[0.25, 0.75]]))
-    assert shape.dispersion[0] == (1 + 1 / 8) / (1 + 5 / 16)
-    assert shape.extreme_share[0] == (1 + 0) / (1 + 2)
+    observed = dispersion_of(np.array([[0.25, 0.75]]))
+    assert observed.dispersion[0] == (1 + 1 / 8) / (1 + 5 / 16)
+    assert observed.extreme_share[0] == (1 + 0) / (1 + 2)
     # 1, 0 and 1/2: W = 5/4 − 3/4 = 1/2, F = 3/2 − 3/4 = 3/4, F − (F − W)/3 = 2/3; two of three are at an end.
-    shape.observe(Evidence.from_rewards(np.array([5]), np.array([[1, 0, 0.5]])), np.zeros(1, dtype=int))
-    assert shape.dispersion[0] == pytest.approx((1 + 1 / 8 + 1 / 2) / (1 + 5 / 16 + 2 / 3), rel=1e-15)
-    assert shape.extreme_share[0] == (1 + 2) / (1 + 5)
+    observed.observe(of_table(np.array([5]), np.array([[1, 0, 0.5]])), np.zeros(1, dtype=int))
+    assert observed.dispersion[0] == pytest.approx((1 + 1 / 8 + 1 / 2) / (1 + 5 / 16 + 2 / 3), rel=1e-15)
+    assert observed.extreme_share[0] == (1 + 2) / (1 + 5)
 
 
 @given(st.lists(st.lists(st.sampled_from([0.0, 1.0, np.nan]), min_size=7, max_size=7), min_size=1, max_size=20))
-def test_binary_rewards_are_coin_flips_to_the_bit(rewards: list[list[float]]) -> None:
-    evidence = Evidence.from_rewards(np.arange(len(rewards)), np.array(rewards)).merged()
-    shape = RewardShape(3)
+def test_binary_rewards_are_bernoulli_trials_exactly(rewards: list[list[float]]) -> None:
+    evidence = of_table(np.arange(len(rewards)), np.array(rewards)).merged()
+    observed = RewardDispersion(3)
     groups = evidence.indices % 3
     for _ in range(3):
-        shape.observe(evidence, groups)
-        np.testing.assert_array_equal(shape.dispersion, 1.0)
-        np.testing.assert_array_equal(shape.extreme_share, 1.0)
-    flips = shape.as_coin_flips(evidence, groups)
-    np.testing.assert_array_equal(flips.successes, evidence.successes)
-    np.testing.assert_array_equal(flips.counts, evidence.counts)
+        observed.observe(evidence, groups)
+        np.testing.assert_array_equal(observed.dispersion, 1.0)
+        np.testing.assert_array_equal(observed.extreme_share, 1.0)
+    trials = observed.as_bernoulli_trials(evidence, groups)
+    np.testing.assert_array_equal(trials.successes, evidence.successes)
+    np.testing.assert_array_equal(trials.counts, evidence.counts)
 
 
 @pytest.mark.parametrize("rollouts", [2, 4, 8])
@@ -93,60 +98,60 @@ def test_dispersion_and_extremes_are_unbiased(law: str, rollouts: int) -> None:
     many = np.concatenate([rewards_of(rng, tasks) for _ in range(5)], axis=1)
     mean = mean_of(tasks)
     expected = ((many - mean[:, None]) ** 2).mean() / (mean * (1 - mean)).mean()
-    shape = shape_of(rewards)
-    assert shape.dispersion[0] == pytest.approx(expected, rel=0.02)
-    assert shape.extreme_share[0] == pytest.approx(np.isin(many, [0.0, 1.0]).mean(), abs=0.01)
+    observed = dispersion_of(rewards)
+    assert observed.dispersion[0] == pytest.approx(expected, rel=0.02)
+    assert observed.extreme_share[0] == pytest.approx(np.isin(many, [0.0, 1.0]).mean(), abs=0.01)
 
 
 def test_known_dispersions() -> None:
     rng, tasks = np.random.default_rng(1), np.arange(40_000)
-    assert shape_of(beta_rewards(rng, tasks)).dispersion[0] == pytest.approx(1 / 7, rel=0.02)
-    assert shape_of(partial_credit(rng, tasks)).dispersion[0] == pytest.approx(0.4, rel=0.02)
+    assert dispersion_of(beta_rewards(rng, tasks)).dispersion[0] == pytest.approx(1 / 7, rel=0.02)
+    assert dispersion_of(partial_credit(rng, tasks)).dispersion[0] == pytest.approx(0.4, rel=0.02)
 
 
-def test_little_evidence_is_shrunk_to_coin_flips() -> None:
+def test_little_evidence_is_shrunk_to_a_dispersion_of_one() -> None:
     """One task of two rewards moves φ from 1 to (w + 1/8)/(w + 5/16): the more, the smaller w."""
     rewards = np.array([[0.25, 0.75]])
     for prior in (0.1, 1.0, 100.0):
         expected = (prior + 1 / 8) / (prior + 5 / 16)
-        assert shape_of(rewards, prior=prior).dispersion[0] == pytest.approx(expected, rel=1e-14)
-    assert RewardShape(2).dispersion.tolist() == RewardShape(2).extreme_share.tolist() == [1.0, 1.0]
+        assert dispersion_of(rewards, prior=prior).dispersion[0] == pytest.approx(expected, rel=1e-14)
+    assert RewardDispersion(2).dispersion.tolist() == RewardDispersion(2).extreme_share.tolist() == [1.0, 1.0]
 
 
-def test_dispersion_is_not_believed_below_its_least() -> None:
+def test_dispersion_has_a_lower_bound() -> None:
     constant = np.full((1000, 8), 0.5)
-    assert shape_of(constant).dispersion[0] == 0.02
-    assert shape_of(constant, least=0.3).dispersion[0] == 0.3
+    assert dispersion_of(constant).dispersion[0] == 0.02
+    assert dispersion_of(constant, least=0.3).dispersion[0] == 0.3
 
 
-def test_every_group_has_its_own_shape() -> None:
+def test_every_group_has_its_own_dispersion() -> None:
     rewards = np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [0.25, 0.75]])
-    shape = shape_of(rewards, np.array([0, 1, 0, 1]), num_groups=3)
-    alone = shape_of(rewards[1::2])
-    np.testing.assert_array_equal(shape.dispersion, [1, alone.dispersion[0], 1])
-    np.testing.assert_array_equal(shape.extreme_share, [1, alone.extreme_share[0], 1])
-    flips = shape.as_coin_flips(Evidence(np.array([8, 9]), np.ones(2), np.full(2, 2.0)), np.array([0, 1]))
-    np.testing.assert_allclose(flips.counts, [2, 2 / alone.dispersion[0]])
-    np.testing.assert_allclose(flips.successes, [1, 1 / alone.dispersion[0]])
+    observed = dispersion_of(rewards, np.array([0, 1, 0, 1]), num_groups=3)
+    alone = dispersion_of(rewards[1::2])
+    np.testing.assert_array_equal(observed.dispersion, [1, alone.dispersion[0], 1])
+    np.testing.assert_array_equal(observed.extreme_share, [1, alone.extreme_share[0], 1])
+    trials = observed.as_bernoulli_trials(Evidence(np.array([8, 9]), np.ones(2), np.full(2, 2.0)), np.array([0, 1]))
+    np.testing.assert_allclose(trials.counts, [2, 2 / alone.dispersion[0]])
+    np.testing.assert_allclose(trials.successes, [1, 1 / alone.dispersion[0]])
 
 
-def test_groups_that_are_added_start_at_coin_flips_and_the_state_survives() -> None:
-    shape = shape_of(np.array([[0.25, 0.75], [0.5, 0.5]]), np.array([0, 1]), num_groups=2)
-    grown, restored = shape.grown(3), RewardShape(3)
-    np.testing.assert_array_equal(grown.dispersion, [*shape.dispersion, 1.0])
+def test_added_groups_start_at_a_dispersion_of_one_and_the_state_survives() -> None:
+    observed = dispersion_of(np.array([[0.25, 0.75], [0.5, 0.5]]), np.array([0, 1]), num_groups=2)
+    grown, restored = observed.grown(3), RewardDispersion(3)
+    np.testing.assert_array_equal(grown.dispersion, [*observed.dispersion, 1.0])
     restored.load_state_dict(grown.state_dict())
-    more = Evidence.from_rewards(np.array([0, 1]), np.array([[0.1, 0.3], [0.5, 1.0]]))
+    more = of_table(np.array([0, 1]), np.array([[0.1, 0.3], [0.5, 1.0]]))
     for one in (grown, restored):
         one.observe(more, np.array([2, 0]))
     np.testing.assert_array_equal(restored.dispersion, grown.dispersion)
     np.testing.assert_array_equal(restored.extreme_share, grown.extreme_share)
-    assert shape.dispersion[0] != grown.dispersion[0]  # which has not touched the one that it came from
+    assert observed.dispersion[0] != grown.dispersion[0]  # which has not touched the one that it came from
 
 
 # --- the intervals --------------------------------------------------------------------------------------------------
 
 
-def coverage(belief: Belief, law: str, with_shape: bool = True) -> float:
+def coverage(belief: Belief, law: str, with_squares: bool = True) -> float:
     """How often the 90 % interval holds a task's true mean reward, after 2 to 6 visits to each of 600 tasks."""
     rng, num_tasks = np.random.default_rng(23), 600
     rewards_of, mean_of = LAWS[law]
@@ -154,8 +159,8 @@ def coverage(belief: Belief, law: str, with_shape: bool = True) -> float:
     visits = np.repeat(np.arange(num_tasks), 2 + np.arange(num_tasks) % 5)
     for batch in np.array_split(rng.permutation(visits), len(visits) // 24):
         at = np.unique(batch)
-        evidence = Evidence.from_rewards(at, rewards_of(rng, at))
-        belief.observe(evidence if with_shape else Evidence(at, evidence.successes, evidence.counts))
+        evidence = of_table(at, rewards_of(rng, at))
+        belief.observe(evidence if with_squares else Evidence(at, evidence.successes, evidence.counts))
     concentrations = belief.concentrations()
     assert concentrations is not None
     low, high = stats.beta.ppf([[0.05], [0.95]], *concentrations)
@@ -178,4 +183,4 @@ def test_ninety_percent_intervals_hold_the_true_mean_reward(law: str, belief: st
 @pytest.mark.parametrize("belief", BELIEFS)
 @pytest.mark.parametrize("law", LAWS)
 def test_raw_fractional_counts_make_intervals_that_are_too_wide(law: str, belief: str) -> None:
-    assert coverage(BELIEFS[belief](), law, with_shape=False) > 0.97
+    assert coverage(BELIEFS[belief](), law, with_squares=False) > 0.97
