@@ -1,1 +1,1 @@
-"""Several runs side by side: what they hold, tests of their differences, tables and pictures."""
+"""Several runs compared: their records, measures of their differences, tables and pictures."""

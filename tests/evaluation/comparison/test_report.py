@@ -14,16 +14,11 @@ from matplotlib.colors import to_rgba
 
 from bots_lightning.commands.compare import describe
 from bots_lightning.evaluation.comparison.comparison import compare_to_baseline
-from bots_lightning.evaluation.comparison.report import (
-    draw_picture,
-    notes,
-    picture,
-    print_tables,
-    running_mean,
-    verdict,
-    write_json,
-)
-from bots_lightning.evaluation.comparison.run_records import AXES, FIGURES, RunRecord
+from bots_lightning.evaluation.comparison.report import draw_picture, print_tables, write_json
+from bots_lightning.evaluation.comparison.report.drawing import picture, running_mean
+from bots_lightning.evaluation.comparison.report.verdicts import notes, verdict
+from bots_lightning.evaluation.comparison.run_files import AXES
+from bots_lightning.evaluation.comparison.run_records import SUMMARY_METRICS, RunRecord
 
 UP, SLOW, FLAT = [0.2, 0.3, 0.4, 0.5, 0.6], [0.2, 0.2, 0.3, 0.3, 0.4], [0.2, 0.1, 0.1, 0.2, 0.1]
 
@@ -32,13 +27,13 @@ def runs_of(method: str, curves: Sequence[Sequence[float]]) -> list[RunRecord]:
     iterations = np.arange(5) * 10
     costs = dict.fromkeys(AXES, iterations * 100.0)
     steps, ratios = np.arange(1, 41), np.tile([0.25, 0.75], 20)
-    figures: dict[str, float | None] = dict.fromkeys(FIGURES, 0.5)
+    summary: dict[str, float | None] = dict.fromkeys(SUMMARY_METRICS, 0.5)
     return [
         RunRecord(
             Path(f"runs/{method}-{seed}"),
             method,
             seed,
-            figures,
+            summary,
             ("eval/heldout/avg@4",),
             iterations,
             np.array(scores) + 0.001 * seed,
@@ -90,7 +85,7 @@ def test_tables_fit_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "Warning: a [bold] one" in text
 
 
-def test_tables_show_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_show_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     rows = cells(shown(result_of(uniform=[SLOW, SLOW], bots=[UP, UP]), capsys))
     # SLOW + 0.001 s: 0.4 and 0.401. UP is 0.2 higher at the end.
     assert ["bots", "2", "0.601 ±0.001", "+0.200", "+0.200 to +0.200"] in rows
@@ -182,7 +177,7 @@ def test_the_picture_has_a_line_per_method_in_both_panels_and_bands() -> None:
     assert "bootstrap" not in picture(result_of(uniform=[UP], bots=[UP])).axes[0].get_title()
 
 
-def test_more_methods_than_colours_are_told_apart_by_their_lines() -> None:
+def test_more_methods_than_colours_differ_by_their_lines() -> None:
     names = ["uniform", *(f"m{i}" for i in range(8))]
     lines = picture(result_of(**{name: [UP] for name in names})).axes[0].lines
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 9
@@ -198,7 +193,7 @@ def test_running_mean_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_the_suffix_tells_the_format(suffix: str, magic: bytes, tmp_path: Path) -> None:
+def test_the_suffix_is_the_format(suffix: str, magic: bytes, tmp_path: Path) -> None:
     path = tmp_path / "pictures" / f"compare.{suffix}"
     draw_picture(result_of(uniform=[UP], bots=[UP]), path)
     assert path.read_bytes().startswith(magic)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bots_lightning.evaluation.comparison.run_records import common_evaluations, costs_at, read_run, read_runs
+from bots_lightning.evaluation.comparison.run_files import costs_at
+from bots_lightning.evaluation.comparison.run_records import common_evaluations, read_run, read_runs
 
 SUMMARY = {"seed": 0, "iterations": 4, "rollouts": 64, "effective_task_ratio": 0.75, "effective_tasks": 9.5}
 STEPS = [
@@ -39,7 +40,7 @@ def write_run(
 def test_a_run_is_read(tmp_path: Path) -> None:
     record = read_run(write_run(tmp_path / "bots-7", seed=7))
     assert (record.method, record.seed) == ("bots", 7)
-    assert record.score_columns == ("eval/a/avg@2", "eval/b/avg@2")  # whole held-out sets, no groups
+    assert record.score_columns == ("eval/a/avg@2", "eval/b/avg@2")  # full held-out sets, no groups
     assert record.iterations.tolist() == [0, 2, 4]
     assert record.scores.tolist() == pytest.approx([(0.1 + 0.3) / 2, (0.2 + 0.6) / 2, (0.5 + 0.5) / 2])
     assert {axis: costs.tolist() for axis, costs in record.costs.items()} == {
@@ -51,8 +52,8 @@ def test_a_run_is_read(tmp_path: Path) -> None:
     assert record.ratio_steps.tolist() == [1, 3]
     assert record.ratios.tolist() == [0.5, 1.0]
     assert record.ratio_rollouts.tolist() == [10, 40]
-    assert record.figures["effective_tasks"] == 9.5
-    assert record.figures["wall_seconds"] is None
+    assert record.summary["effective_tasks"] == 9.5
+    assert record.summary["wall_seconds"] is None
 
 
 def test_rollouts_that_were_not_logged_were_spent_evenly(tmp_path: Path) -> None:
