@@ -102,6 +102,6 @@ def _later(*_: Any) -> None:
 def _check(keeper: ModelCheckpoint) -> None:
     if keeper._train_time_interval is not None:
         raise ValueError(
-            "ModelCheckpoint.train_time_interval does nothing here, since Lightning reads it under automatic optimization "
-            "only; use every_n_train_steps."
+            "ModelCheckpoint.train_time_interval does nothing here, since Lightning reads it under automatic "
+            "optimization only; use every_n_train_steps."
         )
