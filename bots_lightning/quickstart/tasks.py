@@ -17,7 +17,14 @@ from transformers import AutoModelForCausalLM
 from bots_lightning.quickstart.cache import cache_root, cached_folder, digest
 from bots_lightning.quickstart.warm_start import STRONG, WEAK, WarmStart
 from bots_lightning.rewards import Scorer, exact_match
-from bots_lightning.rollouts import CompactEngine, PromptEncoder, Sampling, derive_seed, load_tokenizer
+from bots_lightning.rollouts import (
+    CompactEngine,
+    GenerationRequest,
+    PromptEncoder,
+    SamplingParams,
+    derive_seed,
+    load_tokenizer,
+)
 from bots_lightning.tasks import ProceduralTasks, TaskPool, TaskSource
 
 COLUMNS = {WEAK: "weak_pass_rate", STRONG: "strong_pass_rate"}
@@ -75,7 +82,7 @@ class QuickstartTasks(TaskSource):
         model = AutoModelForCausalLM.from_pretrained(checkpoint)
         tokenizer = load_tokenizer(checkpoint)
         encoder = PromptEncoder(tokenizer, max_prompt_length=64)
-        sampling = Sampling(12, (tokenizer.eos_token_id,), tokenizer.pad_token_id)
+        sampling = SamplingParams(12, (tokenizer.eos_token_id,), tokenizer.pad_token_id)
         engine, scorer = CompactEngine(), Scorer([exact_match])
         rates: list[float] = []
         batches = range(0, len(pool), 256)
@@ -83,7 +90,8 @@ class QuickstartTasks(TaskSource):
             tasks = [pool[i] for i in range(start, min(start + 256, len(pool)))]
             prompts = encoder.encode([task.prompt for task in tasks], [task.id for task in tasks])
             seeds = [derive_seed(self.seed, position) for position in range(start, start + len(tasks))]
-            rollouts = engine.generate(model, prompts, self.reference_rollouts, sampling, seeds)
+            counts = [self.reference_rollouts] * len(tasks)
+            rollouts = engine.generate(GenerationRequest(model, prompts, counts, sampling, seeds))
             completions = encoder.decode(rollouts.completion_ids, rollouts.completion_mask)
-            rates += np.mean(scorer(tasks, completions), axis=1).tolist()
+            rates += np.mean(scorer(tasks, completions).reshape(len(tasks), -1), axis=1).tolist()
         return rates
