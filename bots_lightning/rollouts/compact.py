@@ -115,6 +115,6 @@ class CompactEngine(RolloutEngine):
         self.max_tokens = size // 2
         warnings.warn(
             f"out of memory with {len(rows)} completions at once, {size} tokens with their prompts. Sampling goes on "
-            f"with max_tokens={self.max_tokens}; set that in the engine to spare the attempt.",
+            f"with max_tokens={self.max_tokens}; set that in the engine to avoid the attempt.",
             stacklevel=2,
         )

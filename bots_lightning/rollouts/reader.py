@@ -1,4 +1,4 @@
-"""A language model that reads rows of tokens, keeps what it has computed, and lets rows go."""
+"""Incremental decoding with a key-value cache whose rows can be dropped and repeated."""
 
 # Shapes: P prompts, R rows, L prompt tokens, V vocabulary.
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-PREFILL_TOKENS = 2**14  # read in one go, so that long prompts need no more memory for activations than for the cache
+PREFILL_TOKENS = 2**14  # read at once, so that long prompts need no more memory for activations than for the cache
 SEPARATE = (DynamicLayer, DynamicSlidingWindowLayer)  # layers of a cache whose rows can be taken apart
 _faults: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
 
@@ -22,7 +22,7 @@ class Reader:
     """Rows of one model, each read up to the same column, with their key-value cache.
 
     Args:
-        model: fit for it (see `can_read`), in eval mode.
+        model: one that `can_read` accepts, in eval mode.
         prompt_ids: (P, L) int64, padded on the left; the rows at first.
         prompt_mask: (P, L) bool.
         room: how many tokens are to be read after the prompts, at most.
@@ -33,7 +33,7 @@ class Reader:
         capacity: how many they can become, L + room.
         mask: (R, L + room) int64, 0 where prompts are padded; None where none is.
         positions: (R, 1) int64 of the tokens read last.
-        takes_positions: whether the model is told them; otherwise it goes by the mask.
+        takes_positions: whether the model is given them; otherwise it derives them from the mask.
         options: what else it is called with.
     """
 
@@ -107,7 +107,7 @@ def can_read(model: PreTrainedModel) -> bool:
         if fault is not None:
             warnings.warn(
                 f"{type(model).__name__} {fault}; finished rows cannot be dropped from its cache. transformers' "
-                "`generate` samples instead: right, but each row waits for the longest, and without log-probabilities.",
+                "`generate` samples instead: correct, but rows wait for the longest, and without log-probabilities.",
                 stacklevel=2,
             )
     return _faults[model] is None
@@ -116,7 +116,7 @@ def can_read(model: PreTrainedModel) -> bool:
 @torch.no_grad()
 def _find_fault(model: PreTrainedModel) -> str | None:
     if model.config.is_encoder_decoder:
-        return "has an encoder of its own"
+        return "has an encoder"
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         return "takes no past_key_values"
     if type(model).prepare_inputs_for_generation is not GenerationMixin.prepare_inputs_for_generation:

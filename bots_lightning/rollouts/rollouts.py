@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 def completion_mask(completion_ids: Tensor, stop_token_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Which tokens belong to each completion, by the position of its first stop token.
 
-    The pad token plays no part: it may equal a stop token.
+    The pad token does not matter: it may equal a stop token.
 
     Args:
         completion_ids: (R, T) int.
@@ -103,17 +103,17 @@ class Rollouts:
         return replace(self, **moved)
 
 
-def concatenate(parts: Sequence[Rollouts], pad_token_id: int) -> Rollouts:
-    """The rows of all parts, prompts padded on the left and completions on the right to the widest.
+def concatenate(batches: Sequence[Rollouts], pad_token_id: int) -> Rollouts:
+    """The rows of all batches, prompts padded on the left and completions on the right to the widest.
 
     Args:
-        parts: one or more.
+        batches: one or more.
         pad_token_id: fills token ids; masks are filled with False, log-probabilities that are not known with NaN.
     """
-    if len(parts) == 1:
-        return parts[0]
-    prompt = max(part.prompt_ids.shape[1] for part in parts)
-    length = max(part.completion_ids.shape[1] for part in parts)
+    if len(batches) == 1:
+        return batches[0]
+    prompt = max(batch.prompt_ids.shape[1] for batch in batches)
+    length = max(batch.completion_ids.shape[1] for batch in batches)
 
     def left(tensor: Tensor, value: int) -> Tensor:
         return pad(tensor, (prompt - tensor.shape[1], 0), value=value)
@@ -121,16 +121,16 @@ def concatenate(parts: Sequence[Rollouts], pad_token_id: int) -> Rollouts:
     def right(tensor: Tensor, value: float) -> Tensor:
         return pad(tensor, (0, length - tensor.shape[1]), value=value)
 
-    known = any(part.logprobs is not None for part in parts)
+    known = any(batch.logprobs is not None for batch in batches)
     return Rollouts(
-        torch.cat([left(part.prompt_ids, pad_token_id) for part in parts]),
-        torch.cat([left(part.prompt_mask, False) for part in parts]),
-        torch.cat([right(part.completion_ids, pad_token_id) for part in parts]),
-        torch.cat([right(part.completion_mask, False) for part in parts]),
-        torch.cat([part.finished for part in parts]),
-        min(part.policy_version for part in parts),
-        torch.cat([right(_logprobs_or_nan(part), torch.nan) for part in parts]) if known else None,
-        torch.cat([right(part.action_mask, False) for part in parts]),
+        torch.cat([left(batch.prompt_ids, pad_token_id) for batch in batches]),
+        torch.cat([left(batch.prompt_mask, False) for batch in batches]),
+        torch.cat([right(batch.completion_ids, pad_token_id) for batch in batches]),
+        torch.cat([right(batch.completion_mask, False) for batch in batches]),
+        torch.cat([batch.finished for batch in batches]),
+        min(batch.policy_version for batch in batches),
+        torch.cat([right(_logprobs_or_nan(batch), torch.nan) for batch in batches]) if known else None,
+        torch.cat([right(batch.action_mask, False) for batch in batches]),
     )
 
 

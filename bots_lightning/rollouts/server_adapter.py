@@ -19,11 +19,11 @@ POLICY = "default"  # the policy's adapter in a PEFT model; a critic's has anoth
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter on disk, or about to be.
+    """An adapter, written to disk or about to be.
 
     Attributes:
         name: version of the policy and a digest of the weights: no two different adapters share one.
-        folder: in the layout of peft; the last part is the name.
+        folder: in the layout of peft; its own name is that of the adapter.
     """
 
     name: str
@@ -59,7 +59,7 @@ def named_adapter(weights: dict[str, Tensor], parent: Path, policy_version: int)
 
 
 def write_adapter(policy: PeftModel, weights: dict[str, Tensor], adapter: Adapter) -> None:
-    """Writes the folder, complete or not at all; one that is there already holds the same."""
+    """Writes the folder, complete or not at all; one that exists holds the same weights."""
     if adapter.folder.exists():
         return
     unfinished = adapter.folder.with_name(f".{adapter.name}.{uuid4().hex}")

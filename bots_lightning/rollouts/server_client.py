@@ -1,4 +1,4 @@
-"""Inference servers over HTTP: who is free, who rests after a fault, and when to give up."""
+"""Inference servers over HTTP: load balancing, backoff after faults, and when to give up."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from bots_lightning.rollouts.server_requests import Requests, ServerFaultError
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
-HEALTH_SECONDS = 5.0  # what a server that is well needs to say so, at the most
-REFUSALS = (400, 401, 403, 422)  # said of the request; asking again does not help
+HEALTH_SECONDS = 5.0  # the longest that a health check may take
+REFUSALS = (400, 401, 403, 422)  # HTTP status of a request that is at fault itself; asking again does not help
 SHORT_ANSWER_BYTES = 2**24  # more than any that is not asked for completions
 
 
 class RolloutServerError(RuntimeError):
-    """No server has done what was asked of it."""
+    """No server has answered a request as it should."""
 
 
 class Server:
@@ -36,7 +36,7 @@ class Server:
         url: its root, e.g. http://node-7:8000.
         timeout_seconds: the longest that an answer may take.
         requests: sends them.
-        max_answer_bytes: the longest answer that is read; None leaves it to those who ask.
+        max_answer_bytes: the longest answer that is read; None leaves it to each request.
 
     Attributes:
         lock: held while an adapter is loaded or checked.
@@ -45,10 +45,10 @@ class Server:
         rejected: how often they were not the policy's.
         gap: mean |Δ log p| of the last that were compared, in nats.
         outstanding: requests that it has not answered.
-        faults: times in a row that it had to rest.
-        rests_until: monotonic seconds.
-        first_error: what it said or did when its present trouble, or the last one, began.
-        last_error: and what it did last.
+        faults: how many times in a row it has backed off.
+        rests_until: end of the present backoff, in monotonic seconds.
+        first_error: the first of the present series of faults, or of the last one.
+        last_error: the last one.
     """
 
     def __init__(
@@ -63,19 +63,22 @@ class Server:
         self.first_error = self.last_error = "none"
 
     def post(self, path: str, body: dict[str, Any], max_bytes: int = SHORT_ANSWER_BYTES) -> Any:
-        """What it answers, from JSON; the first characters, if it is something else, as some answers are.
+        """Sends JSON and parses the answer; of an answer that is not JSON, returns the first characters.
 
         Args:
             path: of the endpoint.
             body: becomes JSON.
-            max_bytes: the longest answer that is read, unless `max_answer_bytes` says so.
+            max_bytes: the longest answer that is read; `max_answer_bytes` takes precedence.
+
+        Raises:
+            ServerFaultError: there is no answer in time and size, or it is an error.
         """
         limit = self.max_answer_bytes or max_bytes
         content = json.dumps(body).encode()
         return _parsed(self.requests.send("POST", self.url + path, content, self.timeout_seconds, limit))
 
     def check_health(self) -> None:
-        """Raises `ServerFaultError` unless it answers at once."""
+        """Raises `ServerFaultError` unless the server answers within `HEALTH_SECONDS`."""
         self.requests.send("GET", self.url + "/health", None, HEALTH_SECONDS, SHORT_ANSWER_BYTES)
 
 
@@ -95,23 +98,23 @@ def _parsed(answer: bytearray) -> Any:
 
 
 class ServerPool:
-    """Several servers that can do the same; safe to use from many threads.
+    """Several interchangeable servers; safe to use from many threads.
 
-    Each request goes to the server that has the fewest. After a fault a server rests, twice as long each time, with
-    jitter, and must pass a health check before it is asked again.
+    Each request goes to the server with the fewest outstanding ones. After a fault a server rests: exponential backoff
+    with jitter, and a health check before it is asked again.
 
     Args:
         urls: one or more.
         timeout_seconds: the longest that an answer may take.
-        patience_seconds: how long after its first fault a request is tried again, on whichever server.
+        patience_seconds: how long a request is tried again after its first fault, on any server.
         rest_seconds: the first rest.
         longest_rest_seconds: the longest.
         max_answer_bytes: the longest answer that is read; None takes what suffices for the request.
 
     Attributes:
-        requests: those under way; once they are cancelled, none is begun or tried again, and nobody waits for a
-            server's rest to end, until they are resumed.
-        cancelled: whether they are.
+        requests: sends them; once cancelled, no request is begun or tried again, and none waits for the end of a
+            server's rest, until it is resumed.
+        cancelled: the event that is set meanwhile.
     """
 
     def __init__(
@@ -131,10 +134,10 @@ class ServerPool:
         self._lock = Lock()
 
     def call(self, ask: Callable[[Server], Result]) -> Result:
-        """What one of the servers answers.
+        """The answer of one of the servers.
 
         Args:
-            ask: puts the request to a server; raises `ServerFaultError` if the answer is none.
+            ask: sends the request to a server; raises `ServerFaultError` if the answer is no good.
 
         Raises:
             RolloutServerError: a server refuses the request, or none has answered in time.

@@ -1,4 +1,4 @@
-"""HTTP requests of many threads: one deadline each, a limit to what is read, and an end at any moment."""
+"""HTTP requests of many threads, each with one deadline and a size limit; they can be cancelled at any time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ERROR_BYTES = 2000  # read of an error's explanation, at the most
 
 
 class ServerFaultError(Exception):
-    """One server has failed once, and may do better the next time.
+    """One request to one server has failed; another attempt may succeed.
 
     Attributes:
         status: of HTTP, if there was an answer that has one.
@@ -30,7 +30,7 @@ class ServerFaultError(Exception):
 
 
 class Requests:
-    """Sends requests for whichever thread; safe to use from many.
+    """Sends requests; safe to use from many threads.
 
     Attributes:
         cancelled: set by `cancel` until `resume`.
@@ -53,13 +53,13 @@ class Requests:
 
         Args:
             method: GET or POST.
-            url: in whole.
+            url: the whole address.
             content: JSON.
-            seconds: from now until the whole answer is here.
+            seconds: from now until the whole answer has arrived.
             max_bytes: the longest answer that is read.
 
         Raises:
-            ServerFaultError: there is none in that time and size, or it is an error.
+            ServerFaultError: there is no answer in that time and size, or it is an error.
             RolloutsCancelledError: `cancel` was called, now or before.
         """
         with self._lock:
@@ -77,7 +77,7 @@ class Requests:
                 self._under_way.discard(under_way)
 
     def cancel(self) -> None:
-        """Ends what is under way, at once, and whatever is sent before `resume`."""
+        """Ends what is under way, at once; whatever is sent before `resume` is cancelled too."""
         with self._lock:
             self.cancelled.set()
             under_way = list(self._under_way)
@@ -85,7 +85,7 @@ class Requests:
             future.cancel()
 
     def resume(self) -> None:
-        """Requests can be sent again."""
+        """Allows requests again."""
         self.cancelled.clear()
 
     def raise_if_cancelled(self) -> None:
@@ -110,7 +110,7 @@ class Requests:
         except (httpx.HTTPError, OSError) as error:
             failure = _root_cause(error)
         path = httpx.URL(url).path
-        if status and not httpx.codes.is_success(status):  # told by its status, even if the rest is cut or stalls
+        if status and not httpx.codes.is_success(status):  # reported by its status, even if the rest is cut or stalls
             said = body.decode(errors="replace")[:500]
             hint = f"; it redirects to {location!r}, so name that address in urls" if location else ""
             raise ServerFaultError(f"{path}: HTTP {status}: {said}{f' ({failure})' if failure else ''}{hint}", status)
@@ -126,7 +126,7 @@ class Requests:
 
 @cache
 def _background_loop() -> asyncio.AbstractEventLoop:
-    """Where all requests of this process run; a thread that ends with it."""
+    """The event loop of all requests of this process, on a daemon thread."""
     loop = asyncio.new_event_loop()
     Thread(target=loop.run_forever, name="rollout requests", daemon=True).start()
     return loop
@@ -136,7 +136,7 @@ os.register_at_fork(after_in_child=_background_loop.cache_clear)  # threads are 
 
 
 def _root_cause(error: BaseException) -> str:
-    """What the system said: the library's own exceptions hide it behind general ones."""
+    """The error of the operating system, which the library hides behind general exceptions."""
     while True:
         if isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]

@@ -25,14 +25,14 @@ Step = Callable[..., Tensor]
 class StaticReader:
     """Goes on from where a `Reader` stands, one token at a time, with the rows' cache in slots.
 
-    A row keeps its slot when others go. Slots and columns come in few sizes (see `size_for`). The cache is copied when
-    its columns are full, or the next smaller number of slots is enough; otherwise each token is written in place.
-    Layers with a sliding window keep all columns, and leave the window to the mask.
+    A row keeps its slot when others are dropped. Slots and columns come in few sizes (see `size_for`). The cache is
+    copied when its columns are full, or the next smaller number of slots is enough; otherwise each token is written in
+    place. Layers with a sliding window keep all columns; the mask takes care of the window.
 
     The memory is kept with the model, so that the next reader finds the same addresses; see `release`.
 
     Args:
-        reader: has read its prompts; it is left as it is.
+        reader: has read its prompts; it is not changed.
         rows: (R,) int64 of the reader's rows to go on with; one that is named several times is repeated.
         step: `next_logits`, compiled or not.
     """
@@ -79,7 +79,7 @@ class StaticReader:
         """Moves rows into the first slots of a cache that has as many slots and columns as they need now.
 
         Args:
-            states: keys and values by turns, of each layer, (R, H, C, D).
+            states: keys, then values, of each layer, (R, H, C, D).
             mask: (R, C) int64, or None where nothing is padded.
             positions: (R, 1) int64.
             rows: (R',) int64.
@@ -114,7 +114,7 @@ class _Layer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing is left to do."""
+        """Does nothing: keys and values are there already."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         self.keys.index_copy_(2, self.column, key_states)

@@ -1,4 +1,4 @@
-"""Where static caches lie: memory that stays with a model, in few sizes."""
+"""The memory of static caches: it stays with a model, and comes in few sizes."""
 
 # Shapes: R rows, S ≥ R slots, C columns, H heads, D their width.
 
@@ -81,5 +81,5 @@ def place(held: Tensor, memory: Tensor, slots: int, columns: int, read: int) -> 
 
 
 def of_any_size(tensor: Tensor, *dims: int) -> None:
-    """Spares the compiler a first version for one size alone."""
+    """Marks dimensions as dynamic, so that the compiler makes no version for one size first."""
     torch._dynamo.maybe_mark_dynamic(tensor, list(dims))

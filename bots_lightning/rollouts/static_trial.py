@@ -1,4 +1,4 @@
-"""Whether a model may decode with a static cache, found by trial."""
+"""Finds out by trial whether a model can decode with a static cache."""
 
 from __future__ import annotations
 

@@ -4,37 +4,35 @@ Without flash attention all rows in flight attend over the caches of all, with a
 Starting and stopping takes half a second of the processor, however little is sampled.
 """
 
-# Shapes: P prompts, n completions per prompt, R = P·n rows, F rows in flight, T completion tokens, V vocabulary.
+# Shapes: P prompts, n completions of each, R = P·n rows, F rows in flight, T completion tokens, V vocabulary.
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
 )
 from transformers.generation.continuous_batching.requests import FutureRequestState
 
-from bots_lightning.rollouts import RolloutEngine, Rollouts, Sampling
-from bots_lightning.rollouts.engine import OnCompleted, rollout_mode
-from bots_lightning.rollouts.generate import pad_left
+from bots_lightning.rollouts import GenerationRequest, RolloutEngine, Rollouts, completion_mask, rollout_mode
 from bots_lightning.rollouts.noise import draw_tokens, uniform_noise
-from bots_lightning.rollouts.rollouts import completion_mask
+from bots_lightning.rollouts.padding import padded_prompts
 
 CHILD = "__child#"  # between the name of a request and the number of one of its n − 1 copies
 
 
 class ContinuousBatchingEngine(RolloutEngine):
-    """Samples by `ContinuousBatchingManager`, a new one for each batch, as transformers' `generate_batch` has it.
+    """Samples by `ContinuousBatchingManager`, a new one for each batch, as transformers' `generate_batch` does.
 
-    Each prompt is read once and forked into its completions; tokens are drawn as the other engines draw them.
+    Each prompt is read once and forked into its completions, as many of each; tokens are drawn as the other engines
+    draw them.
 
     Args:
         max_rows: the most rows in flight at once.
@@ -53,49 +51,29 @@ class ContinuousBatchingEngine(RolloutEngine):
         )
 
     @torch.no_grad()
-    def generate(
-        self,
-        model: PreTrainedModel,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        policy_version: int = 0,
-        on_completed: OnCompleted | None = None,
-    ) -> Rollouts:
-        """Samples n completions of every prompt; see `RolloutEngine.generate`."""
-        noise = uniform_noise(seeds, n, sampling.max_completion_length).to(model.device)
-        with rollout_mode(model):
-            rows = self._sample(model, prompts, n, sampling, _Draw(noise, n, sampling.temperature))
-        ids = [torch.tensor(row, device=model.device) for row in rows]
-        tokens = pad_sequence(ids, batch_first=True, padding_value=sampling.pad_token_id)
+    def generate(self, request: GenerationRequest) -> Rollouts:
+        """Samples the completions that are asked for; see `RolloutEngine.generate`."""
+        device, sampling = request.model.device, request.sampling
+        with rollout_mode(request.model):
+            rows = self._sample(request)
+        tokens = pad_sequence([torch.tensor(row, device=device) for row in rows], True, sampling.pad_token_id)
         mask, finished = completion_mask(tokens, sampling.stop_token_ids)
-        lengths = torch.tensor([len(row) for row in rows], device=model.device)
-        mask = mask & (torch.arange(tokens.shape[1], device=model.device) < lengths.unsqueeze(1))
-        prompt_ids, prompt_mask = (
-            tensor.repeat_interleave(n, dim=0) for tensor in pad_left(prompts, sampling.pad_token_id, model.device)
-        )
-        return Rollouts(prompt_ids, prompt_mask, tokens, mask, finished, policy_version)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        mask = mask & (torch.arange(tokens.shape[1], device=device) < lengths.unsqueeze(1))
+        return Rollouts(*padded_prompts(request), tokens, mask, finished, request.policy_version)
 
-    def _sample(
-        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, draw: _Draw
-    ) -> list[list[int]]:
+    def _sample(self, request: GenerationRequest) -> list[list[int]]:
         """The tokens of R rows."""
-        generation = GenerationConfig(
-            do_sample=False,  # the draw leaves one token to choose from
-            max_new_tokens=sampling.max_completion_length,
-            eos_token_id=list(sampling.stop_token_ids),
-            pad_token_id=sampling.pad_token_id,
-        )
-        manager = model.init_continuous_batching(generation, self.config)
-        manager.num_return_sequences = n  # refused by the config where there is no sampling
-        manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([draw]))
-        manager.logit_processor.tensors_required = 1
-        rows: list[list[int]] = [[] for _ in range(len(prompts) * n)]
+        sampling, (n, *others) = request.sampling, request.counts
+        assert all(other == n for other in others), "continuous batching forks all prompts alike"
+        noise = uniform_noise(request.seeds, request.counts, sampling.max_completion_length).to(request.model.device)
+        draw = _Draw(noise, n, sampling.temperature)
+        manager = self._manager(request, draw)
+        rows: list[list[int]] = [[] for _ in range(sum(request.counts))]
         manager.warmup()
         manager.start()
         try:
-            for number, prompt in enumerate(prompts):
+            for number, prompt in enumerate(request.prompts):
                 manager.add_request(list(prompt), request_id=str(number))
             missing = len(rows)
             while missing:
@@ -110,6 +88,20 @@ class ContinuousBatchingEngine(RolloutEngine):
             manager.stop(block=True)
             manager.destroy()
         return rows
+
+    def _manager(self, request: GenerationRequest, draw: _Draw) -> Any:
+        """transformers' own, with this draw."""
+        generation = GenerationConfig(
+            do_sample=False,  # the draw leaves one token to choose from
+            max_new_tokens=request.sampling.max_completion_length,
+            eos_token_id=list(request.sampling.stop_token_ids),
+            pad_token_id=request.sampling.pad_token_id,
+        )
+        manager = request.model.init_continuous_batching(generation, self.config)
+        manager.num_return_sequences = draw.n  # refused by the config where there is no sampling
+        manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([draw]))
+        manager.logit_processor.tensors_required = 1
+        return manager
 
 
 class _Draw(ContinuousBatchingLogitsProcessor):

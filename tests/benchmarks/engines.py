@@ -4,9 +4,9 @@
     python tests/benchmarks/engines.py --static --continuous-batching
     python tests/benchmarks/engines.py --device cuda --dtype bfloat16 --scale 16
 
-Models have random weights; the lengths of completions are given. Engines take turns, so that a machine's mood touches
-all alike; what counts is the ratio to `generate` within each turn, of which median, least and most are shown. The
-turn before the first starts threads and compiles what is to be compiled; it does not count.
+Models have random weights; the lengths of completions are given. Each repetition measures every engine once, so that
+the machine's load affects all alike; what counts is the ratio to `generate` within a repetition, of which median, least
+and most are shown. A repetition before the first starts threads and compiles what is to be compiled; it does not count.
 Seconds are the processor's on a CPU, which other programs disturb least, and the clock's on CUDA.
 """
 
@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
-from bots_lightning.rollouts import GenerateEngine, RolloutEngine, Rollouts, Sampling
+from bots_lightning.rollouts import GenerateEngine, GenerationRequest, RolloutEngine, Rollouts, SamplingParams
 from bots_lightning.rollouts.compact import CompactEngine
 
 STOP, PAD = 0, 1  # the stop token is the first word, so that noise of 0 draws it
@@ -64,7 +64,7 @@ class Workload:
 
 
 def between(low: int, high: int, rng: np.random.Generator, rows: int) -> np.ndarray:
-    """Any length as likely as any other."""
+    """Lengths drawn uniformly."""
     return rng.integers(low, high + 1, rows)
 
 
@@ -101,7 +101,7 @@ def random_model(workload: Workload, options: argparse.Namespace) -> PreTrainedM
     return model.to(options.device).eval()
 
 
-def noise_for(lengths: np.ndarray, seeds: Sequence[int], n: int, length: int) -> Tensor:
+def noise_for(lengths: np.ndarray, seeds: Sequence[int], counts: Sequence[int], length: int) -> Tensor:
     """In place of `uniform_noise`: (R, T) that draws the stop token at the given length and not before."""
     noise = np.random.default_rng(seeds[0]).uniform(0.5, 1.0, (len(lengths), length))
     noise[np.arange(len(lengths)), lengths - 1] = 0.0
@@ -144,24 +144,25 @@ def seconds(device: str) -> float:
 
 
 def measure(workload: Workload, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Tokens per second of each engine, turn by turn."""
+    """Tokens per second of each engine, one value for each repetition."""
     rng, model = np.random.default_rng(0), random_model(workload, options)
     prompts = [
         rng.integers(2, options.words, size).tolist()
         for size in rng.integers(8, LONGEST_PROMPT + 1, workload.num_prompts)
     ]
     lengths = workload.lengths(rng, workload.num_prompts * workload.n)
-    sampling = Sampling(workload.limit, (STOP,), PAD)
+    sampling = SamplingParams(workload.limit, (STOP,), PAD)
+    request = GenerationRequest(model, prompts, [workload.n] * len(prompts), sampling, range(len(prompts)))
     engines = engines_for(workload, options)
     speeds: dict[str, list[float]] = {name: [] for name in engines}
     with completions_of(lengths, engines.values()):
-        for turn in track(range(options.turns + 1), workload.name, transient=True):
+        for repetition in track(range(options.repetitions + 1), workload.name, transient=True):
             sampled: list[Rollouts] = []
             for name, engine in engines.items():
                 start = seconds(options.device)
-                sampled.append(engine.generate(model, prompts, workload.n, sampling, range(len(prompts))))
+                sampled.append(engine.generate(request))
                 speed = int(lengths.sum()) / (seconds(options.device) - start)
-                if turn > 0:  # the first one starts threads and libraries
+                if repetition > 0:  # the first one starts threads and libraries
                     speeds[name].append(speed)
             for rollouts in sampled:
                 assert rollouts.lengths.tolist() == lengths.tolist()
@@ -178,7 +179,7 @@ def main() -> None:
     parser.add_argument("--static", action="store_true", help="Also `CompactEngine(static=True)`.")
     parser.add_argument("--continuous-batching", action="store_true", help="transformers' own, as one more engine.")
     parser.add_argument("--rows", type=int, default=64, help="In flight at once, of continuous batching.")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--only", type=int, choices=range(len(WORKLOADS)), help="One workload, by number.")
     options = parser.parse_args()
     table: Table | None = None

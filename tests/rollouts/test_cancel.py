@@ -175,17 +175,19 @@ class Generation:
     """Rollouts of four prompts by a server engine, whose requests can be held up."""
 
     def __init__(self, policy: nn.Module, url: str, folder: Path, **options: Any) -> None:
-        self.dialect, self.told = GatedDialect(), []
+        self.dialect, self.reported = GatedDialect(), []
         self.engine = ServerEngine([url], str(folder), self.dialect, **options)
         self.policy = policy
 
     def __call__(self) -> Rollouts:
         self.dialect.calls.clear()
-        self.told.clear()
+        self.reported.clear()
         self.engine.sync(self.policy, 0)
         model = language_model(self.policy)
         return self.engine.generate(
-            request_for(model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=lambda position, _: self.told.append(position))
+            request_for(
+                model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=lambda position, _: self.reported.append(position)
+            )
         )
 
 
@@ -199,10 +201,10 @@ def test_prompts_that_are_queued_for_servers_are_dropped_and_the_answer_under_wa
     generate.dialect.gates[where].cancel_there(generate.engine)
     assert_cancelled(generated)
     assert generate.dialect.calls == calls
-    assert generate.told == []
+    assert generate.reported == []
     assert generate.engine.pool.servers[0].outstanding == 0
     assert_equal(generate(), Generation(policy, url, tmp_path)())
-    assert generate.told == [0, 1, 2, 3]
+    assert generate.reported == [0, 1, 2, 3]
     assert ("load" in generate.dialect.calls) == (where == "load")  # unless the adapter has been loaded
 
 
@@ -376,7 +378,7 @@ def test_nobody_waits_for_servers_that_rest(
         assert resting.acquire(timeout=SECONDS)
     generate.engine.cancel()
     assert_cancelled(generated)
-    assert generate.told == []
+    assert generate.reported == []
     servers.start(checkpoint, url)
     pool.servers[0].rests_until = 0.0
     assert_equal(generate(), expected)

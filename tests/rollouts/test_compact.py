@@ -182,7 +182,7 @@ def test_prompts_are_read_in_pieces_where_they_are_long(monkeypatch: pytest.Monk
     assert rows_of(pieces) == rows_of(whole)
 
 
-# --- what it spares ---------------------------------------------------------------------------------------------
+# --- what it saves ----------------------------------------------------------------------------------------------
 
 
 def test_each_prompt_is_read_once_and_ended_rows_are_dropped(model: PreTrainedModel) -> None:

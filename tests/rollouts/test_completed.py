@@ -1,4 +1,4 @@
-"""Engines tell of each prompt once its completions have all ended, with the tokens that they return in the end."""
+"""Engines report each prompt once its completions have all ended, with the tokens that they return in the end."""
 
 # P prompts, n completions each, R = P·n rows, T completion tokens.
 
@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -65,8 +66,8 @@ def engine(request: pytest.FixtureRequest) -> RolloutEngine:
     return request.param()
 
 
-class Told:
-    """What an engine tells, in turn."""
+class Reports:
+    """What an engine reports, in order."""
 
     def __init__(self, when: Callable[[], Any] = lambda: None) -> None:
         self.calls: list[tuple[int, list[list[int]]]] = []
@@ -82,11 +83,15 @@ class Told:
         return [position for position, _ in self.calls]
 
     def assert_all_of(self, rollouts: Rollouts, n: int) -> None:
-        """Each prompt once, with the rows of the result."""
+        """Each prompt once, with the rows of the result, n for each."""
+        self.assert_each_of(rollouts, [n] * (len(rollouts) // n))
+
+    def assert_each_of(self, rollouts: Rollouts, counts: list[int]) -> None:
+        """Each prompt once, with the rows of the result, as many as its count."""
         pairs = zip(rollouts.completion_ids, rollouts.completion_mask, strict=True)
-        rows = [ids[mask].tolist() for ids, mask in pairs]
-        expected = [(p, rows[p * n : p * n + n]) for p in range(len(rows) // n)]
-        assert sorted(self.calls) == expected
+        rows = iter([ids[mask].tolist() for ids, mask in pairs])
+        assert sorted(self.calls) == [(p, list(islice(rows, n))) for p, n in enumerate(counts)]
+        assert list(rows) == []
 
 
 def set_lengths(monkeypatch: pytest.MonkeyPatch, lengths: list[int]) -> SamplingParams:
@@ -117,7 +122,7 @@ def recorded(model: PreTrainedModel) -> Iterator[list[list[list[int]]]]:
         hook.remove()
 
 
-# --- what is told -----------------------------------------------------------------------------------------------------
+# --- what is reported -------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.sets(st.integers(0, 5), min_size=1), st.integers(1, 9))
@@ -128,12 +133,12 @@ def test_own_tokens_are_those_of_the_mask(tokens: list[int], stops: set[int], li
 
 
 @pytest.mark.parametrize("n", [1, 8])
-def test_every_prompt_is_told_of_once_with_the_rows_that_are_returned(
+def test_every_prompt_is_reported_once_with_the_rows_that_are_returned(
     model: PreTrainedModel, engine: RolloutEngine, n: int
 ) -> None:
-    told = Told()
-    rollouts = engine.generate(request_for(model, PROMPTS, n, SAMPLING, SEEDS, on_completed=told))
-    told.assert_all_of(rollouts, n)
+    reported = Reports()
+    rollouts = engine.generate(request_for(model, PROMPTS, n, SAMPLING, SEEDS, on_completed=reported))
+    reported.assert_all_of(rollouts, n)
     assert torch.equal(
         rollouts.completion_ids, engine.generate(request_for(model, PROMPTS, n, SAMPLING, SEEDS)).completion_ids
     )
@@ -141,28 +146,36 @@ def test_every_prompt_is_told_of_once_with_the_rows_that_are_returned(
         assert 0 < int(rollouts.finished.sum()) < len(rollouts)
 
 
-def test_rows_that_have_ended_and_are_still_in_flight_are_told_of_once(model: PreTrainedModel) -> None:
-    told = Told()  # of 32 rows, three or fewer that have ended are not worth dropping
+def test_prompts_are_reported_with_as_many_completions_as_were_asked_for(
+    model: PreTrainedModel, engine: RolloutEngine
+) -> None:
+    reported, counts = Reports(), [3, 1, 8, 2]
+    rollouts = engine.generate(GenerationRequest(model, PROMPTS, counts, SAMPLING, SEEDS, on_completed=reported))
+    reported.assert_each_of(rollouts, counts)
+
+
+def test_rows_that_have_ended_and_are_still_in_flight_are_reported_once(model: PreTrainedModel) -> None:
+    reported = Reports()  # of 32 rows, three or fewer that have ended are not worth dropping
     rollouts = CompactEngine().generate(
-        request_for(model, PROMPTS * 8, 1, SAMPLING, list(range(32)), on_completed=told)
+        request_for(model, PROMPTS * 8, 1, SAMPLING, list(range(32)), on_completed=reported)
     )
-    told.assert_all_of(rollouts, 1)
+    reported.assert_all_of(rollouts, 1)
 
 
-def test_engines_that_are_handed_a_model_they_cannot_read_tell_as_well() -> None:
+def test_engines_that_are_given_a_model_they_cannot_read_report_as_well() -> None:
     config = MambaConfig(
         vocab_size=12, hidden_size=16, num_hidden_layers=1, state_size=4, pad_token_id=0, eos_token_id=1
     )
-    model, told = MambaForCausalLM(config).eval(), Told()
+    model, reported = MambaForCausalLM(config).eval(), Reports()
     with pytest.warns(UserWarning, match="takes no past"):
         rollouts = CompactEngine(max_tokens=30).generate(
-            request_for(model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=told)
+            request_for(model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=reported)
         )
-    told.assert_all_of(rollouts, 2)
+    reported.assert_all_of(rollouts, 2)
 
 
 @pytest.mark.parametrize("error", [KeyError("grader"), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
-def test_what_the_listener_raises_is_raised_even_if_it_looks_like_a_lack_of_memory(
+def test_what_the_listener_raises_is_raised_even_if_it_looks_like_running_out_of_memory(
     model: PreTrainedModel, engine: RolloutEngine, error: Exception
 ) -> None:
     def fail(position: int, token_lists: list[list[int]]) -> None:
@@ -177,7 +190,7 @@ def test_what_the_listener_raises_is_raised_even_if_it_looks_like_a_lack_of_memo
 
 
 @pytest.mark.parametrize(("check_every", "times"), [(1, [2, 5, 24]), (4, [4, 8, 24])])
-def test_the_compact_engine_tells_as_soon_as_it_sees_that_all_have_ended(
+def test_the_compact_engine_reports_as_soon_as_it_sees_that_all_have_ended(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, check_every: int, times: list[int]
 ) -> None:
     """A pass through the model gives a token to each row: those of length T have ended after pass T."""
@@ -187,31 +200,33 @@ def test_the_compact_engine_tells_as_soon_as_it_sees_that_all_have_ended(
     )  # the trial of a new model comes first
     sampling = set_lengths(monkeypatch, [1, 24, 5, 1, 2, 2])
     with recorded(model) as passes:
-        told = Told(lambda: len(passes))
-        rollouts = CompactEngine().generate(request_for(model, PROMPTS[:3], 2, sampling, SEEDS[:3], on_completed=told))
+        reported = Reports(lambda: len(passes))
+        rollouts = CompactEngine().generate(
+            request_for(model, PROMPTS[:3], 2, sampling, SEEDS[:3], on_completed=reported)
+        )
     assert rollouts.lengths.tolist() == [1, 24, 5, 1, 2, 2]
-    assert told.positions == [2, 1, 0]
-    assert told.times == times
+    assert reported.positions == [2, 1, 0]
+    assert reported.times == times
     assert len(passes) == 24
-    told.assert_all_of(rollouts, 2)
+    reported.assert_all_of(rollouts, 2)
 
 
-def test_the_generate_engine_tells_after_each_chunk_of_rows(
+def test_the_generate_engine_reports_after_each_chunk_of_rows(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampling = set_lengths(monkeypatch, [3, 1, 2, 9, 4, 4])
     with recorded(model) as passes:
-        told = Told(lambda: len(passes))
+        reported = Reports(lambda: len(passes))
         rollouts = GenerateEngine(max_rows=3).generate(
-            request_for(model, PROMPTS[:3], 2, sampling, SEEDS[:3], on_completed=told)
+            request_for(model, PROMPTS[:3], 2, sampling, SEEDS[:3], on_completed=reported)
         )
-    assert told.positions == [0, 1, 2]
-    assert told.times == [3, 3 + 9, 3 + 9]  # rows 0, 1 and 2 take 3 passes, rows 3, 4 and 5 take 9
-    told.assert_all_of(rollouts, 2)
+    assert reported.positions == [0, 1, 2]
+    assert reported.times == [3, 3 + 9, 3 + 9]  # rows 0, 1 and 2 take 3 passes, rows 3, 4 and 5 take 9
+    reported.assert_all_of(rollouts, 2)
 
 
 @pytest.mark.parametrize("check_every", [1, 4])
-def test_rows_that_were_put_aside_are_told_of_when_they_have_ended(
+def test_rows_that_were_put_aside_are_reported_when_they_have_ended(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, check_every: int
 ) -> None:
     """Of 32 prompts, 4 completions each, every fourth has one long row; each budget takes 32 rows and leaves 2."""
@@ -221,19 +236,19 @@ def test_rows_that_were_put_aside_are_told_of_when_they_have_ended(
     prompts = [[2 + i % 10] * 8 + [2 + i // 10] for i in range(32)]
     long = [p for p in range(32) if 24 in lengths[4 * p : 4 * p + 4]]
     with recorded(model) as passes:
-        told = Told(lambda: len(passes))
+        reported = Reports(lambda: len(passes))
         engine = CompactEngine(max_tokens=32 * (9 + 24))
-        rollouts = engine.generate(request_for(model, prompts, 4, sampling, list(range(32)), on_completed=told))
+        rollouts = engine.generate(request_for(model, prompts, 4, sampling, list(range(32)), on_completed=reported))
     assert rollouts.lengths.tolist() == lengths
-    told.assert_all_of(rollouts, 4)
+    reported.assert_all_of(rollouts, 4)
     assert len(long) == 8
-    assert told.positions[-8:] == long
-    assert told.times[23] <= len(passes) - 20  # all others before the 20 tokens that long rows go on for
+    assert reported.positions[-8:] == long
+    assert reported.times[23] <= len(passes) - 20  # all others before the 20 tokens that long rows go on for
     assert [len(rows) for rows in passes if len(rows[0]) == 9 + 4] == [8]  # the long rows, read again
 
 
 @pytest.mark.filterwarnings("ignore:out of memory")
-def test_what_was_told_before_memory_ran_out_is_not_sampled_again(
+def test_what_was_reported_before_memory_ran_out_is_not_sampled_again(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory runs out at the fourth pass: prompt 1 has ended by then, and so has a row of prompt 0."""
@@ -252,14 +267,14 @@ def test_what_was_told_before_memory_ran_out_is_not_sampled_again(
 
     hook = model.register_forward_pre_hook(fail, with_kwargs=True)
     with recorded(model) as passes:
-        told = Told(lambda: failures)
-        rollouts = CompactEngine().generate(request_for(model, prompts, 2, sampling, [1, 2, 3], on_completed=told))
+        reported = Reports(lambda: failures)
+        rollouts = CompactEngine().generate(request_for(model, prompts, 2, sampling, [1, 2, 3], on_completed=reported))
     hook.remove()
     assert failures == 1
-    told.assert_all_of(rollouts, 2)
+    reported.assert_all_of(rollouts, 2)
     assert rollouts.lengths.tolist() == [2, 8, 3, 3, 8, 8]
-    assert told.positions[0] == 1
-    assert told.times == [0, 1, 1]
+    assert reported.positions[0] == 1
+    assert reported.times == [0, 1, 1]
     read = [prompt for rows in passes if len(rows[0]) == 3 for prompt in rows]
     assert sorted(read) == [[5, 5, 5], [5, 5, 5], [6, 6, 6], [7, 7, 7], [7, 7, 7]]
 
@@ -279,15 +294,27 @@ def policy(checkpoint: str) -> nn.Module:
 
 @pytest.mark.parametrize("dialect", [None, SGLangDialect()])
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_the_server_engine_tells_of_each_prompt_what_it_returns(
+def test_the_server_engine_reports_of_each_prompt_what_it_returns(
     policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path, dialect: Any, temperature: float
 ) -> None:
-    engine, told = ServerEngine([servers.start(checkpoint)], str(tmp_path), dialect), Told()
+    engine, reported = ServerEngine([servers.start(checkpoint)], str(tmp_path), dialect), Reports()
     sampling = SamplingParams(6, (1, 4, 9), pad_token_id=4, temperature=temperature)
     engine.sync(policy, 0)
-    rollouts = engine.generate(request_for(language_model(policy), PROMPTS, 4, sampling, SEEDS, on_completed=told))
-    told.assert_all_of(rollouts, 4)
+    rollouts = engine.generate(request_for(language_model(policy), PROMPTS, 4, sampling, SEEDS, on_completed=reported))
+    reported.assert_all_of(rollouts, 4)
     assert rollouts.finished.any()
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_the_server_engine_reports_as_many_completions_as_were_asked_for(
+    policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path, temperature: float
+) -> None:
+    engine, reported, counts = ServerEngine([servers.start(checkpoint)], str(tmp_path)), Reports(), [3, 1, 5, 2]
+    sampling = SamplingParams(6, (1, 4, 9), pad_token_id=4, temperature=temperature)
+    engine.sync(policy, 0)
+    model = language_model(policy)
+    rollouts = engine.generate(GenerationRequest(model, PROMPTS, counts, sampling, SEEDS, on_completed=reported))
+    reported.assert_each_of(rollouts, counts)
 
 
 class Verbose(ServerDialect):
@@ -307,23 +334,23 @@ class Verbose(ServerDialect):
         return [Completion([*c.tokens, 7, 1, 7], [*c.logprobs, *[float("nan")] * 3]) for c in completions]
 
 
-def test_what_a_server_gives_beyond_the_end_is_neither_told_nor_returned(
+def test_what_a_server_gives_beyond_the_end_is_neither_reported_nor_returned(
     policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path
 ) -> None:
     urls = [servers.start(checkpoint)]
     rollouts = []
     for dialect in (VLLMDialect(), Verbose()):
-        engine, told = ServerEngine(urls, str(tmp_path), dialect), Told()
+        engine, reported = ServerEngine(urls, str(tmp_path), dialect), Reports()
         engine.sync(policy, 0)
         rollouts.append(
-            engine.generate(request_for(language_model(policy), PROMPTS, 4, SAMPLING, SEEDS, on_completed=told))
+            engine.generate(request_for(language_model(policy), PROMPTS, 4, SAMPLING, SEEDS, on_completed=reported))
         )
-        told.assert_all_of(rollouts[-1], 4)
+        reported.assert_all_of(rollouts[-1], 4)
     assert torch.equal(rollouts[0].completion_ids, rollouts[1].completion_ids)
     assert 0 < int(rollouts[0].finished.sum()) < len(rollouts[0])
 
 
-def test_the_server_engine_tells_of_an_answer_before_it_asks_for_the_next(
+def test_the_server_engine_reports_an_answer_before_it_asks_for_the_next(
     policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path
 ) -> None:
     url = servers.start(checkpoint)
@@ -332,11 +359,11 @@ def test_the_server_engine_tells_of_an_answer_before_it_asks_for_the_next(
         calls = json.loads(urlopen(f"{url}/calls", timeout=5).read())
         return sum(call.startswith("/v1/completions") for call in calls)
 
-    engine, told = ServerEngine([url], str(tmp_path), requests_per_server=1), Told(asked)
+    engine, reported = ServerEngine([url], str(tmp_path), requests_per_server=1), Reports(asked)
     engine.sync(policy, 0)
-    engine.generate(request_for(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS, on_completed=told))
-    assert told.positions == [0, 1, 2, 3]
-    assert told.times == [1, 2, 3, 4]
+    engine.generate(request_for(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS, on_completed=reported))
+    assert reported.positions == [0, 1, 2, 3]
+    assert reported.times == [1, 2, 3, 4]
 
 
 def test_the_server_engine_raises_what_the_listener_raises(

@@ -177,6 +177,46 @@ def test_completions_of_a_prompt_depend_on_its_seed_alone(model: PreTrainedModel
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+COUNTS = [3, 1, 16, 2]
+
+
+def assert_first_of_each(rollouts: Rollouts, equal: Rollouts) -> None:
+    """Rollouts of COUNTS are the first ones of 16 of each prompt."""
+    first = torch.cat([torch.arange(n) + 16 * prompt for prompt, n in enumerate(COUNTS)])
+    assert rows_of(rollouts) == rows_of(equal.rows(first))
+    assert len(rollouts) == sum(COUNTS)
+    for name in ("prompt_ids", "prompt_mask", "finished"):
+        assert torch.equal(getattr(rollouts, name), getattr(equal, name)[first])
+    if rollouts.logprobs is not None and equal.logprobs is not None:
+        expected = equal.logprobs[first, : rollouts.logprobs.shape[1]]
+        torch.testing.assert_close(rollouts.logprobs, expected, atol=1e-4, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("sampling", [SAMPLING, GREEDY], ids=["sampled", "greedy"])
+def test_fewer_completions_are_the_first_of_more(
+    model: PreTrainedModel, engine: RolloutEngine, sampling: SamplingParams
+) -> None:
+    rollouts = engine.generate(GenerationRequest(model, PROMPTS, COUNTS, sampling, SEEDS))
+    assert_first_of_each(rollouts, engine.generate(request_for(model, PROMPTS, 16, sampling, SEEDS)))
+
+
+@pytest.mark.parametrize("sampling", [SAMPLING, GREEDY], ids=["sampled", "greedy"])
+@pytest.mark.parametrize("dialect", [None, SGLangDialect()], ids=["vllm", "sglang"])
+def test_fewer_completions_of_servers_are_the_first_of_more(
+    servers: Any, checkpoint: str, tmp_path: Path, dialect: Any, sampling: SamplingParams
+) -> None:
+    policy = adapted_policy(checkpoint)
+    engine, model = ServerEngine([servers.start(checkpoint)], str(tmp_path), dialect=dialect), language_model(policy)
+    engine.sync(policy, 0)
+    rollouts = engine.generate(GenerationRequest(model, PROMPTS, COUNTS, sampling, SEEDS))
+    assert_first_of_each(rollouts, engine.generate(request_for(model, PROMPTS, 16, sampling, SEEDS)))
+
+
+def test_all_tokens_of_an_engine_are_actions(model: PreTrainedModel, engine: RolloutEngine) -> None:
+    rollouts = engine.generate(request_for(model, PROMPTS, 4, SAMPLING, SEEDS))
+    assert torch.equal(rollouts.action_mask, rollouts.completion_mask)
+
+
 def test_the_policy_is_left_as_it_was(model: PreTrainedModel, engine: RolloutEngine) -> None:
     expected = rows_of(engine.generate(request_for(model, PROMPTS, 4, SAMPLING, SEEDS)))
     model.train()

@@ -139,12 +139,10 @@ def gaps(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[float]]:
     found: dict[int, list[float]] = defaultdict(list)
     generate = ServerEngine.generate
 
-    def compare(
-        self: ServerEngine, model: Any, prompts: Any, n: int, sampling: SamplingParams, *rest: Any, **more: Any
-    ) -> Rollouts:
-        rollouts = generate(self, model, prompts, n, sampling, *rest, **more)
+    def compare(self: ServerEngine, request: GenerationRequest) -> Rollouts:
+        rollouts = generate(self, request)
         with torch.no_grad():
-            expected, _ = completion_logprobs(model, rollouts, sampling.temperature)
+            expected, _ = completion_logprobs(request.model, rollouts, request.sampling.temperature)
         assert rollouts.logprobs is not None
         gap = (rollouts.logprobs - expected)[rollouts.completion_mask].abs().max()
         found[rollouts.policy_version].append(float(gap))
@@ -161,7 +159,7 @@ def test_the_quickstart_learns_from_its_rollouts(
     with serving(WarmStart().prepare(), tmp_path / "vllm.log") as url:
         options = {"urls": [url], "adapter_dir": str(tmp_path / "adapters"), "logprobs": True}
         overlay = tmp_path / "overlay.yaml"
-        overlay.write_text(yaml.safe_dump({"model": {"init_args": {"engine": {"init_args": options}}}}))
+        overlay.write_text(yaml.safe_dump({"model": {"sampler": {"engine": {"init_args": options}}}}))
         configs = [ROOT / "configs/quickstart.yaml", ROOT / "configs/rollouts/vllm_server.yaml", overlay]
         words = [word for config in configs for word in ("--config", str(config))]
         main(["fit", *words, "--runs_dir", str(tmp_path), "--name", "run", "--trainer.accelerator", "cpu"])

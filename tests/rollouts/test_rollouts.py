@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 import torch
 
 from bots_lightning.rollouts import Rollouts, completion_mask, concatenate
@@ -72,6 +73,34 @@ def test_log_probabilities_that_are_not_known_are_nan() -> None:
     assert both.logprobs[:2].isnan().all()
     assert both.logprobs[2, 0] == -0.5
     assert concatenate([NARROW, replace(WIDE, logprobs=None)], pad_token_id=0).logprobs is None
+
+
+# The policy sampled the first and the last token of the first row; a tool answered between them.
+WITH_TOOL = replace(NARROW, action_mask=torch.tensor([[True, False, True], [True, True, False]]))
+
+
+def test_all_tokens_of_a_completion_are_actions_unless_something_else_is_said() -> None:
+    assert torch.equal(NARROW.action_mask, NARROW.completion_mask)
+    assert WITH_TOOL.action_mask.int().tolist() == [[1, 0, 1], [1, 1, 0]]
+    assert WITH_TOOL.lengths.tolist() == [3, 2]  # of the whole completions
+
+
+def test_actions_are_carried_by_all_that_makes_rollouts_of_rollouts() -> None:
+    both = concatenate([WIDE, WITH_TOOL], pad_token_id=0)
+    assert both.action_mask.int().tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
+    assert both.rows(torch.tensor([2, 0])).action_mask.int().tolist() == [[1, 1], [1, 0]]
+    assert both.rows(torch.tensor([1])).action_mask.int().tolist() == [[1, 0, 1]]
+    assert replace(both, policy_version=9).action_mask is both.action_mask
+    moved = both.to(torch.device("meta"))
+    assert moved.action_mask.device.type == moved.completion_mask.device.type == "meta"
+
+
+@pytest.mark.parametrize("rollouts", [NARROW, WIDE, WITH_TOOL])
+def test_rollouts_are_restored_from_their_fields(rollouts: Rollouts) -> None:
+    again = Rollouts(**vars(rollouts))
+    assert torch.equal(again.action_mask, rollouts.action_mask)
+    before = {name: value for name, value in vars(rollouts).items() if name != "action_mask"}
+    assert torch.equal(Rollouts(**before).action_mask, rollouts.completion_mask)  # of older checkpoints
 
 
 def test_rows_of_what_was_concatenated_are_the_parts() -> None:

@@ -28,7 +28,7 @@ Write = Callable[[bytes], object]
 
 
 class Speaker(ThreadingTCPServer):
-    """A server that answers each request as it was told."""
+    """A server that answers each request by the function it was given."""
 
     daemon_threads = True
 

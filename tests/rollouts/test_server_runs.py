@@ -21,7 +21,7 @@ from bots_lightning.training import StepFailedError
 ROOT = Path(__file__).parents[2]
 FEW_STEPS = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "tests/assets/few_steps.yaml")]
 STEPS = 5
-CLOCK = ("time", "timing", "overhead", "per_second", "memory")  # what names of figures say that the clock decides
+CLOCK = ("time", "timing", "overhead", "per_second", "memory")  # in the names of metrics that depend on the clock
 
 Fit = Callable[..., Path]
 
@@ -42,11 +42,12 @@ def fit(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, checkpoint
             },
         }
         reward = {"class_path": "bots_lightning.rewards.FormatMatch", "init_args": {"pattern": "[^0-9]*"}}
-        model = {"pretrained": checkpoint, "engine": engine, "reward_funcs": [reward], "num_generations": 4}
+        sampler = {"engine": engine, "num_generations": 4}
+        model = {"policy": {"pretrained": checkpoint}, "scorer": {"reward_funcs": [reward]}, "sampler": sampler}
         overlay = tmp_path / f"{name}.yaml"
-        overlay.write_text(yaml.safe_dump({"model": {"init_args": model}}))
+        overlay.write_text(yaml.safe_dump({"model": model}))
         words = ["--config", str(overlay), "--name", name, "--runs_dir", str(tmp_path / "runs")]
-        words += ["--data.init_args.steps_per_epoch", str(STEPS), "--trainer.accelerator", "cpu"]
+        words += ["--data.steps_per_epoch", str(STEPS), "--trainer.accelerator", "cpu"]
         words += ["--trainer.val_check_interval", str(STEPS), "--trainer.num_sanity_val_steps", "0"]
         main(["fit", *FEW_STEPS, *words, *options])
         return tmp_path / "runs" / name
@@ -64,21 +65,21 @@ def undisturbed(fit: Fit, servers: Any, checkpoint: str) -> tuple[Path, int]:
 
 
 def learnt(run: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    """Metrics but for seconds, and trained weights."""
+    """Metrics, except those of the clock, and trained weights."""
     rows = read_metrics(run / "metrics.csv")
-    figures = [{k: v for k, v in row.items() if not any(word in k for word in CLOCK)} for row in rows]
-    return figures, torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    metrics = [{k: v for k, v in row.items() if not any(word in k for word in CLOCK)} for row in rows]
+    return metrics, torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 def assert_the_same(first: Path, second: Path) -> None:
-    (figures, weights), (others, other_weights) = learnt(first), learnt(second)
-    assert len(figures) == len(others)
-    for row, other in zip(figures, others, strict=True):
+    (metrics, weights), (others, other_weights) = learnt(first), learnt(second)
+    assert len(metrics) == len(others)
+    for row, other in zip(metrics, others, strict=True):
         assert row.keys() == other.keys()
         assert [k for k in row if row[k] != other[k] and not (math.isnan(row[k]) and math.isnan(other[k]))] == []
     assert weights.keys() == other_weights.keys()
     assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
-    trained = [row for row in figures if "reward" in row]
+    trained = [row for row in metrics if "reward" in row]
     assert len(trained) == STEPS
     assert len({row["reward"] for row in trained}) > 1
     assert any(weight.abs().sum() > 0 for name, weight in weights.items() if "lora_B" in name)
@@ -130,10 +131,10 @@ def test_a_run_that_loses_all_servers_is_saved_and_goes_on(
     assert_the_same(whole, resumed)
 
 
-def test_a_run_one_step_ahead_survives_its_server_too(fit: Fit, servers: Any, checkpoint: str) -> None:
-    ahead = ("--model.init_args.max_staleness", "1")
+def test_asynchronous_rollouts_survive_their_server_too(fit: Fit, servers: Any, checkpoint: str) -> None:
+    one_step_off = ("--model.sampler.max_staleness", "1")
     url, other = servers.start(checkpoint), servers.start(checkpoint)
-    whole = fit("ahead", url, options=ahead)
+    whole = fit("asynchronous", url, options=one_step_off)
     rows = [row for row in read_metrics(whole / "metrics.csv") if "reward" in row]
     assert [row["sampling/staleness"] for row in rows] == [0, 1, 1, 1, 1]
     gaps = [row["sampling/sampling_logp_difference/mean"] for row in rows]
@@ -142,6 +143,6 @@ def test_a_run_one_step_ahead_survives_its_server_too(fit: Fit, servers: Any, ch
     die_after(other, completions_of(url) // 2)
     watch = threading.Thread(target=restart_when_dead, args=[servers, other, checkpoint])
     watch.start()
-    disturbed = fit("ahead-killed", other, options=ahead)
+    disturbed = fit("asynchronous-killed", other, options=one_step_off)
     watch.join()
     assert_the_same(whole, disturbed)

@@ -117,7 +117,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
-    """Counts the graphs that are compiled; what each does is left as it is."""
+    """Counts the graphs that are compiled; they are not optimised."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
     step = torch.compile(next_logits, backend=counter)
@@ -163,6 +163,14 @@ def test_tokens_are_those_of_the_cache_that_grows(
     slots = {rows for kind, rows, columns in passes if columns == 1 and kind == "Cache"}
     assert len(slots) > 2 or not can_read(model)
     assert slots <= {4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48}
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_prompts_may_have_unequal_numbers_of_completions() -> None:
+    model, prompts = build(FAMILIES["mistral, sliding"]), random_prompts(20, longest=9)
+    request = GenerationRequest(model, prompts, [1 + i % 5 for i in range(20)], SAMPLING, range(20))
+    expected = CompactEngine(10 * 29, logprobs=True).generate(request)
+    assert_same(CompactEngine(10 * 29, logprobs=True, static=True).generate(request), expected)
 
 
 @pytest.mark.usefixtures("uncompiled")
