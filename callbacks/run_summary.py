@@ -14,8 +14,8 @@ from lightning.pytorch import Callback
 from rich.console import Console
 from rich.table import Table
 
+from bots_lightning.algorithms.step import PHASES
 from bots_lightning.checkpoints import write_text
-from bots_lightning.training.metrics import PHASES
 from callbacks.belief_quality import BeliefQuality
 from callbacks.effective_task_ratio import EffectiveTaskRatio
 from callbacks.selection_overhead import SelectionOverhead

@@ -203,14 +203,14 @@ class TaskDataModule(LightningDataModule):
 
         Args:
             evidence: success counts of this rank's tasks.
-            tokens: of all completions of each task, by position in the pool; further work is shared out by it.
+            tokens: that `num_generations` completions of each task take, by position in the pool; ranks share further
+                batches out by it.
         """
         if ranks.world_size() > 1:
             everyones = ranks.gathered((evidence, tokens or {}))
             evidence = Evidence.concatenate([theirs for theirs, _ in everyones])
-            counts = dict(zip(self.drawn, self.drawn_counts, strict=True))
-            for _, used in everyones:  # scaled to what `num_generations` completions take
-                self.workload.observe({i: total * self.num_generations / counts[i] for i, total in used.items()})
+            for _, used in everyones:
+                self.workload.observe(used)
         start = time.perf_counter()
         forecast = Forecast.of(self.selector, evidence.merged())
         self.forecasts += [] if forecast is None else [forecast]

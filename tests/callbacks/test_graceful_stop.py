@@ -38,7 +38,7 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Fit:
                 os.kill(os.getpid(), number)
 
         monkeypatch.setattr(EffectiveTaskRatio, "on_train_batch_end", observe_and_signal)
-        constant = ["--model.init_args.lr_scheduler_type", "constant"]
+        constant = ["--model.optimizer.lr_scheduler_type", "constant"]
         command = ["fit", *words, *constant, *options, "--name", name]
         if stop_after:
             with pytest.raises(SystemExit) as ended:
@@ -96,7 +96,7 @@ def check_equal(ours: Any, theirs: Any) -> None:
 def test_the_resumed_run_equals_the_undisturbed_one(
     stop_after: int, interval: int, epochs: int, number: signal.Signals, fit: Fit, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--data.init_args.steps_per_epoch", "4", "--trainer.val_check_interval", str(interval)]
+    options = ["--data.steps_per_epoch", "4", "--trainer.val_check_interval", str(interval)]
     options += ["--trainer.max_epochs", str(epochs)]
     whole, rows = outcome(fit("whole", *options))
     stopped = fit("stopped", *options, stop_after=stop_after, number=number)
@@ -107,25 +107,25 @@ def test_the_resumed_run_equals_the_undisturbed_one(
     assert torch.load(last)["progress"]["iterations"] == stop_after
     assert not (stopped / "summary.json").exists()
     resumed, resumed_rows = outcome(fit("stopped", *options, "--ckpt_path", "last"))
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "progress", "evaluations"):
-        check_equal(resumed[part], whole[part])
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "progress", "evaluations"):
+        check_equal(resumed[key], whole[key])
     check_equal(resumed["TaskDataModule"], whole["TaskDataModule"])
     check_equal(resumed_rows, rows)
 
 
-def test_a_run_told_to_go_at_its_end_ends_as_always(fit: Fit, tmp_path: Path) -> None:
+def test_a_run_that_is_preempted_at_its_end_ends_as_always(fit: Fit, tmp_path: Path) -> None:
     options = ["--trainer.val_check_interval", "2"]
     whole = outcome(fit("whole", *options))
     with pytest.raises(pytest.fail.Exception):  # nothing is raised
-        fit("told", *options, stop_after=2)
-    told = outcome(tmp_path / "runs" / "told")
-    check_equal(told[0]["state_dict"], whole[0]["state_dict"])
-    check_equal(told[1], whole[1])
-    assert (tmp_path / "runs" / "told" / "summary.json").is_file()
+        fit("preempted", *options, stop_after=2)
+    preempted = outcome(tmp_path / "runs" / "preempted")
+    check_equal(preempted[0]["state_dict"], whole[0]["state_dict"])
+    check_equal(preempted[1], whole[1])
+    assert (tmp_path / "runs" / "preempted" / "summary.json").is_file()
 
 
 class Flaky:
-    """The quickstart's reward function, whose judge is away at one of its calls."""
+    """The quickstart's reward function, whose grader is away at one of its calls."""
 
     def __init__(self, fails_at: int) -> None:
         self.calls, self.fails_at = 0, fails_at
@@ -133,23 +133,23 @@ class Flaky:
     def __call__(self, *args: Any, **kwargs: Any) -> list[float]:
         self.calls += 1
         if self.calls == self.fails_at:
-            raise ConnectionError("the judge does not answer")
+            raise ConnectionError("the grader does not answer")
         return exact_match(*args, **kwargs)
 
 
 def test_a_step_that_fails_is_made_again_by_the_resumed_run(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--data.init_args.steps_per_epoch", "4", "--trainer.val_check_interval", "4"]
+    options = ["--data.steps_per_epoch", "4", "--trainer.val_check_interval", "4"]
     whole, rows = outcome(fit("whole", *options))
     # the evaluation before training is its first call, so this is the third step
     monkeypatch.setattr("bots_lightning.rewards.exact_match", Flaky(fails_at=4))
-    with pytest.raises(StepFailedError, match="ConnectionError: the judge does not answer"):
+    with pytest.raises(StepFailedError, match="ConnectionError: the grader does not answer"):
         fit("failed", *options)
     assert "saved as the last step left it; to continue: --ckpt_path" in capsys.readouterr().err
     resumed, resumed_rows = outcome(fit("failed", *options, "--ckpt_path", "last"))
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "progress", "evaluations"):
-        check_equal(resumed[part], whole[part])
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "progress", "evaluations"):
+        check_equal(resumed[key], whole[key])
     check_equal(resumed["TaskDataModule"], whole["TaskDataModule"])
     check_equal(resumed_rows, rows)
 

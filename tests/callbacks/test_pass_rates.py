@@ -1,10 +1,11 @@
 """The table says how often each task was solved, and a run that failed or was cut short goes on where it was."""
 
-# Shapes: B tasks in a batch, G rollouts per task.
+# G rollouts per task.
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ from lightning.pytorch.callbacks import Callback
 
 from bots_lightning.algorithms import GRPO
 from bots_lightning.beliefs import BetaBelief, ReferenceInterpolation
-from bots_lightning.data import TaskDataModule
-from bots_lightning.rewards import RewardFunctionError
+from bots_lightning.data import DrawnTask, TaskDataModule
+from bots_lightning.data.loaders import FixedBatches, task_loader
+from bots_lightning.policy import Policy
+from bots_lightning.rewards import RewardFunctionError, Scorer
+from bots_lightning.rollouts.segments import by_group
 from bots_lightning.selection import ThompsonSelector, UniformSelector
 from bots_lightning.tasks import TaskPool, TaskSource
 from bots_lightning.tasks.pass_rates import WithPassRates
+from bots_lightning.training import Evaluation, OnlineModule, Sampler, Updater
 from callbacks import PassRateWriter
 
 G = 4
@@ -51,12 +56,27 @@ class Letters(TaskSource):
 
 
 def scripted(prompts: list[str], completions: list[str], answer: list[str], **_: Any) -> list[float | None]:
-    return [REWARDS[task][row % G] for row, task in enumerate(answer)]
+    tried: Counter[str] = Counter()
+    rewards = []
+    for task in answer:
+        rewards.append(REWARDS[task][tried[task]])
+        tried[task] += 1
+    return rewards
 
 
 def varied(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
     """The share of different characters, at most 1."""
     return [min(len(set(completion)) / 8, 1.0) for completion in completions]
+
+
+def online(
+    checkpoint: str, reward: Any, num_generations: int = G, temperature: float = 1.0, seed: int = 0
+) -> OnlineModule:
+    """The tiny policy; the scripted rewards are those from −1 to 1."""
+    policy = Policy(checkpoint, temperature=temperature)
+    scorer = Scorer([reward], reward_range=(-1.0 if reward is scripted else 0.0, 1.0))
+    sampler = Sampler(num_generations, max_completion_length=8)
+    return OnlineModule(policy, scorer, sampler, GRPO(), Updater(), Evaluation(), seed=seed)
 
 
 def predict(
@@ -72,9 +92,7 @@ def predict(
 ) -> list[list[str]]:
     """Profiles the tiny policy; the tasks of each batch that was rolled out."""
     seen = Seen()
-    low = -1.0 if reward is scripted else 0.0
-    options = {"num_generations": G, "reward_range": (low, 1.0), "max_completion_length": 8} | options
-    module = GRPO(checkpoint, [reward], **options)
+    module = online(checkpoint, reward, **options)
     data = TaskDataModule(source or Letters(), UniformSelector(), batch_size=1, eval_batch_size=batch)
     writer = writer or PassRateWriter(progress=False, picture=False)
     trainer = quiet(folder, [writer, seen], limit_predict_batches=limit)
@@ -113,12 +131,12 @@ def test_a_run_that_failed_goes_on_with_the_batch_that_failed(tmp_path: Path, ch
         nonlocal calls
         calls += 1
         if calls == 2:
-            raise ConnectionError("no judge is left")
+            raise ConnectionError("no grader is left")
         return varied(**columns)
 
     failing.__name__ = varied.__name__
     predict(tmp_path / "whole", checkpoint, reward=varied)
-    with pytest.raises(RewardFunctionError, match=r"reward function varied raised ConnectionError: no judge is left"):
+    with pytest.raises(RewardFunctionError, match=r"reward function varied raised ConnectionError: no grader is left"):
         predict(tmp_path / "failed", checkpoint, reward=failing)
     assert not (tmp_path / "failed" / "pass_rates.parquet").exists()
     assert predict(tmp_path / "failed", checkpoint, reward=failing) == [["c", "d"], ["e"]]
@@ -177,7 +195,7 @@ def test_another_model_is_refused_by_name(tmp_path: Path, checkpoint: str) -> No
 
 
 def test_a_checkpoint_is_named_with_the_age_of_its_policy(tmp_path: Path, checkpoint: str) -> None:
-    module = GRPO(checkpoint, [varied], num_generations=G, max_completion_length=8)
+    module = online(checkpoint, varied)
     trainer = quiet(tmp_path, [], max_epochs=1)
     trainer.fit(module, TaskDataModule(Letters(), UniformSelector(), batch_size=4, steps_per_epoch=2))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -186,7 +204,7 @@ def test_a_checkpoint_is_named_with_the_age_of_its_policy(tmp_path: Path, checkp
     assert table(tmp_path)["model"].unique().to_pylist() == [expected]
 
 
-def test_completions_are_kept_beside_their_rewards(tmp_path: Path, checkpoint: str) -> None:
+def test_completions_are_kept_with_their_rewards(tmp_path: Path, checkpoint: str) -> None:
     path = tmp_path / "texts.jsonl"
     writer = PassRateWriter(str(tmp_path / "t.parquet"), str(path), progress=False, picture=False)
     predict(tmp_path, checkpoint, writer, limit=2, reward=varied)
@@ -198,6 +216,26 @@ def test_completions_are_kept_beside_their_rewards(tmp_path: Path, checkpoint: s
     assert means == pytest.approx(np.mean(pq.read_table(tmp_path / "t.parquet")["pass_rate"].to_pylist()))
     with pytest.raises(ValueError, match="completions=True there, False here"):
         predict(tmp_path, checkpoint, PassRateWriter(writer.file), reward=varied)
+
+
+def test_tasks_of_unequal_numbers_of_rollouts_by_hand(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = [4, 2, 1, 3, 4]
+    drawn = [DrawnTask(index, index, count) for index, count in enumerate(counts)]
+    batches = FixedBatches([drawn[:2], drawn[2:]])
+    monkeypatch.setattr(
+        "bots_lightning.data.datamodule.predict_loader", lambda pool, *_: task_loader(lambda: pool, batches)
+    )
+    path = tmp_path / "texts.jsonl"
+    assert predict(tmp_path, checkpoint, PassRateWriter(completions=str(path), progress=False, picture=False)) != []
+    measured = table(tmp_path).to_pydict()
+    assert measured["n"] == [4, 1, 0, 3, 4]
+    assert measured["successes"] == [3.0, 0.75, 0.0, 0.0, 4.0]
+    assert measured["pass_rate"] == [0.75, 0.75, None, 0.0, 1.0]
+    rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    expected = [(task, reward) for task, count in zip("abcde", counts, strict=True) for reward in REWARDS[task][:count]]
+    assert [(row["task_id"], row["reward"]) for row in rows] == expected
 
 
 def test_the_bar_counts_tasks_and_shows_their_mean(
@@ -240,9 +278,10 @@ def test_fit_interpolates_between_two_profiled_columns(tmp_path: Path, checkpoin
 
     class Outcome(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            outcome.update(rates=outputs["rewards"].mean(dim=1).numpy(), ids=[task.id for task in batch.tasks])
+            rewards = by_group(outputs["rewards"], outputs["group_of_row"])
+            outcome.update(rates=rewards.mean(dim=1).numpy(), ids=[task.id for task in batch.tasks])
 
-    module = GRPO(checkpoint, [varied], num_generations=G, max_completion_length=8)
+    module = online(checkpoint, varied)
     quiet(tmp_path, [Outcome()], max_epochs=1).fit(module, data)
     rates = {name: dict(zip(*columns(tmp_path / f"{name}.parquet"), strict=True)) for name in ("weak", "strong")}
     known = [i for i, task in enumerate(outcome["ids"]) if task != "x"]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from bots_lightning.algorithms.step import PHASES
 from bots_lightning.evaluation import CountHistogram
 from bots_lightning.selection import UniformSelector
-from bots_lightning.training.metrics import PHASES
 from callbacks import EffectiveTaskRatio, RunSummary, SelectionOverhead
 
 BEFORE = {"eval/heldout/avg@4": 0.25, "eval/heldout/pass@4": 0.5, "eval/heldout/maths/avg@4": 0.9}

@@ -19,10 +19,12 @@ from lightning import Trainer
 
 from bots_lightning.algorithms import GRPO
 from bots_lightning.data import TaskDataModule
-from bots_lightning.policy import LoRA
+from bots_lightning.policy import LoRA, Policy
+from bots_lightning.rewards import Scorer
 from bots_lightning.rollouts.segments import groups_of_rows
 from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import ProceduralTasks, Task
+from bots_lightning.training import Evaluation, OnlineModule, Sampler, Updater
 from callbacks import StalledLearning
 
 NONE = math.nan
@@ -206,7 +208,9 @@ def wrong(completions: list[str], group: list[str], **_: Any) -> list[float | No
 
 
 def test_a_run_that_cannot_learn_says_so(checkpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    module = GRPO(checkpoint, [wrong], lora=LoRA(r=4), num_generations=4, max_prompt_length=32, max_completion_length=2)
+    sampler = Sampler(num_generations=4, max_prompt_length=32, max_completion_length=2)
+    policy = Policy(checkpoint, LoRA(r=4))
+    module = OnlineModule(policy, Scorer([wrong]), sampler, GRPO(), Updater(), Evaluation())
     data = TaskDataModule(ProceduralTasks(24), UniformSelector(), 8, steps_per_epoch=4)
     trainer = Trainer(
         default_root_dir=tmp_path,
