@@ -1,4 +1,4 @@
-"""Measures of runs: held-out quality, effective tasks."""
+"""Evaluation of runs: held-out scores, effective tasks, loggers; replay and comparison have folders of their own."""
 
 from bots_lightning.evaluation.loggers.metrics_csv import MetricsCSV, read_metrics
 from bots_lightning.evaluation.loggers.tensorboard import TensorBoardCurves

@@ -1,4 +1,4 @@
-"""`metrics.csv`: one row per logged step, kept whole when a run is resumed."""
+"""`metrics.csv`: one row per logged step, continued when a run is resumed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from bots_lightning.checkpoints import append_text, write_text
 class MetricsCSV(Logger):
     """Writes `metrics.csv` in the run folder, and continues it when a run is resumed.
 
-    Lightning's own CSVLogger deletes the file of an earlier run in the same folder. This one keeps its rows, but for
-    those that the resumed run writes anew.
+    Lightning's own CSVLogger deletes the file of an earlier run in the same folder. This one keeps its rows, except
+    those that the resumed run writes again.
 
     Args:
         folder: the run folder.
@@ -35,12 +35,12 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """Empty: checkpoints go right below the run folder."""
+        """Empty, so that checkpoints go directly into the run folder."""
         return ""
 
     @property
     def version(self) -> str:
-        """Empty, as the name."""
+        """Empty, for the same reason as `name`."""
         return ""
 
     @property
@@ -50,11 +50,11 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the resolved config has a file of its own."""
+        """Does nothing: the resolved config has a file of its own."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Adds to the row of a step."""
+        """Adds metrics to the row of a step."""
         row = {"step": step or 0} | {name: float(value) for name, value in metrics.items()}
         if not self._rows and self._last is not None and self._last["step"] == row["step"]:
             self._rows = [self._last]
@@ -66,7 +66,11 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def continue_after(self, step: int) -> None:
-        """Leaves later rows out, which the run that begins will write anew; the row of that step may still grow."""
+        """Deletes the rows after a step, which the resumed run writes again; that step's own row may still grow.
+
+        Args:
+            step: of the checkpoint.
+        """
         rows = [row for row in read_metrics(self.path) if row["step"] <= step]
         if self.path.is_file():
             self._rewrite(rows)
@@ -82,9 +86,10 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def flush(self) -> None:
-        """Appends the rows held back; rewrites the file for new columns, and for a last row that has grown.
+        """Appends pending rows; rewrites the file for new columns, and for a last row that has grown.
 
-        Where that fails, file and rows are as they were.
+        Raises:
+            CheckpointError: the disk is full, or fails; file and rows are unchanged.
         """
         if not self._rows:
             return
@@ -101,7 +106,7 @@ class MetricsCSV(Logger):
         self._columns = columns
 
     def _earlier(self) -> list[dict[str, float]]:
-        """The rows on disk that stay: not those that a resumed run writes anew, nor one that has grown."""
+        """The rows on disk that are kept: not those that a resumed run writes again, nor one that has grown."""
         rows = read_metrics(self.path)
         if self._columns is None:
             return [row for row in rows if row["step"] < self._rows[0]["step"]]
@@ -118,10 +123,16 @@ def _lines(columns: list[str], rows: list[dict[str, Any]], header: bool = False)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a metrics file, empty cells left out; no rows where there is no file.
+    """Reads a metrics file.
 
-    A last line without an end is one that a kill has torn, and left out. Another line that cannot be read is left out
-    with a warning.
+    A last line without an end was cut off by a kill and is left out. Other lines that cannot be read are left out with
+    a warning.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        a dict per row, without its empty cells; no rows where there is no file.
     """
     if not Path(path).is_file():
         return []

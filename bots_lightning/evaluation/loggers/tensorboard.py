@@ -1,4 +1,4 @@
-"""TensorBoard's curves, with gaps where a step has no number."""
+"""TensorBoard's curves, with gaps where a metric is not finite."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 class TensorBoardCurves(TensorBoardLogger):
-    """Lightning's TensorBoardLogger without what is no number.
+    """Lightning's TensorBoardLogger for finite values only.
 
-    NaN is what a step has nothing to say of: the explained variance of equal returns, the loss of a step that was
-    skipped. TensorBoard would write it all the same, with a warning that does not name the metric. An infinite metric
-    is told once by its name.
+    A metric is NaN where a step has no value of it: the explained variance of equal returns, the loss of a step that
+    was skipped. TensorBoard would write NaN too, with a warning that does not name the metric. Of a metric that is
+    infinite, one warning names it.
 
     Args:
         folder: the run folder; the curves go to its `tensorboard`.
@@ -26,13 +26,13 @@ class TensorBoardCurves(TensorBoardLogger):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder, name="tensorboard", version="", default_hp_metric=False)
-        self._told: set[str] = set()
+        self._named: set[str] = set()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Writes the finite ones."""
+        """Writes the metrics that are finite."""
         for name in metrics:
-            if math.isinf(metrics[name]) and name not in self._told:
-                self._told.add(name)
+            if math.isinf(metrics[name]) and name not in self._named:
+                self._named.add(name)
                 log.warning("step %s: %s is infinite; TensorBoard has a gap there.", step, name)
         super().log_metrics({name: value for name, value in metrics.items() if math.isfinite(value)}, step)

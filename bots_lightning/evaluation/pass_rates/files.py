@@ -1,6 +1,6 @@
-"""The files of a run that measures pass rates: a journal for each rank while it goes on, one table at its end."""
+"""The files of a run that measures pass rates: a journal per rank while it runs, one table at its end."""
 
-# Shapes: N tasks in the pool, B tasks in a batch, G rollouts per task.
+# Shapes: N tasks in the pool.
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ COUNTS = pa.schema([("id", pa.string()), ("n", pa.int64()), ("successes", pa.flo
 
 
 class PassRateFiles:
-    """Reads what has been measured, and writes the table. All ranks see the same folder.
+    """Reads the counts measured so far, and writes the table. All ranks see the same folder.
 
     Args:
-        table: the Parquet file; journals lie beside it as STEM.rank-R.jsonl.
+        table: the Parquet file; journals are beside it as STEM.rank-R.jsonl.
         run: what the pass rates depend on. Files of another run are refused.
-        completions: where the completions of all tasks are written in the end; None keeps none.
+        completions: file for the completions of all tasks, written at the end; None keeps none.
     """
 
     def __init__(self, table: Path, run: Run, completions: Path | None = None) -> None:
         self.table = table
-        self.run: Run = json.loads(json.dumps(run))  # as a file gives it back
+        self.run: Run = json.loads(json.dumps(run))  # as read from a file
         self.completions = completions
         self._counts: dict[str, Count] | None = None
-        self._ends: dict[Path, int] = {}  # of what has been read of each journal, in bytes
+        self._ends: dict[Path, int] = {}  # how far each journal has been read, in bytes
 
     def discard_others(self) -> None:
-        """Deletes what another run has left under these names."""
+        """Deletes files of these names if one is of another run."""
         first = [next(lines(path), None) for path in journals(self.table)]
         runs = [line.content.get(RUN) for line in first if line is not None]
         runs += [_run_of(self.table)] if self.table.exists() else []
@@ -45,7 +45,10 @@ class PassRateFiles:
                 path.unlink(missing_ok=True)
 
     def measured(self) -> dict[str, Count]:
-        """The count of each task that needs no further rollouts, by id; each call reads only what is new.
+        """Reads which tasks need no further rollouts; each call reads only what is new.
+
+        Returns:
+            the count of each such task, by id.
 
         Raises:
             ValueError: a file is of another run, or damaged.
@@ -62,18 +65,21 @@ class PassRateFiles:
         return self._counts
 
     def journal(self, rank: int) -> Journal:
-        """That of a rank, to be written."""
+        """Opens the journal of a rank for writing."""
         return Journal(self.table.with_name(f"{self.table.stem}.rank-{rank}.jsonl"), self.run)
 
     def finish(self, ids: Sequence[str]) -> pa.Table:
-        """Writes table and completions; deletes the journals once they hold nothing more than the table does.
+        """Writes table and completions; deletes the journals once all tasks are in the table.
 
         Args:
             ids: of the pool's N tasks, in its order.
 
         Returns:
-            N rows; `n`, `successes` and `pass_rate` are null for a task that was not tried, and `pass_rate` for one of
-            which no rollout was judged.
+            N rows; `n`, `successes` and `pass_rate` are null for a task that was not tried, and `pass_rate` for one
+            without a graded rollout.
+
+        Raises:
+            ValueError: a file is of another run, or damaged.
         """
         if len(dict(self._tabled())) < len(ids):
             if self.completions is not None:
@@ -123,7 +129,7 @@ class PassRateFiles:
         put_in_place(self.table)
 
     def _write_completions(self, path: Path) -> None:
-        """Batches in the order of their first task in the pool, one completion a line."""
+        """Writes one completion per line, batches in the order of their first task in the pool."""
         found = (line for journal in journals(self.table) for line in lines(journal) if line.start > 0)
         places = {line.content["place"]: (line.path, line.start, line.end) for line in found}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +145,7 @@ def _counts(line: Line) -> dict[str, Count]:
 
 
 def _run_of(table: Path) -> Run | None:
-    """What a table's pass rates depend on; None if nobody has written that down."""
+    """What a table's pass rates depend on; None if the table does not say."""
     try:
         metadata = pq.read_schema(table).metadata or {}
     except (pa.ArrowInvalid, OSError) as error:

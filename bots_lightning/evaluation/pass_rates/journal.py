@@ -1,11 +1,11 @@
-"""What a rank has measured of its tasks so far: a file that only grows, and loses no batch that was once written.
+"""What a rank has measured so far: a file that is only appended to, and loses no batch that was once written.
 
-A journal's first line says what the pass rates depend on, each further line is a batch: its task ids, for each task
-the rollouts that were judged and the sum of their rewards, and the completions if they are kept. A line without an end
-was cut off by a kill and does not count, so that a batch is there wholly or not at all.
+The first line of a journal says what the pass rates depend on. Each further line is a batch: its task ids, the number
+of graded rollouts of each task and the sum of their rewards, and the completions if they are kept. A line without an
+end was cut off by a kill and does not count, so that a batch is there completely or not at all.
 """
 
-# Shapes: B tasks in a batch, G rollouts per task.
+# Shapes: B tasks in a batch.
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Run = dict[str, Any]  # what the pass rates depend on; at least `model` and `see
 
 @dataclass(frozen=True)
 class Count:
-    """What was measured of one task.
+    """Rollouts and successes of one task.
 
     Attributes:
-        n: rollouts that were judged.
+        n: graded rollouts.
         successes: the sum of their rewards, each in [0, 1].
     """
 
@@ -34,13 +34,20 @@ class Count:
 
     @property
     def pass_rate(self) -> float | None:
-        """Mean reward; None if no rollout was judged."""
+        """Mean reward; None if no rollout was graded."""
         return self.successes / self.n if self.n else None
 
 
 @dataclass(frozen=True)
 class Line:
-    """One complete line of a journal, and where it lies in the file, in bytes."""
+    """One complete line of a journal.
+
+    Attributes:
+        path: of the journal.
+        start: first byte of the line.
+        end: first byte after it.
+        content: of the line.
+    """
 
     path: Path
     start: int
@@ -52,7 +59,7 @@ class Journal:
     """Appends batches to the journal of one rank; each is on the disk when `append` returns.
 
     Args:
-        path: the file, continued if it is there; a line that was cut off is removed.
+        path: of the file, which is continued if it exists; a line that was cut off is removed.
         run: what the pass rates depend on.
     """
 
@@ -78,8 +85,8 @@ class Journal:
             place: position of its first task in the pool.
             ids: of its B tasks.
             counts: B of them.
-            completions: (B, G), to keep them.
-            rewards: (B, G) of these completions, None where none applied.
+            completions: of each task, to keep them.
+            rewards: of these completions, None where none applied.
         """
         content = {"place": place, "ids": ids, "n": [c.n for c in counts], "successes": [c.successes for c in counts]}
         kept = {} if completions is None else {"completions": completions, "rewards": rewards}
@@ -96,7 +103,11 @@ class Journal:
 
 
 def lines(path: Path, start: int = 0) -> Iterator[Line]:
-    """The complete lines of a journal, from one that starts at a byte.
+    """The complete lines of a journal.
+
+    Args:
+        path: of the journal.
+        start: first byte of the line to begin with.
 
     Raises:
         ValueError: a line before the last is not JSON.

@@ -1,4 +1,4 @@
-"""What a table of pass rates shows, on one screen and as a picture."""
+"""Summaries of a table of pass rates: text for the terminal, and a picture."""
 
 # Shapes: N tasks in the table, M of them with a known pass rate.
 
@@ -18,7 +18,7 @@ BAR = 40  # characters of the longest
 
 
 def histogram(rates: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """(10,) tasks by pass rate: [0, 0.1), [0.1, 0.2), … and [0.9, 1].
+    """(10,) number of tasks by pass rate: [0, 0.1), [0.1, 0.2), … and [0.9, 1].
 
     Args:
         rates: (M,) in [0, 1].
@@ -32,7 +32,7 @@ def report(table: pa.Table, path: Path) -> str:
 
     Args:
         table: N rows with `n`, `pass_rate` and `model`.
-        path: where it lies.
+        path: of the table.
     """
     rates = known(table)
     unknown = len(table) - len(rates)
@@ -53,7 +53,7 @@ def report(table: pa.Table, path: Path) -> str:
 
 
 def draw_picture(table: pa.Table, path: Path) -> None:
-    """Saves the histogram; the suffix of the path tells the format."""
+    """Saves the histogram; the suffix of the path is the format."""
     figure = Figure(figsize=(5, 3), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -65,7 +65,7 @@ def draw_picture(table: pa.Table, path: Path) -> None:
 
 
 def known(table: pa.Table) -> npt.NDArray[np.float64]:
-    """(M,) the pass rates that are known."""
+    """(M,) the known pass rates."""
     return table["pass_rate"].drop_null().to_numpy()
 
 

@@ -1,1 +1,1 @@
-"""Selectors on recorded runs: what each would have chosen, and how well it would have predicted."""
+"""Replay of recorded runs: what each selector would have chosen, and how well its belief would have predicted."""

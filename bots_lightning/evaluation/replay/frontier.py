@@ -1,4 +1,4 @@
-"""The limit of the trade-off on a record: what a selector could reach that knew instead of believing."""
+"""The frontier of a record: what a selector could reach with exact knowledge instead of a belief."""
 
 # Shapes: N tasks, E recorded epochs.
 
@@ -12,7 +12,7 @@ from bots_lightning.evaluation.replay.trajectories import Trajectories
 from bots_lightning.evaluation.scores.effective_tasks import effective_share
 from bots_lightning.selection.informative import mixed_at
 
-# From the likeliest tasks only to all tasks alike.
+# From only the tasks of highest utility to all tasks equally.
 TEMPERATURES = np.geomspace(0.03, 30, 40)
 
 Curve = dict[str, list[float]]
@@ -21,17 +21,17 @@ Curve = dict[str, list[float]]
 def frontiers(record: Trajectories, settings: ReplaySettings, bandwidth: float = 2.5) -> dict[str, Curve]:
     """Effective task ratio against effective tasks under two kinds of knowledge, a point for each temperature.
 
-    In every epoch, visits are spread over the tasks in proportion to exp(U/τ), which is the most even choice for its
-    ratio. Knowing the later epochs too, one could do better: visit tasks while they are mixed, and others later.
+    In every epoch, tasks are selected in proportion to exp(U/τ), which is the most even choice for its ratio. With
+    knowledge of later epochs a selector could do better: it would select tasks while they are mixed, and others later.
 
     Args:
-        record: what happened.
+        record: of a run.
         settings: which epochs are replayed.
         bandwidth: of `pass_rates_elsewhere`, in epochs.
 
     Returns:
-        `counts known`: U is whether the group is mixed; `pass rates known`: U is the probability of it at the pass rate
-        that the other epochs tell. Each has `effective_tasks` and `effective_task_ratio`, of equal length.
+        `counts known`: U is whether the group is mixed; `pass rates known`: U is the probability of that at the pass
+        rate of the other epochs. Each has `effective_tasks` and `effective_task_ratio`, of equal length.
     """
     epochs = list(settings.epochs(record))
     rollouts = record.rollouts[:, None]
@@ -41,9 +41,13 @@ def frontiers(record: Trajectories, settings: ReplaySettings, bandwidth: float =
 
 
 def pass_rates_elsewhere(record: Trajectories, bandwidth: float) -> FloatArray:
-    """(N, E) each task's pass rate around an epoch, from all epochs but that one, so that none predicts itself.
+    """(N, E) each task's pass rate around an epoch, estimated from all other epochs, so that none predicts itself.
 
-    A mean of the counts with Gaussian weights of the distance in epochs; half a rollout of prior at 1/2.
+    A mean of the counts with Gaussian weights of the distance in epochs, and a prior of half a rollout at 1/2.
+
+    Args:
+        record: of a run.
+        bandwidth: standard deviation of the weights, in epochs.
     """
     epochs = np.arange(record.num_epochs)
     weights = np.exp(-(np.subtract.outer(epochs, epochs) ** 2) / (2 * bandwidth**2))
@@ -53,7 +57,7 @@ def pass_rates_elsewhere(record: Trajectories, bandwidth: float) -> FloatArray:
 
 
 def _curve(utility: FloatArray, mixed: FloatArray) -> Curve:
-    """Of shares ∝ exp(U/τ) within each epoch."""
+    """The curve of shares ∝ exp(U/τ) within each epoch."""
     tasks, ratios = [], []
     for temperature in TEMPERATURES:
         shares = np.exp((utility - utility.max(axis=0)) / temperature)

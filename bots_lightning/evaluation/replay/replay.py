@@ -1,12 +1,12 @@
-"""Replay: selectors are stepped through the record of a real run, and scored on what they chose and foretold."""
+"""Replay: steps selectors through the record of a real run, and scores what they chose and predicted."""
 
-# Shapes: N tasks, E recorded epochs, B tasks per step, T steps, M forecasts.
+# Shapes: N tasks, E recorded epochs, B tasks per step, T steps.
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,12 @@ from tqdm import tqdm
 
 from bots_lightning.beliefs import Belief, Evidence
 from bots_lightning.beliefs.belief import FloatArray
+from bots_lightning.evaluation.replay.forecasts import Forecasts, Scores
 from bots_lightning.evaluation.replay.trajectories import IntArray, Trajectories
-from bots_lightning.evaluation.scores.belief_quality import belief_scores
 from bots_lightning.evaluation.scores.effective_tasks import effective_number
+from bots_lightning.options import check_numbers
 from bots_lightning.selection import TaskSelector
 
-Scores = dict[str, float | None]
-BATCH_SCORES = ("rmse", "log_predictive", "spearman", "coverage_90")
 POOL_SCORES = ("rmse", "log_predictive", "coverage_90")
 
 
@@ -33,6 +32,9 @@ class ReplaySettings:
         selections_per_epoch: how often a selector chooses among the counts of one recorded epoch.
         weak_from_first_epoch: the first epoch serves as the weaker reference; the replay starts at the second one,
             also for selectors without references, so that all see the same record.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     batch_size: int = 16
@@ -40,9 +42,7 @@ class ReplaySettings:
     weak_from_first_epoch: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "selections_per_epoch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1.")
+        check_numbers(1, batch_size=self.batch_size, selections_per_epoch=self.selections_per_epoch)
 
     def epochs(self, record: Trajectories) -> range:
         """The recorded epochs that are replayed.
@@ -59,34 +59,6 @@ class ReplaySettings:
         return range(first, record.num_epochs)
 
 
-@dataclass
-class _Forecasts:
-    """What a belief said before it saw what came, one entry per scored step; each array (M,)."""
-
-    means: list[FloatArray] = field(default_factory=list)
-    concentrations: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
-    successes: list[IntArray] = field(default_factory=list)
-    rollouts: list[IntArray] = field(default_factory=list)
-
-    def add(self, belief: Belief, indices: IntArray, successes: IntArray, rollouts: IntArray) -> None:
-        """The belief's forecasts for some tasks, and the counts (M,) that it does not know yet."""
-        self.means.append(belief.mean()[indices])
-        if (concentrations := belief.concentrations()) is not None:
-            self.concentrations.append((concentrations[0][indices], concentrations[1][indices]))
-        self.successes.append(successes)
-        self.rollouts.append(rollouts)
-
-    def scores(self) -> Scores:
-        """Pooled over all steps; none if there was no belief."""
-        if not self.means:
-            return dict.fromkeys(BATCH_SCORES)
-        pairs = self.concentrations
-        joined = (np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs])) if pairs else None
-        return belief_scores(
-            np.concatenate(self.means), np.concatenate(self.successes), np.concatenate(self.rollouts), joined
-        )
-
-
 def replay_once(
     record: Trajectories,
     selector: TaskSelector,
@@ -98,12 +70,12 @@ def replay_once(
 
     The record does not react, so this scores beliefs and choices, not learning. Belief scores are prequential: the
     forecast is taken before the step's counts are observed. Several selections share an epoch's counts, though: a
-    task chosen twice within an epoch shows the same count again. The scores `…_all` are free of that; they are over
-    all N tasks, at the first selection of each epoch, before anything of it was observed.
+    task chosen twice within an epoch shows the same count again. The scores `…_all` avoid that: they are over all N
+    tasks at the first selection of each epoch, before any of its counts was observed.
 
     Args:
-        record: what happened.
-        selector: as built for training; it stays as it is.
+        record: of a run.
+        selector: as built for training; it is copied, not changed.
         seed: of the selector's draws.
         settings: how to step.
         on_step: called after each step.
@@ -121,7 +93,7 @@ def replay_once(
     belief = _belief_of(selector)
     everything, uses = np.arange(len(record)), np.zeros(len(record), dtype=np.int64)
     ratios: list[float] = []
-    batch_forecasts, pool_forecasts = _Forecasts(), _Forecasts()
+    batch_forecasts, pool_forecasts = Forecasts(), Forecasts()
     for epoch in settings.epochs(record):
         present = record.successes[:, epoch]
         if belief is not None:
@@ -153,17 +125,22 @@ def replay(
     settings: ReplaySettings | None = None,
     progress: bool = False,
 ) -> dict[str, Scores]:
-    """Replays every selector with the seeds 0, 1, …: name -> mean over seeds of each score, and its `…_std`.
+    """Replays every selector with the seeds 0, 1, ….
 
     Args:
-        record: what happened.
+        record: of a run.
         selectors: by name.
         seeds: how many.
-        settings: how to step; all by default.
-        progress: show a progress bar, if somebody is watching.
+        settings: how to step; by default those of `ReplaySettings`.
+        progress: shows a progress bar on a terminal.
+
+    Returns:
+        {name: the mean over seeds of each score, and its `…_std`}.
+
+    Raises:
+        ValueError: a number is out of range, or a selector does not fit the record.
     """
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds}; expected at least 1.")
+    check_numbers(1, seeds=seeds)
     settings = settings or ReplaySettings()
     steps = len(settings.epochs(record)) * settings.selections_per_epoch
     results = {}
@@ -178,7 +155,14 @@ def replay(
 
 
 def over_seeds(runs: list[Scores]) -> Scores:
-    """Mean and sample standard deviation of each score; the latter needs two seeds, and both need every value."""
+    """Mean and sample standard deviation of each score over seeds.
+
+    Args:
+        runs: scores of each seed.
+
+    Returns:
+        {score: mean, score_std: deviation}; None where a value is missing, and for the deviation of one seed.
+    """
     summary: Scores = {}
     for name in runs[0]:
         values = [value for run in runs if (value := run[name]) is not None]
@@ -196,7 +180,7 @@ def _effective_task_ratios(ratios: FloatArray) -> Scores:
 
 
 def _belief_of(selector: TaskSelector) -> Belief | None:
-    """What the selector believes; none if it does not keep a belief under that name."""
+    """The selector's belief; None if it has no such attribute."""
     belief: Any = getattr(selector, "belief", None)
     return belief if isinstance(belief, Belief) else None
 

@@ -1,4 +1,4 @@
-"""Recorded trajectories: how often a policy solved each task, epoch after epoch of one training run."""
+"""Recorded trajectories: how often a policy solved each task in each epoch of one training run."""
 
 # Shapes: N tasks, E recorded epochs.
 
@@ -52,14 +52,14 @@ class Trajectories:
 
     @property
     def num_epochs(self) -> int:
-        """E."""
+        """E, the number of recorded epochs."""
         return self.successes.shape[1]
 
     def features(self, weak_from_first_epoch: bool) -> TaskFeatures:
-        """What a selector may know before the replay starts.
+        """What a selector may know of the tasks before the replay starts.
 
         The reference is called `strong_pass_rate`, and the first epoch's pass rate `weak_pass_rate`, as in the
-        quickstart's pool; a column of which nothing is known is left out.
+        quickstart's pool; a column without any known value is left out.
 
         Args:
             weak_from_first_epoch: the first epoch serves as the weaker reference.
@@ -79,7 +79,7 @@ def read_trajectories(path: str | Path) -> Trajectories:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: naming file, line and remedy.
+        ValueError: a line cannot be read; names file, line and remedy.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -117,7 +117,7 @@ def _trajectories(rows: list[dict[str, Any]], place: Callable[[int], str]) -> Tr
 
 
 def _row(line: bytes, place: str) -> dict[str, Any]:
-    """One line as an object whose counts are sound."""
+    """One line as an object whose counts are valid."""
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except ValueError as error:

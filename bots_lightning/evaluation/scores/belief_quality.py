@@ -1,4 +1,4 @@
-"""How well a belief foretold success counts that it had not seen."""
+"""How well a belief predicts success counts before it sees them."""
 
 # Shapes: M forecasts, each of one task's success count in one step.
 
@@ -15,32 +15,32 @@ Counts = npt.NDArray[np.int64]
 
 
 def whole_counts(successes: FloatArray, counts: FloatArray, dispersion: FloatArray) -> tuple[Counts, Counts]:
-    """Whole numbers of coin flips that say as much as some rewards, so that a beta-binomial forecasts them.
+    """Integer numbers of Bernoulli trials that hold as much information as some rewards, for a beta-binomial forecast.
 
-    Rewards of 0 and 1 (φ = 1) are such already. Of others, n rewards with the dispersion φ are n/φ coin flips, rounded.
+    Rewards of 0 and 1 (φ = 1) are Bernoulli trials. Of others, n rewards with the dispersion φ are n/φ trials, rounded.
 
     Args:
         successes: (M,) sums of rewards in [0, 1].
-        counts: (M,) rewards behind each, positive.
+        counts: (M,) number of rewards in each sum, positive.
         dispersion: (M,) φ.
 
     Returns:
-        (M,) successes and (M,) counts.
+        (M,) successes and (M,) trials.
     """
-    flips = np.rint(counts / dispersion).astype(np.int64)
-    return np.rint(successes / counts * flips).astype(np.int64), flips
+    trials = np.rint(counts / dispersion).astype(np.int64)
+    return np.rint(successes / counts * trials).astype(np.int64), trials
 
 
 def interval_coverage(
     successes: Counts, counts: Counts, alpha: FloatArray, beta: FloatArray, level: float = 0.9
 ) -> FloatArray:
-    """Whether each count lies in the central interval of its beta-binomial forecast: (M,) in [0, 1].
-
-    A count is discrete, so that the quantiles of its forecast fall within one count's probability. That count is in
-    the interval by the share of its probability that is: the mean over the forecasts of a true belief is `level`,
-    where an interval of whole counts would cover more, and unequally so.
+    """How much of each count lies in the central interval of its beta-binomial forecast.
 
         |[F(s−1), F(s)] ∩ [(1 − level) / 2, (1 + level) / 2]| / P(s)
+
+    Counts are discrete, so that an end of the interval falls within the probability of one count, which is covered in
+    part. For a true belief the mean over forecasts is `level`; intervals of integer counts would cover more, and by
+    different amounts.
 
     Args:
         successes: (M,) observed counts.
@@ -48,6 +48,9 @@ def interval_coverage(
         alpha: (M,) α of the forecasts.
         beta: (M,) β of the forecasts.
         level: probability of the interval.
+
+    Returns:
+        (M,) in [0, 1].
     """
     outcomes = np.arange(counts.max() + 1)[None, :]
     possible = outcomes <= counts[:, None]
@@ -63,7 +66,7 @@ def interval_coverage(
 
 
 def spearman(x: FloatArray, y: FloatArray) -> float | None:
-    """Rank correlation, ties at their mean rank; none where one side is constant."""
+    """Spearman's rank correlation, ties at their mean rank; None where one side is constant."""
     ranks = rankdata(x), rankdata(y)
     if len(x) < 2 or any(rank.min() == rank.max() for rank in ranks):
         return None
@@ -76,17 +79,17 @@ def belief_scores(
     counts: Counts,
     concentrations: tuple[FloatArray, FloatArray] | None,
 ) -> dict[str, float | None]:
-    """The scores of M forecasts, pooled.
+    """Scores of M forecasts, pooled.
 
     Args:
         mean: (M,) predicted success probabilities.
-        successes: (M,) what was then observed.
-        counts: (M,) in how many rollouts.
-        concentrations: (α, β), each (M,); none leaves the scores that need a distribution at none.
+        successes: (M,) observed successes.
+        counts: (M,) rollouts.
+        concentrations: (α, β), each (M,); without them, scores that need a distribution are None.
 
     Returns:
-        `rmse` of the mean against the observed pass rate (whose own binomial noise it contains), `spearman` of the
-        two, `log_predictive`, the mean beta-binomial log probability in nats, and `coverage_90`.
+        `rmse` of the mean against the observed pass rate, which includes the latter's binomial noise; `spearman` of
+        the two; `log_predictive`, the mean beta-binomial log probability in nats; and `coverage_90`.
     """
     rates = successes / counts
     scores: dict[str, float | None] = {

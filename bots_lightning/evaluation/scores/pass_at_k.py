@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 def pass_at_k(successes: Tensor, counts: Tensor, k: int) -> Tensor:
-    """Probability that at least one of k completions solves the task, without bias.
+    """An unbiased estimate of the probability that at least one of k completions solves the task.
 
         pass@k = 1 − C(n − c, k) / C(n, k)
 
@@ -22,10 +22,13 @@ def pass_at_k(successes: Tensor, counts: Tensor, k: int) -> Tensor:
     Args:
         successes: (B,) c, completions that solved the task.
         counts: (B,) n, completions drawn, each at least k.
-        k: completions that the reader of the figure would draw.
+        k: completions of which one has to solve the task.
 
     Returns:
         (B,) float64.
+
+    Raises:
+        ValueError: a task has fewer than k completions.
     """
     if bool((counts < k).any()):
         raise ValueError(f"pass@{k} needs at least {k} completions of each task; one has {int(counts.min())}.")
@@ -44,6 +47,12 @@ class HeldOutScore(Metric):
         n: completions per task.
         k: of pass@k, at most n.
         groups: labels; tasks come with positions in this list, −1 for no group.
+
+    Attributes:
+        positions: of the groups, by label.
+
+    Raises:
+        ValueError: k is out of range.
     """
 
     full_state_update = False
@@ -70,7 +79,7 @@ class HeldOutScore(Metric):
             getattr(self, name).append(value)
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures by name; NaN where there is nothing to average."""
+        """The scores by name; NaN where there is nothing to average."""
         states: Any = self
         quality, group = dim_zero_cat(states.quality).cpu(), dim_zero_cat(states.group).cpu()
         successes, counts = dim_zero_cat(states.successes).cpu(), dim_zero_cat(states.counts).cpu()

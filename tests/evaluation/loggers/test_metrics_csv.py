@@ -119,7 +119,7 @@ def full_disk(path: Path, room: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("later", [{"loss": 0.125}, {"loss": 0.125, "avg": 0.5}])  # a further row, a further column
-def test_a_row_that_finds_a_full_disk_is_whole_or_not_there_and_comes_when_there_is_room(
+def test_on_a_full_disk_a_row_is_complete_or_missing_and_is_written_once_there_is_space(
     later: dict[str, float], tmp_path: Path
 ) -> None:
     path = tmp_path / "metrics.csv"

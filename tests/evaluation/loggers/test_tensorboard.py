@@ -1,4 +1,4 @@
-"""What goes to TensorBoard is finite, and infinite metrics are told by name."""
+"""What goes to TensorBoard is finite, and infinite metrics are named in a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A journal holds whole batches only, at whatever byte it was cut off; the table holds what the journals did."""
+"""A journal holds complete batches only, at whatever byte it was cut off; the table holds what the journals did."""
 
 # Shapes: B tasks in a batch, G rollouts per task.
 
@@ -108,7 +108,7 @@ def test_tasks_that_were_not_tried_are_null_until_a_later_run_tries_them(tmp_pat
 
 
 @pytest.mark.parametrize("done", [False, True])
-def test_another_run_is_told_apart_and_its_files_are_kept_unless_they_shall_go(done: bool, tmp_path: Path) -> None:
+def test_another_run_is_refused_and_its_files_are_kept_unless_they_may_be_replaced(done: bool, tmp_path: Path) -> None:
     append(files(tmp_path).journal(0), 0, 1, 2)
     if done:
         files(tmp_path).finish(IDS)

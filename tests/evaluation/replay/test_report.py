@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from bots_lightning.evaluation.replay.replay import Scores
-from bots_lightning.evaluation.replay.report import draw_picture, picture, print_tables, write_json
+from bots_lightning.evaluation.replay.forecasts import Scores
+from bots_lightning.evaluation.replay.report import draw_picture, print_tables, write_json
+from bots_lightning.evaluation.replay.report.drawing import picture
 
 
 def scores_of(ratio: float, effective: float, rmse: float | None, deviation: float | None = 0.01) -> Scores:
@@ -30,7 +31,7 @@ def scores_of(ratio: float, effective: float, rmse: float | None, deviation: flo
     return values | {f"{name}_std": None if value is None else deviation for name, value in values.items()}
 
 
-def test_tables_show_every_selector_with_its_figures(
+def test_tables_show_every_selector_with_its_scores(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")

@@ -103,12 +103,12 @@ def test_scores_are_means_over_all_tasks_and_over_the_tasks_of_each_group() -> N
 
 @given(st.permutations(ROWS), st.lists(st.integers(1, 4), max_size=2))
 def test_batches_and_their_order_do_not_matter(rows: list[tuple[float, int, int, int]], cuts: list[int]) -> None:
-    whole, parts = HeldOutScore(4, 2, ["logic", "maths"]), HeldOutScore(4, 2, ["logic", "maths"])
-    whole.update(*columns(ROWS))
+    at_once, in_batches = HeldOutScore(4, 2, ["logic", "maths"]), HeldOutScore(4, 2, ["logic", "maths"])
+    at_once.update(*columns(ROWS))
     edges = [0, *sorted(set(cuts)), len(rows)]
     for start, end in pairwise(edges):
-        parts.update(*columns(rows[start:end]))
-    assert plain(parts.compute()) == pytest.approx(plain(whole.compute()))
+        in_batches.update(*columns(rows[start:end]))
+    assert plain(in_batches.compute()) == pytest.approx(plain(at_once.compute()))
 
 
 def test_tasks_without_rewards_are_left_out_of_every_mean() -> None:

@@ -1,8 +1,7 @@
-"""What a replay has shown: tables for the terminal, JSON for programs, a picture for the rest of us."""
+"""The trade-off between ratio and diversity of a replay as a picture."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
@@ -11,13 +10,11 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
-from rich.console import Console
-from rich.table import Table
 
+from bots_lightning.evaluation.replay.forecasts import Scores
 from bots_lightning.evaluation.replay.frontier import Curve
-from bots_lightning.evaluation.replay.replay import Scores
 
-# Where a label may stand beside its point: offset in points, and the corner of the text that is put there.
+# Places of a label beside its point: offset in points, and the corner of the text that is put there.
 LABEL_PLACES = (
     ((7, 5), "left", "bottom"),
     ((7, -5), "left", "top"),
@@ -34,91 +31,31 @@ LABEL_PLACES = (
     ((20, -30), "left", "top"),
     ((-20, -30), "right", "top"),
 )
-# Dark enough to be read as text on white, and told apart; with more selectors than these they come round again.
+# Dark enough to be read as text on white, and distinct; they repeat for more selectors than these.
 COLORS = (
     "#1f77b4", "#d95f02", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2",
     "#7f7f7f", "#a6a000", "#17a2b8", "#1b3a6b", "#66331a", "#0b5d1e", "#b8007a",
 )  # fmt: skip
-# Column header -> score, digits after the point, whether to add the deviation over seeds.
-SELECTION_COLUMNS = {
-    "ETR": ("effective_task_ratio", 3, True),
-    "first\n25 %": ("first_quarter", 2, False),
-    "last\n25 %": ("last_quarter", 2, False),
-    "effective\ntasks": ("effective_tasks", 0, True),
-    "tasks\nused": ("distinct_tasks", 0, False),
-    "max\nreuse": ("largest_reuse", 0, False),
-}
-BELIEF_COLUMNS = {
-    "RMSE": ("rmse", 3, False),
-    "log p": ("log_predictive", 2, False),
-    "rank\ncorr.": ("spearman", 2, False),
-    "in\n90 %": ("coverage_90", 2, False),
-    "pool\nRMSE": ("rmse_all", 3, False),
-    "pool\nlog p": ("log_predictive_all", 2, False),
-    "pool\n90 %": ("coverage_90_all", 2, False),
-}
-
-
-def write_json(
-    results: Mapping[str, Scores],
-    settings: Mapping[str, Any],
-    path: str | Path,
-    limits: Mapping[str, Curve] | None = None,
-) -> None:
-    """Writes {"settings": …, "selectors": {NAME: scores}, "frontiers": …}, null where there is no score."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"settings": dict(settings), "selectors": dict(results), "frontiers": dict(limits or {})}
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def print_tables(results: Mapping[str, Scores], title: str) -> None:
-    """What was selected, and how well it was foretold: of the tasks selected, and of the whole pool."""
-    console = Console()
-    console.print()
-    console.print(_table(results, title, SELECTION_COLUMNS))
-    if any(scores["rmse"] is not None for scores in results.values()):
-        console.print()
-        heading = "Beliefs before they saw the counts (pool: once per epoch)"
-        console.print(_table(results, heading, BELIEF_COLUMNS))
-
-
-def _table(results: Mapping[str, Scores], title: str, columns: Mapping[str, tuple[str, int, bool]]) -> Table:
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("selector", no_wrap=True)
-    for header in columns:
-        table.add_column(header, justify="right", no_wrap=True)
-    for name, scores in results.items():
-        table.add_row(name, *(_shown(scores, *column) for column in columns.values()))
-    return table
-
-
-def _shown(scores: Scores, name: str, digits: int, with_deviation: bool) -> str:
-    value, deviation = scores[name], scores[f"{name}_std"]
-    if value is None:
-        return "–"
-    spread = f" ±{deviation:.{digits}f}" if with_deviation and deviation is not None else ""
-    return f"{value:.{digits}f}{spread}"
 
 
 def draw_picture(
     results: Mapping[str, Scores], path: str | Path, title: str = "", limits: Mapping[str, Curve] | None = None
 ) -> None:
-    """Saves `picture`; the suffix of the path (png, svg, pdf) tells the format."""
+    """Saves `picture`; the suffix of the path (png, svg, pdf) is the format."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture(results, title, limits).savefig(path)
 
 
 def picture(results: Mapping[str, Scores], title: str = "", limits: Mapping[str, Curve] | None = None) -> Figure:
-    """Effective task ratio against effective tasks, a labelled point per selector, bars of one deviation over seeds.
+    """Draws effective task ratio against effective tasks: a point per selector, bars of one deviation over seeds.
 
     Up and to the right is better: the ratio alone also rises when the same few tasks are revisited.
 
     Args:
         results: scores by selector.
         title: above the axes.
-        limits: frontiers by the knowledge that they take, drawn as lines.
+        limits: frontiers by the knowledge that they need, drawn as lines.
     """
     figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -136,13 +73,13 @@ def picture(results: Mapping[str, Scores], title: str = "", limits: Mapping[str,
     axes.set_ylabel("effective task ratio: share of selected groups that are mixed")
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
-    figure.draw_without_rendering()  # settles the layout that the labels are placed in
+    figure.draw_without_rendering()  # fixes the layout in which labels are placed
     _label_points(axes, points, colors)
     return figure
 
 
 def _draw_limits(axes: Any, limits: Mapping[str, Curve]) -> None:
-    """Settles the axes by the points, then draws the frontiers within them."""
+    """Fixes the axes by the points, then draws the frontiers within them."""
     axes.margins(0.15)
     axes.autoscale_view()
     bounds = axes.axis()
@@ -156,7 +93,7 @@ def _draw_limits(axes: Any, limits: Mapping[str, Curve]) -> None:
 
 
 def _label_points(axes: Any, points: Mapping[str, tuple[float, float]], colors: Mapping[str, Any]) -> None:
-    """Puts every name beside its point, at the first place that covers no other name or point, else at the last."""
+    """Writes every name beside its point, at the first place that covers no other name or point, else at the last."""
     renderer = axes.figure.canvas.get_renderer()
     centres = {name: axes.transData.transform(point) for name, point in points.items()}
     taken = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in centres.values()]
