@@ -26,7 +26,7 @@ LONGEST = 100_000  # prompts of a pool that are encoded before a run starts; som
 
 
 def check_answers(pools: Mapping[str, TaskPool], scorer: Scorer) -> None:
-    """Looks for the columns that reward functions need, and asks the judged ones about every task.
+    """Looks for the columns that reward functions need, and asks graded rewards about every task.
 
     Args:
         pools: by what errors call them.
@@ -38,7 +38,7 @@ def check_answers(pools: Mapping[str, TaskPool], scorer: Scorer) -> None:
     """
     for pool in pools.values():
         scorer.check_columns(pool.extra_columns)
-    if scorer.judges:
+    if scorer.graders:
         found: list[str] = []
         for name, pool in pools.items():
             bar = _bar(name, "cannot be graded", iterable=pool)
