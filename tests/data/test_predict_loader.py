@@ -9,19 +9,10 @@ from collections.abc import Collection
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numbered_tasks import Numbered
 
 from bots_lightning.data import TaskDataModule, ranks
 from bots_lightning.selection import UniformSelector
-from bots_lightning.tasks import TaskPool, TaskSource
-
-
-class Numbered(TaskSource):
-    def __init__(self, num_tasks: int) -> None:
-        self.num_tasks = num_tasks
-
-    def load(self) -> TaskPool:
-        rows = [{"id": f"t{i}", "prompt": f"{i}?", "answer": str(i)} for i in range(self.num_tasks)]
-        return TaskPool.from_rows(rows)
 
 
 def blocks(

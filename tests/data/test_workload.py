@@ -1,6 +1,6 @@
-"""Ranks get like many tokens to generate, and as many tasks."""
+"""Ranks get about as many tokens to generate, and as many tasks."""
 
-# B tasks, W ranks.
+# Shapes: B tasks, W ranks.
 
 import numpy as np
 from hypothesis import given
@@ -16,7 +16,7 @@ def test_what_is_long_is_shared_out_first_by_hand() -> None:
     assert equal_shares(np.array([8.0, 8.0, 3.0, 3.0, 2.0, 1.0]), 2) == [[0, 2, 4], [1, 3, 5]]
 
 
-def test_tasks_alike_take_turns() -> None:
+def test_tasks_that_are_alike_go_round_the_ranks() -> None:
     assert equal_shares(np.ones(6), 3) == [[0, 3], [1, 4], [2, 5]]
 
 
@@ -29,12 +29,12 @@ def test_shares_cover_every_task_once_and_each_rank_has_as_many(ranks: int, per_
     assert {len(share) for share in shares} == {per_rank}
 
 
-def test_long_tails_are_shared_out_better_than_by_turns() -> None:
+def test_long_tails_are_shared_out_better_than_in_rotation() -> None:
     rng = np.random.default_rng(0)
     lengths = rng.lognormal(5, 1, (200, 64))
-    turns = np.mean([max(row[rank::8].sum() for rank in range(8)) / row.sum() for row in lengths])
+    rotation = np.mean([max(row[rank::8].sum() for rank in range(8)) / row.sum() for row in lengths])
     shares = np.mean([max(row[share].sum() for share in equal_shares(row, 8)) / row.sum() for row in lengths])
-    assert shares < 0.9 * turns
+    assert shares < 0.9 * rotation
     assert 1 / 8 < shares < 0.14
 
 
