@@ -6,53 +6,15 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch.distributed as dist
-from lightning import Trainer
-from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType
 
-from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint, run_folders, run_of
 from bots_lightning.commands.errors import line_for
-from bots_lightning.commands.parsing import DEBUG, HelpFormatter, OneLineErrors, check_run_folder, debugging
-from bots_lightning.commands.run_folder import RunFolder
-from bots_lightning.data import TaskDataModule
-from bots_lightning.evaluation import MetricsCSV
-from bots_lightning.strategies import LostRankError, RankWatch
-from bots_lightning.training import PolicyModule
-from bots_lightning.training.checks import check_ranks
-from bots_lightning.training.trainer_options import check_trainer_options
+from bots_lightning.commands.lightning_cli import OTHER_COMMANDS, run_lightning_command
+from bots_lightning.commands.parsing import DEBUG, debugging
 
-DESCRIPTION = """\
-RL finetuning of language models on the tasks that teach most.
-
-  bots-lightning fit --config configs/quickstart.yaml
-  bots-lightning fit --config configs/quickstart.yaml --config configs/selectors/uniform.yaml --name uniform
-  bots-lightning fit --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
-  bots-lightning fit --config configs/quickstart.yaml --ckpt_path last
-  bots-lightning validate --config runs/quickstart/config.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
-  bots-lightning predict --config configs/profile.yaml
-  bots-lightning fit --config configs/quickstart.yaml --print_config
-  bots-lightning export --ckpt_path runs/quickstart/checkpoints/last.ckpt --output exported/adapter
-  bots-lightning replay --data trajectories.jsonl --selectors uniform bots
-  bots-lightning compare runs/bots-0 runs/bots-1 runs/uniform-0 runs/uniform-1
-
-Every field of a config can be set on the command line: --model.init_args.learning_rate 5e-4
-With --debug, errors show where they come from.
-"""
-COMMANDS = {
-    "fit": "Train a policy; the run's files go to RUNS_DIR/NAME.",
-    "validate": "Evaluate a policy on the held-out tasks.",
-    "test": "The same, under the names of a final test.",
-    "predict": "Roll out every training task; callbacks write pass rates or completions.",
-    "export": "Write a checkpoint's policy for transformers and peft; its options: bots-lightning export --help.",
-    "replay": "Compare selectors on a recorded run; its options: bots-lightning replay --help.",
-    "compare": "Compare methods by their runs; its options: bots-lightning compare --help.",
-}
-OWN_COMMANDS = ("export", "replay", "compare")  # not LightningCLI's
 # What libraries say of things that are as they are meant to be.
 NOISE = (
     r".*does not have many workers.*",  # a draw must not run ahead of the evidence
@@ -67,117 +29,6 @@ NOISE = (
     r".*all_gather\S* is deprecated.*",
     r".*Using ModelCheckpoint with manual optimization.*",  # a checkpoint after the step is meant
 )
-
-
-class BotsParser(OneLineErrors, LightningArgumentParser):  # type: ignore[misc]  # jsonargparse's are decorated
-    """Lightning's parser, with mistakes in one line."""
-
-
-class BotsCLI(LightningCLI):
-    """LightningCLI with a run folder, its loggers, and one seed for everything."""
-
-    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Says in a line what each command is for."""
-        super().setup_parser(*args, **kwargs)
-        for action in self.parser._actions:
-            if commands := getattr(action, "_choices_actions", None):
-                commands += [type(commands[0])(name, [], "") for name in OWN_COMMANDS]  # listed here, run by `main`
-                for command in commands:
-                    command.help = COMMANDS[command.dest]
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run folder's options; hands the seed on."""
-        parser.add_argument("--name", type=str, default="run", help="Name of the run; its folder is RUNS_DIR/NAME.")
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
-
-    def _parse_ckpt_path(self) -> None:
-        """Leaves the checkpoint closed: Lightning would read all of it here, in search of hyperparameters."""
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses; refuses what cannot go well, and looks the checkpoint up, before anything is made or loaded."""
-        super().parse_arguments(parser, args)
-        self.subcommand = self.config["subcommand"]
-        config = self.config[self.subcommand]
-        folder = self._named_folder()
-        if self.subcommand in ("fit", "predict"):
-            check_run_folder(folder)
-        if self.subcommand == "fit":
-            check_trainer_options(config.trainer)
-        if config.get("ckpt_path"):
-            config["ckpt_path"] = self._checkpoint(str(config["ckpt_path"]))
-        if self.subcommand == "predict":
-            config["return_predictions"] = False  # callbacks write them; kept, they would fill the memory
-
-    def _checkpoint(self, given: str) -> str | None:
-        """The one that `--ckpt_path` names, checked; the same in this run's subprocesses."""
-        variable = "BOTS_LIGHTNING_CHECKPOINT"
-        if "LOCAL_RANK" in os.environ and variable in os.environ:
-            return os.environ[variable] or None
-        found = find_checkpoint(given, run_folders(self._named_folder()), required=self.subcommand != "fit")
-        os.environ[variable] = found or ""
-        return found
-
-    def _named_folder(self) -> Path:
-        """RUNS_DIR/NAME, or the trainer's `default_root_dir`.
-
-        Raises:
-            ValueError: the name leads out of RUNS_DIR.
-        """
-        if own := self._get(self.config, "trainer").default_root_dir:
-            return Path(own).expanduser()
-        name = self._get(self.config, "name")
-        path = Path(name)
-        if path.is_absolute() or not path.parts or ".." in path.parts:
-            raise ValueError(
-                f"name={name!r}; expected the name of a folder below runs_dir. Set runs_dir for its place."
-            )
-        return Path(self._get(self.config, "runs_dir")).expanduser() / path
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer that writes below the run folder."""
-        config = self._get(self.config_init, "trainer")
-        named = self._named_folder()
-        continued = run_of(self._get(self.config, "ckpt_path"), named)
-        folder, loggers = continued or named, _listed(config.logger)
-        if self.subcommand == "fit":
-            text = self._parser("fit").dump(self.config["fit"], skip_none=False)
-            keeper = RunFolder(named, continued, text)
-            kwargs["callbacks"] = [keeper, *_listed(config.callbacks)]
-            folder, loggers = keeper.folder, [MetricsCSV(keeper.folder), *loggers]
-        kwargs["default_root_dir"] = str(folder)
-        kwargs["logger"] = config.logger is not False and loggers  # the other commands leave the run's curves alone
-        trainer = super().instantiate_trainer(**kwargs)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no plugin of the user's
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RankWatch):
-                callback.checkpoint = self._get(self.config, "ckpt_path")
-        if self.subcommand == "fit":
-            check_ranks(trainer, self.datamodule)  # in one process; Lightning starts the others later
-        return trainer
-
-
-def _listed(given: Any) -> list[Any]:
-    """What the trainer takes alone or as a list."""
-    return list(given) if isinstance(given, Iterable) else [] if given in (None, True, False) else [given]
-
-
-def _run_own_command(name: str, options: list[str]) -> None:
-    """Runs a command that is not LightningCLI's; some load matplotlib, which no run needs."""
-    if name == "export":
-        from bots_lightning.commands.export import export_command
-
-        export_command(options)
-    elif name == "compare":
-        from bots_lightning.commands.compare import compare_command
-
-        compare_command(options)
-    else:
-        from bots_lightning.commands.replay import replay_command
-
-        replay_command(options)
 
 
 def run() -> None:
@@ -199,6 +50,32 @@ def run() -> None:
         sys.exit(f"error: {line}")
 
 
+def main(args: ArgsType | Sequence[str] = None) -> None:
+    """Runs a command.
+
+    Args:
+        args: replaces the words of the command line.
+    """
+    _silence_noise()
+    if args is None:
+        _understand_deepspeed()
+    words = sys.argv[1:] if args is None else args
+    if isinstance(words, list) and words and words[0] in OTHER_COMMANDS:
+        _run_other_command(words[0], words[1:])
+    else:
+        run_lightning_command(args)
+
+
+def _silence_noise() -> None:
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tip)
+
+
+def _no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in str(record.msg)
+
+
 def _understand_deepspeed() -> None:
     """Its launcher puts `--local_rank` first, as the environment says too, and numbers nodes by a name of its own."""
     sys.argv[1:] = [word for word in sys.argv[1:] if not word.startswith("--local_rank=")]
@@ -206,38 +83,21 @@ def _understand_deepspeed() -> None:
         os.environ.setdefault("NODE_RANK", os.environ["CROSS_RANK"])
 
 
-def main(args: ArgsType | Sequence[str] = None) -> None:
-    """Runs a command; `args` replaces the command line."""
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message=message)
-    if args is None:
-        _understand_deepspeed()
-    words = sys.argv[1:] if args is None else args
-    if isinstance(words, list) and words and words[0] in OWN_COMMANDS:
-        _run_own_command(words[0], words[1:])
-        return
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
-    watch = RankWatch()
-    try:
-        BotsCLI(
-            model_class=PolicyModule,
-            datamodule_class=TaskDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_callback=None,  # RunFolder writes it, when training begins
-            trainer_defaults={"use_distributed_sampler": False, "callbacks": watch},
-            parser_kwargs={
-                "prog": "bots-lightning",
-                "description": DESCRIPTION,
-                "formatter_class": HelpFormatter,
-                "allow_abbrev": False,
-            },
-            parser_class=BotsParser,
-            args=args,  # type: ignore[arg-type]
-        )
-    except Exception as error:  # raised again, by its true cause
-        if watch.lost:
-            raise LostRankError(watch.account()) from error
-        raise
+def _run_other_command(name: str, options: list[str]) -> None:
+    """Runs a command that is not LightningCLI's; some load matplotlib, which no run needs."""
+    if name == "export":
+        from bots_lightning.commands.export import export_command
+
+        export_command(options)
+    elif name == "compare":
+        from bots_lightning.commands.compare import compare_command
+
+        compare_command(options)
+    elif name == "replay":
+        from bots_lightning.commands.replay import replay_command
+
+        replay_command(options)
+    else:
+        from bots_lightning.commands.convert_config import convert_config_command
+
+        convert_config_command(options)

@@ -10,15 +10,11 @@ from typing import Any
 import numpy as np
 
 from bots_lightning.commands.parsing import CommandParser, check_outputs, did_you_mean
-from bots_lightning.evaluation.comparison.comparison import BUDGETS, CONFIDENCE, RESAMPLES, compare_to_baseline, spread
+from bots_lightning.evaluation.comparison.comparison import BUDGETS, compare_to_baseline
 from bots_lightning.evaluation.comparison.report import draw_picture, print_tables, write_json
-from bots_lightning.evaluation.comparison.run_records import (
-    FIGURES,
-    FloatArray,
-    RunRecord,
-    common_evaluations,
-    read_runs,
-)
+from bots_lightning.evaluation.comparison.resampling import CONFIDENCE, RESAMPLES, spread
+from bots_lightning.evaluation.comparison.run_files import FloatArray
+from bots_lightning.evaluation.comparison.run_records import SUMMARY_METRICS, RunRecord, common_evaluations, read_runs
 
 DESCRIPTION = """\
 Compares methods by their finished runs, several seeds each: how fast a method reaches the baseline's scores (TTB), how
@@ -94,7 +90,7 @@ def compare_runs(
 
 
 def describe(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """The figures of a method's runs, and its mean curves over seeds."""
+    """Metrics of a method, with their spread over its runs, and its mean curves over seeds."""
     points = [spread(scores) for scores in np.array([run.scores for run in runs]).T.tolist()]
     steps = reduce(np.intersect1d, [run.ratio_steps for run in runs])
     picked = [np.isin(run.ratio_steps, steps) for run in runs]
@@ -102,7 +98,7 @@ def describe(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "seeds": [run.seed for run in runs],
         "folders": [str(run.folder) for run in runs],
         "final_score": points[-1],
-        **{name: spread([run.figures[name] for run in runs]) for name in FIGURES},
+        **{name: spread([run.summary[name] for run in runs]) for name in SUMMARY_METRICS},
         "score_curve": {
             "iterations": runs[0].iterations.tolist(),
             **{axis: _mean([run.costs[axis] for run in runs]) for axis in runs[0].costs},
@@ -122,11 +118,11 @@ def _pairs(runs: Sequence[RunRecord], baseline: Sequence[RunRecord]) -> list[tup
 
 
 def _unpaired(methods: Mapping[str, Sequence[RunRecord]], baseline: str) -> list[str]:
-    """Says which seeds have no partner, and so count in a method's own figures only."""
+    """Says which seeds have no partner, and so count in a method's own metrics only."""
     seeds = {name: {run.seed for run in runs} for name, runs in methods.items()}
     return [
         f"{name} and {baseline} do not share seed {', '.join(map(str, sorted(alone)))}: not in the comparison of the "
-        "two, only in the figures of a method by itself."
+        "two, only in the metrics of a method by itself."
         for name in seeds
         if (alone := seeds[name] ^ seeds[baseline])
     ]
@@ -163,6 +159,6 @@ def _parser() -> CommandParser:
         action="store_true",
         help="Join evaluations by straight lines; else a score is reached at the first evaluation that shows it.",
     )
-    parser.add_argument("--output", type=str, metavar="FILE.json", help="Where to write all figures.")
+    parser.add_argument("--output", type=str, metavar="FILE.json", help="Where to write all metrics.")
     parser.add_argument("--picture", type=str, metavar="FILE.png", help="Where to draw the curves.")
     return parser

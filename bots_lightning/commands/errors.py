@@ -153,7 +153,7 @@ def _unreadable(error: BaseException) -> str:
     why = why or next((line.rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return (
         f"{name or 'a model'} cannot be loaded: {why}. Name a folder with a model (looked in {Path.cwd()}), or a name "
-        "on the Hub that can be reached, as model.init_args.pretrained."
+        "on the Hub that can be reached, as model.policy.pretrained."
     )
 
 

@@ -11,9 +11,9 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from bots_lightning.checkpoints import consolidated, damage, read_file
-from bots_lightning.commands.parsing import CommandParser, explain
+from bots_lightning.commands.parsing import CommandParser, explain, flat_config
 from bots_lightning.policy.export import Exported, check_unused, export_policy
-from bots_lightning.training.old_module import PolicyModule
+from bots_lightning.training import OnlineModule
 
 DESCRIPTION = """\
 Writes the policy of a checkpoint, and its tokenizer, as a folder that plain transformers and peft load.
@@ -35,7 +35,7 @@ def export_command(args: Sequence[str] | None = None) -> None:
         check_unused(output)  # before a large model is loaded
         module = load_module(checkpoint, Path(options.config) if options.config else None)
         dtype = getattr(torch, options.dtype) if options.dtype else None
-        exported = export_policy(module, output, options.merge, dtype)
+        exported = export_policy(module.policy, output, options.merge, dtype)
     except (OSError, ValueError) as error:
         parser.refuse(str(error))
     print(describe(exported, module.progress.iterations))
@@ -55,7 +55,7 @@ def describe(exported: Exported, iterations: int) -> str:
     )
 
 
-def load_module(checkpoint_path: Path, config: Path | None = None) -> PolicyModule:
+def load_module(checkpoint_path: Path, config: Path | None = None) -> OnlineModule:
     """The module of a run with the weights of a checkpoint.
 
     Args:
@@ -102,12 +102,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def build_module(config: Path) -> PolicyModule:
+def build_module(config: Path) -> OnlineModule:
     """The module that a config's `model` section describes; the other sections are not looked at.
 
     Raises:
         ValueError: there is no such section, or it cannot be built.
     """
+    if fault := flat_config(str(config)):
+        raise ValueError(fault)
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -115,7 +117,7 @@ def build_module(config: Path) -> PolicyModule:
     if not isinstance(content, dict) or "model" not in content:
         raise ValueError(f"{config} has no `model`. Name the config.yaml of the checkpoint's run with --config.")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--model", type=PolicyModule)
+    parser.add_argument("--model", type=OnlineModule)
     try:
         return parser.instantiate_classes(parser.parse_object({"model": content["model"]})).model
     except (ArgumentError, ValueError) as error:

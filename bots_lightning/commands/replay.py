@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from bots_lightning.commands.parsing import CommandParser, check_outputs, did_you_mean, explain
+from bots_lightning.commands.parsing import CommandParser, check_outputs, did_you_mean, explain, flat_config
 from bots_lightning.evaluation.replay.frontier import frontiers
 from bots_lightning.evaluation.replay.replay import ReplaySettings, replay
 from bots_lightning.evaluation.replay.report import draw_picture, print_tables, write_json
@@ -21,7 +21,7 @@ from bots_lightning.selection import TaskSelector
 
 OVERLAYS = Path("configs/selectors")
 DESCRIPTION = """\
-Steps selectors through the record of a real run and compares what they chose and foretold. The record does not
+Steps selectors through the record of a real run and compares what they chose and predicted. The record does not
 react: this scores choices and beliefs, not learning.
 
   bots-lightning replay --data trajectories.jsonl --selectors uniform bots --output replay.json --picture replay.png
@@ -105,7 +105,7 @@ def load_selectors(names: Sequence[str] | None) -> dict[str, TaskSelector]:
             raise ValueError(f"two selectors are called {path.stem!r}. Name each once, or rename a file.")
         node = _selector_node(path)
         if node is None:
-            raise ValueError(f"{path} has no data.init_args.selector. Name an overlay that sets the selector.")
+            raise ValueError(f"{path} has no data.selector. Name an overlay that sets the selector.")
         selectors[path.stem] = _build(path, node)
     return selectors
 
@@ -138,12 +138,18 @@ def _overlay_path(name: str) -> Path:
 
 
 def _selector_node(path: Path) -> Any:
-    """What the overlay says under data.init_args.selector; none if nothing."""
+    """What an overlay sets as data.selector; None if nothing.
+
+    Raises:
+        ValueError: the file is not YAML, or has the flat layout.
+    """
+    if fault := flat_config(str(path)):
+        raise ValueError(fault)
     try:
         node = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML ({error}).") from error
-    for key in ("data", "init_args", "selector"):
+    for key in ("data", "selector"):
         node = node.get(key) if isinstance(node, dict) else None
     return node
 

@@ -25,16 +25,21 @@ from bots_lightning.training.failures import together
 
 ROOT = Path(__file__).parents[2]
 FILES = {
-    "open.yaml": "model:\n  init_args:\n    reward_funcs: [a\n",
+    "open.yaml": "model:\n  scorer:\n    reward_funcs: [a\n",
     "tab.yaml": "model:\n\tclass_path: x\n",
     "empty.yaml": "# nothing yet\n",
     "list.yaml": "- a\n- b\n",
     "key.yaml": "trainer:\n  max_epochs: 2\n  max_stps: 1\n",
     "section.yaml": "trainr:\n  max_epochs: 2\n",
-    "option.yaml": "model:\n  init_args:\n    # slower\n    learning_rat: 1.0e-5\n",
-    "deep.yaml": "data:\n  init_args:\n    evaluation:\n      heldout:\n        class_path: bots_lightning.tasks."
-    "ProceduralTasks\n        init_args:\n          num_task: 3\n",
-    "value.yaml": "model:\n  init_args:\n    learning_rate: fast\n",
+    "option.yaml": "model:\n  optimizer:\n    # slower\n    learning_rat: 1.0e-5\n",
+    "below.yaml": "model:\n  algorithm:\n    init_args:\n      epsilom: 0.1\n",
+    "deep.yaml": "data:\n  evaluation:\n    heldout:\n      class_path: bots_lightning.tasks."
+    "ProceduralTasks\n      init_args:\n        num_task: 3\n",
+    "value.yaml": "model:\n  optimizer:\n    learning_rate: fast\n",
+    "part.yaml": "model:\n  sampler:\n    epsilon: 0.1\n",
+    "flat.yaml": "name: old\nmodel:\n  class_path: bots_lightning.algorithms.PPO\n  init_args: {cliprange: 0.1}\n",
+    "flat_overlay.yaml": "data:\n  init_args:\n    selector:\n      class_path: "
+    "bots_lightning.selection.UniformSelector\n",
     "callback.yaml": "trainer:\n  callbacks:\n  - class_path: callbacks.CompletionsLog\n  - class_path: "
     "callbacks.RunSumary\n",
     "picture.jsonl": '{"task_id": "a", "prompt": "p", "answer": "1", "reference_pass_rate": 0.5, "successes": [1, 2], '
@@ -73,15 +78,24 @@ MISTAKES = {
     ),
     "FIT --config option.yaml": (
         2,
-        "option.yaml, line 4: model.init_args.learning_rat is not an option of bots_lightning.algorithms.GRPO; did you "
-        "mean learning_rate?",
+        "option.yaml, line 4: model.optimizer.learning_rat is not an option; did you mean "
+        "model.optimizer.learning_rate?",
+    ),
+    "FIT --config below.yaml": (
+        2,
+        "below.yaml, line 4: model.algorithm.init_args.epsilom is not an option of bots_lightning.algorithms.GRPO; did "
+        "you mean epsilon?",
+    ),
+    "FIT --config part.yaml": (
+        2,
+        "part.yaml, line 3: model.sampler.epsilon is not an option; did you mean model.algorithm.init_args.epsilon?",
     ),
     "FIT --config deep.yaml": (
         2,
-        "deep.yaml, line 7: data.init_args.evaluation.heldout.init_args.num_task is not an option of "
+        "deep.yaml, line 6: data.evaluation.heldout.init_args.num_task is not an option of "
         "bots_lightning.tasks.ProceduralTasks; did you mean num_tasks?",
     ),
-    "FIT --config value.yaml": (2, "value.yaml, line 3: model.init_args.learning_rate=fast: expected a number."),
+    "FIT --config value.yaml": (2, "value.yaml, line 3: model.optimizer.learning_rate=fast: expected a number."),
     "FIT --config callback.yaml": (
         2,
         "callback.yaml, line 4: trainer.callbacks.class_path=callbacks.RunSumary: callbacks has no RunSumary; did you "
@@ -89,82 +103,136 @@ MISTAKES = {
     ),
     "fit --config configs/selectors/uniform.yaml": (
         2,
-        "bots_lightning.data.TaskDataModule needs source. Set data.init_args.source, or stack this config on a whole "
-        "one: --config configs/quickstart.yaml",
+        "model.policy.pretrained and model.scorer.reward_funcs and model.algorithm and data.source must be set. Set "
+        "them, or stack this config on a whole one: --config configs/quickstart.yaml",
+    ),
+    "fit --config configs/algorithms/gspo.yaml": (2, "stack this config on a whole one: --config configs/quickstart"),
+    # the flat layout of earlier configs
+    "FIT --config flat.yaml": (
+        2,
+        "flat.yaml, line 3: model.class_path: the layout of configs has changed. Convert the file: bots-lightning "
+        "convert-config flat.yaml NEW.yaml",
+    ),
+    "FIT --config flat_overlay.yaml": (
+        2,
+        "flat_overlay.yaml, line 2: data.init_args: the layout of configs has changed. Convert the file: ",
+    ),
+    "fit --config flat.yaml --config flat_overlay.yaml": (2, "convert-config flat.yaml NEW.yaml"),
+    "FIT --model.init_args.learning_rate 1": (
+        2,
+        "--model.init_args.learning_rate: the layout of options has changed; here it is "
+        "--model.optimizer.learning_rate.",
+    ),
+    "FIT --model.init_args.importance_sampling_correction false": (
+        2,
+        "the layout of options has changed; here it is --model.algorithm.importance_sampling.",
+    ),
+    "FIT --data.init_args.selector.init_args.belief BetaBelief": (
+        2,
+        "the layout of options has changed; here it is --data.selector.init_args.belief.",
+    ),
+    "FIT --model bots_lightning.algorithms.PPO": (
+        2,
+        "--model bots_lightning.algorithms.PPO: expected options, not a class. The algorithm is one: --model.algorithm "
+        "bots_lightning.algorithms.PPO",
     ),
     # options
     "FIT --trainer.max_stps 1": (2, "--trainer.max_stps is not an option; did you mean --trainer.max_steps?"),
     "FIT --learning_rate 1": (
         2,
-        "--learning_rate is not an option; did you mean --model.init_args.learning_rate?",
+        "--learning_rate is not an option; did you mean --model.optimizer.learning_rate?",
     ),
-    "FIT --modle.init_args.seed 1": (
+    "FIT --modle.sampler.num_generations 1": (
         2,
-        "--modle.init_args.seed is not an option; did you mean --model.init_args.seed?",
+        "--modle.sampler.num_generations is not an option; did you mean --model.sampler.num_generations?",
     ),
+    "FIT --model.seed 1": (2, "--model.seed is not an option; here it is --seed_everything."),
+    "FIT --model.learning_rate 1": (2, "not an option; did you mean --model.optimizer.learning_rate?"),
+    "FIT --model.optimizer.cliprange 1": (2, "not an option; here it is --model.algorithm.epsilon."),
+    "FIT --model.optimizer.lr 1": (2, "not an option; here it is --model.optimizer.learning_rate."),
     "FIT --actor_rollout_ref.rollout.n 8": (
         2,
-        "--actor_rollout_ref.rollout.n is not an option; here it is --model.init_args.num_generations.",
+        "--actor_rollout_ref.rollout.n is not an option; here it is --model.sampler.num_generations.",
     ),
     "FIT --trainer.gradient_accumulation_steps 8": (
         2,
-        "--trainer.gradient_accumulation_steps is not an option; here it is --model.init_args.max_tokens_per_micro",
+        "--trainer.gradient_accumulation_steps is not an option; here it is --model.policy.max_tokens_per_micro",
     ),
     "FIT --per_device_train_batch_size 4": (
         2,
-        "--per_device_train_batch_size is not an option; here it is --data.init_args.batch_size, in tasks per step",
+        "--per_device_train_batch_size is not an option; here it is --data.batch_size, in tasks per step",
     ),
-    "FIT --model.init_args.learning_rat 1": (
+    "FIT --model.optimizer.learning_rat 1": (
         2,
-        "not an option of bots_lightning.algorithms.GRPO; did you mean learning_rate?",
+        "--model.optimizer.learning_rat is not an option; did you mean --model.optimizer.learning_rate?",
     ),
-    "FIT --model.init_args.beta 0.1": (
+    "FIT --model.algorithm.epsilom 1": (
         2,
-        "--model.init_args.beta is not an option of bots_lightning.algorithms.GRPO; here it is kl_coef.",
+        "not an option of bots_lightning.algorithms.GRPO; did you mean epsilon?",
     ),
-    "FIT --model bots_lightning.algorithms.PPO --model.init_args.epsilon 0.1": (
+    "FIT --model.algorithm.critic SharedCritic": (
         2,
-        "--model.init_args.epsilon is not an option of bots_lightning.algorithms.PPO; here it is cliprange.",
+        "not an option of bots_lightning.algorithms.GRPO. To see them: bots-lightning fit --model.algorithm.help "
+        "bots_lightning.algorithms.GRPO",
     ),
-    "FIT --model.init_args.lora.lora_alpha 8": (
+    "FIT --model.algorithm.lr 1": (
+        2,
+        "not an option of bots_lightning.algorithms.GRPO; here it is model.optimizer.learning_rate.",
+    ),
+    "FIT --model.algorithm.importance_sampling.cap 1": (2, "importance_sampling.cap is not an option of "),
+    "FIT --model.algorithm.beta 0.1": (
+        2,
+        "--model.algorithm.beta is not an option of bots_lightning.algorithms.GRPO; here it is kl_coef.",
+    ),
+    "FIT --model.algorithm bots_lightning.algorithms.PPO --model.algorithm.epsilon 0.1": (
+        2,
+        "--model.algorithm.epsilon is not an option of bots_lightning.algorithms.PPO; here it is cliprange.",
+    ),
+    "FIT --model.policy.lora.lora_alpha 8": (
         2,
         "not an option of bots_lightning.policy.LoRA; here it is alpha.",
     ),
     "FIT --trainer.max_steps": (2, "--trainer.max_steps needs a value behind it."),
     "FIT quickly": (2, "'quickly' is not expected here; options begin with --."),
     # values
-    "FIT --model.init_args.learning_rate abc": (2, "--model.init_args.learning_rate abc: expected a number."),
+    "FIT --model.optimizer.learning_rate abc": (2, "--model.optimizer.learning_rate abc: expected a number."),
     "FIT --trainer.max_steps 1.5": (2, "--trainer.max_steps 1.5: expected a whole number."),
-    "FIT --model.init_args.loss_type gspo": (
+    "FIT --model.algorithm.loss_type gspo": (
         2,
-        "--model.init_args.loss_type gspo: GSPO here is importance_sampling_level: sequence (--config "
+        "--model.algorithm.loss_type gspo: GSPO here is importance_sampling_level: sequence (--config "
         "configs/algorithms/gspo.yaml); expected one of grpo, dr_grpo, ",
     ),
-    "FIT --model.init_args.loss_type gprpo": (2, "bnpo; did you mean grpo?"),
-    "FIT --model.init_args.scale_rewards true": (
+    "FIT --model.algorithm.loss_type gprpo": (2, "bnpo; did you mean grpo?"),
+    "FIT --model.algorithm.scale_rewards true": (
         2,
         "scale_rewards true: TRL's true here is group; expected one of group",
     ),
     # classes
-    "FIT --model GRP0": (2, "--model GRP0: there is no such class; did you mean bots_lightning.algorithms.GRPO?"),
-    "FIT --model.help GRP0": (
+    "FIT --model.algorithm GRP0": (
         2,
-        "--model.help GRP0: there is no such class; did you mean bots_lightning.algorithms.GRPO?",
+        "--model.algorithm GRP0: there is no such class; did you mean bots_lightning.algorithms.GRPO?",
     ),
-    "FIT --model DAPO": (2, "--model DAPO: DAPO is GRPO with --config configs/algorithms/dapo.yaml."),
-    "FIT --data.init_args.selector bots_lightning.selectors.ThompsonSelector": (
+    "FIT --model.algorithm.help GRP0": (
+        2,
+        "--model.algorithm.help GRP0: there is no such class; did you mean bots_lightning.algorithms.GRPO?",
+    ),
+    "FIT --model.algorithm DAPO": (
+        2,
+        "--model.algorithm DAPO: DAPO is GRPO with --config configs/algorithms/dapo.yaml.",
+    ),
+    "FIT --data.selector bots_lightning.selectors.ThompsonSelector": (
         2,
         "bots_lightning has no selectors; did you mean bots_lightning.selection.ThompsonSelector?",
     ),
-    "FIT --data.init_args.selector bots_lightning.algorithms.GRPO": (
+    "FIT --data.selector bots_lightning.algorithms.GRPO": (
         2,
         "not a TaskSelector. Known: bots_lightning.selection.",
     ),
-    "FIT --model.init_args.reward_funcs '[bots_lightning.rewards.exact_mach]'": (
+    "FIT --model.scorer.reward_funcs '[bots_lightning.rewards.exact_mach]'": (
         2,
         "bots_lightning.rewards has no exact_mach; did you mean bots_lightning.rewards.exact_match?",
     ),
-    "FIT --model.init_args.reward_funcs '[my_rewards.length]'": (
+    "FIT --model.scorer.reward_funcs '[my_rewards.length]'": (
         2,
         "there is no module my_rewards. Python looks where packages are installed and in PYTHONPATH",
     ),
@@ -175,7 +243,7 @@ MISTAKES = {
     ),
     "FIT --trainer.accumulate_grad_batches 2": (
         1,
-        "set data.init_args.batch_size for more tasks a step, model.init_args",
+        "set data.batch_size for more tasks a step, model.policy",
     ),
     "FIT --trainer.strategy ddp": (
         1,
@@ -193,16 +261,16 @@ MISTAKES = {
     ),
     "FIT --name ../up": (1, "name='../up'; expected the name of a folder below runs_dir."),
     "FIT --ckpt_path gone.ckpt": (1, "--ckpt_path gone.ckpt: there is no such checkpoint (looked in HERE)."),
-    "FIT --data.init_args.source bots_lightning.tasks.JsonlTasks --data.init_args.source.init_args.path gone.jsonl": (
+    "FIT --data.source bots_lightning.tasks.JsonlTasks --data.source.init_args.path gone.jsonl": (
         1,
         "gone.jsonl is not a file (looked in HERE). Correct the source's `path`.",
     ),
-    "FIT --model.init_args.pretrained nobody/nothing": (
+    "FIT --model.policy.pretrained nobody/nothing": (
         1,
         "nobody/nothing cannot be loaded: there is no such folder, it was not downloaded before, and HF_HUB_OFFLINE is "
         "set. Name a folder with a model (looked in HERE), or a name on the Hub that can be reached",
     ),
-    "FIT --model.init_args.pretrained ./nothing": (
+    "FIT --model.policy.pretrained ./nothing": (
         1,
         "./nothing cannot be loaded: there is no such folder, and it is no ",
     ),
@@ -227,19 +295,28 @@ MISTAKES = {
     "replay --data picture.jsonl --picture a.pgn": (2, "--picture a.pgn: expected a name that ends in one of .png, "),
     "replay --data picture.jsonl --selectors forgets.yaml": (
         2,
-        "forgets.yaml: the selector cannot be built: forgets.yaml, line 7: "
-        "data.init_args.selector.init_args.belief.init_args.forgeting is not an option of "
+        "forgets.yaml: the selector cannot be built: forgets.yaml, line 6: "
+        "data.selector.init_args.belief.init_args.forgeting is not an option of "
         "bots_lightning.beliefs.BetaBelief; did you mean forgetting?",
     ),
+    "replay --data picture.jsonl --selectors flat_overlay.yaml": (
+        2,
+        "flat_overlay.yaml, line 2: data.init_args: the layout of configs has changed. Convert the file: ",
+    ),
+    "convert-config": (2, "old and new must be given. See bots-lightning convert-config --help."),
+    "convert-config gone.yaml new.yaml": (2, "gone.yaml is not a file (looked in HERE). Name a config."),
+    "convert-config tab.yaml new.yaml": (2, "tab.yaml, line 2, column 1: not YAML: found character"),
+    "convert-config base.yaml new.yaml": (2, "base.yaml has no model.init_args and no data.init_args: it needs no"),
+    "convert-config flat.yaml base.yaml": (2, "base.yaml exists already, and was left as it is. Name another file."),
+    "convert-config flat.yaml base.yaml/new.yaml": (2, "base.yaml is a file; expected a folder"),
 }
 FORGETS = """\
 data:
-  init_args:
-    selector:
-      class_path: bots_lightning.selection.ThompsonSelector
-      init_args:
-        belief:
-          {class_path: bots_lightning.beliefs.BetaBelief, init_args: {forgeting: 0.1}}
+  selector:
+    class_path: bots_lightning.selection.ThompsonSelector
+    init_args:
+      belief:
+        {class_path: bots_lightning.beliefs.BetaBelief, init_args: {forgeting: 0.1}}
 """
 LOGS = ("Seed set", "GPU available", "TPU available", "Loading weights")
 
@@ -249,23 +326,15 @@ def here(tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A folder with a config of a tiny run, and spoilt ones."""
     base = {
         "model": {
-            "class_path": "bots_lightning.algorithms.GRPO",
-            "init_args": {
-                "pretrained": checkpoint,
-                "reward_funcs": ["bots_lightning.rewards.exact_match"],
-                "num_generations": 2,
-                "max_prompt_length": 64,
-                "max_completion_length": 4,
-                "lora": {"r": 2},
-            },
+            "policy": {"pretrained": checkpoint, "lora": {"r": 2}},
+            "scorer": {"reward_funcs": ["bots_lightning.rewards.exact_match"]},
+            "sampler": {"num_generations": 2, "max_prompt_length": 64, "max_completion_length": 4},
+            "algorithm": {"class_path": "bots_lightning.algorithms.GRPO"},
         },
         "data": {
-            "class_path": "bots_lightning.data.TaskDataModule",
-            "init_args": {
-                "source": {"class_path": "bots_lightning.tasks.ProceduralTasks", "init_args": {"num_tasks": 4}},
-                "selector": {"class_path": "bots_lightning.selection.UniformSelector"},
-                "batch_size": 2,
-            },
+            "source": {"class_path": "bots_lightning.tasks.ProceduralTasks", "init_args": {"num_tasks": 4}},
+            "selector": {"class_path": "bots_lightning.selection.UniformSelector"},
+            "batch_size": 2,
         },
         "trainer": {"accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1},
     }
@@ -393,9 +462,7 @@ def test_a_missing_module_of_this_package_is_a_bug() -> None:
 
 def test_an_extra_that_is_not_installed_is_told_by_the_program(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)  # importing it raises ModuleNotFoundError
-    code, lines = ended(
-        "FIT --data.init_args.source bots_lightning.tasks.DatasetTasks --data.init_args.source.init_args.path x/y"
-    )
+    code, lines = ended("FIT --data.source bots_lightning.tasks.DatasetTasks --data.source.init_args.path x/y")
     assert (code, len(lines)) == (1, 1)
     assert "pip install 'bots-lightning[datasets]'" in lines[0]
 
@@ -438,7 +505,7 @@ def test_the_first_of_two_errors_is_told_and_a_bug_behind_a_handled_one_is_not_h
 
 
 def test_a_wrapper_s_message_is_told_rather_than_what_it_wraps(here: Path) -> None:
-    Path("none.yaml").write_text("model: {class_path: bots_lightning.algorithms.GRPO, init_args: {num_generations: x}}")
+    Path("none.yaml").write_text("model: {sampler: {num_generations: x}}")
     told = line_for(raised(lambda: build_module(Path("none.yaml"))))
     assert told is not None
-    assert told.startswith("none.yaml: the model cannot be built: none.yaml, line 1: model.init_args.num_generations=x")
+    assert told.startswith("none.yaml: the model cannot be built: none.yaml, line 1: model.sampler.num_generations=x")

@@ -99,9 +99,9 @@ def test_the_selector_is_the_one_that_trains(name: str, project: Path, monkeypat
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [
-        ("model:\n  init_args:\n    seed: 1\n", "mine.yaml has no data.init_args.selector"),
+        ("model:\n  sampler:\n    num_generations: 1\n", "mine.yaml has no data.selector"),
         ("data: [", "mine.yaml is not YAML"),
-        ("data: {init_args: {selector: {class_path: no.such.Selector}}}", "mine.yaml: the selector cannot be built"),
+        ("data: {selector: {class_path: no.such.Selector}}", "mine.yaml: the selector cannot be built"),
     ],
 )
 def test_a_wrong_overlay_is_named(overlay: str, message: str, project: Path) -> None:

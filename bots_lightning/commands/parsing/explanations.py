@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bots_lightning.commands.parsing.class_faults import explain_class
+from bots_lightning.commands.parsing.flat_faults import flat_fault
 from bots_lightning.commands.parsing.nearest import did_you_mean, nearest
 from bots_lightning.commands.parsing.option_faults import explain_option, explain_word
 from bots_lightning.commands.parsing.parse_messages import Fault, read_message
@@ -44,6 +45,8 @@ class Scene:
 
 def explain(parser: Any, message: str, words: Sequence[str]) -> str:
     """The line for a message of jsonargparse; its own words, joined, where nothing better is known."""
+    if flat := flat_fault(words):
+        return flat
     scene, fault = Scene(parser, words), read_message(message)
     for pattern, explanation in RULES:
         if (found := pattern.search(fault.text)) and (line := explanation(scene, fault, found)):
@@ -114,12 +117,45 @@ def _required(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
         options = " and ".join(f"{place.removesuffix('.init_args')}.init_args.{name}" for name in names)
         whole = "" if "." in fault.key else f", or stack this config on a whole one: {EXAMPLE}"
         return f"{fault.owner} needs {' and '.join(names)}. Set {options}{whole}."
+    if sections := sorted({"model", "data"} & {name.partition(".")[0] for name in names}):
+        return _incomplete(scene.words, names, sections)
     flags = {action.dest: action for action in scene.parser._actions}
-    if {"model", "data"} & set(names):
-        command = scene.words[0] if scene.words and not scene.words[0].startswith("-") else "fit"
-        return f"no {' and no '.join(names)} given. Name a config: bots-lightning {command} {EXAMPLE}"
     wanted = [f"--{name}" if name in flags and flags[name].option_strings else name for name in names]
     return f"{' and '.join(wanted)} must be given. See {scene.parser.prog} --help."
+
+
+def _incomplete(words: Sequence[str], names: Sequence[str], sections: Sequence[str]) -> str:
+    """Nothing is known of the model or the data, or not all."""
+    if config_files(words):
+        return f"{' and '.join(names)} must be set. Set them, or stack this config on a whole one: {EXAMPLE}"
+    command = words[0] if words and not words[0].startswith("-") else "fit"
+    return f"no {' and no '.join(sections)} given. Name a config: bots-lightning {command} {EXAMPLE}"
+
+
+def _no_class(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
+    """Options of a class that nothing names."""
+    key = _key(scene, found["key"])
+    return (
+        f"{find_place(key, scene.words)} needs a class. Set {key}.class_path, or stack this config on a whole one: "
+        f"{EXAMPLE}"
+    )
+
+
+def _linked(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
+    """An option that another one sets."""
+    place = find_place(_key(scene, found["name"]), scene.words)
+    return f"{place} is not an option; here it is {'--' if place.file is None else ''}{found['source']}."
+
+
+def _no_subclass(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
+    """A class where the options of one certain class are expected."""
+    path, key = found["path"], _key(scene, fault.key) or "model"
+    seen = find_place(key, scene.words, path).with_value(path)
+    if path.endswith((".yaml", ".yml")):
+        return f"{seen}: there is no such file (looked in {Path.cwd()})."
+    if key == "model":
+        return f"{seen}: expected options, not a class. The algorithm is one: --model.algorithm {path}"
+    return f"{seen}: expected options, not a class. See {scene.parser.prog} --help."
 
 
 def _no_value(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
@@ -165,6 +201,8 @@ RULES: tuple[tuple[re.Pattern[str], Explanation], ...] = tuple(
         (r"the following arguments are required: (?P<names>.*)", _required),
         (r"argument (?P<option>\S+): expected (?P<number>one|at least one|\d+) argument", _no_value),
         (r"^Option '(?P<name>.*)' is not accepted$", _option),
+        (r"^Subclasses are disabled for (?P<kind>\w+), thus '(?P<path>[^']*)'", _no_subclass),
+        (r"^Unable to load config \"(?P<path>.*)\"", _no_subclass),
         (r"^Subcommand '(?P<command>\w+)' does not accept option '(?P<name>.*)'", _option),
         (r"^unrecognized arguments: (?P<words>.*)", _word),
         (r"^(?:(?P<option>--\S+): )?Expected a dot import path string: (?P<path>.*)", _class),
@@ -172,6 +210,8 @@ RULES: tuple[tuple[re.Pattern[str], Explanation], ...] = tuple(
         (r"^Import path (?P<path>\S+) does not correspond to a subclass of (?P<base>\w+)", _class),
         (r"^Expected an instantiatable class, but (?P<path>\S+) is (?P<why>.*)", _class),
         (r"^(?P<why>(?:module '.*' has no attribute|No module named) '(?P<missing>.*)')", _class),
+        (r"^Parser key \"(?P<key>[^\"]*)\": Not a valid subclass of (?P<base>\w+)", _no_class),
+        (r"^Linked \"(?P<name>.*)\" must be given via \"(?P<source>.*)\"", _linked),
         (r"^Not of type (?P<type>\w+): ", _restriction),
     )
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bots_lightning.commands.parsing.classes import known_classes, option_names, options_of
@@ -37,35 +37,65 @@ def explain_option(parser: Any, words: Sequence[str], key: str, owner: str | Non
 
 
 def _of_class(parser: Any, place: Place, key: str, owner: str) -> str:
-    name, options = key.rpartition(".")[2], options_of(owner)
+    name, options = _last(key), options_of(owner)
     seen = f"{place} is not an option of {owner}"
     if here := _counterpart(name, key, owner, options):
         return f"{seen}; here it is {here}."
     hint = did_you_mean(name, options)
     if hint != ".":
         return seen + hint
-    part = key.partition(".")[0]
+    if _above(key) == "model.algorithm":
+        return f"{seen}. To see them: {_program(parser)} --model.algorithm.help {owner}"
     if len(options) <= FEW:
         return f"{seen}, which has {', '.join(options) or 'none'}."
-    if part in ("model", "data") and key.count(".") == 1:
-        return f"{seen}. To see them: {_program(parser)} --{part}.help {owner}"
     return f"{seen}. See its documentation."
 
 
 def _counterpart(name: str, key: str, owner: str, options: Sequence[str]) -> str | None:
     """What another trainer's name is called here, as far as this class can have it."""
-    names = FOREIGN_OPTIONS | PPO_OPTIONS if owner.rpartition(".")[2] == "PPO" else FOREIGN_OPTIONS
-    here = names.get(name)
+    names = FOREIGN_OPTIONS | PPO_OPTIONS if _last(owner) == "PPO" else FOREIGN_OPTIONS
+    here, above = names.get(name), key.removesuffix(name)
     if here is None:
         return None
-    inner = here.removeprefix("model.init_args.").removeprefix("data.init_args.")
-    if inner.removeprefix("lora.") != inner and "lora" in key.split(".")[:-1]:
-        return inner.removeprefix("lora.")
-    if _option_in(inner) in options and inner != name:
-        return inner
-    if inner == here or key.split(".")[0] in ("data", "model"):
-        return here if key.count(".") == 1 else None  # the options of parts are no trainer's
-    return None
+    if here.startswith(above):  # an option of this class
+        inner = here.removeprefix(above)
+        return inner if _option_in(inner) in options else None
+    return here if above == "model.algorithm." else None  # deeper ones are no trainer's
+
+
+def _option_in(text: str) -> str:
+    """The option that a text begins with."""
+    return text.split()[0].rstrip(",").split(".")[0]
+
+
+def _of_parser(parser: Any, place: Place, key: str) -> str:
+    own, seen = [plain_key(option) for option in option_names(parser)], f"{place} is not an option"
+    if not {"model", "trainer"} <= {option.partition(".")[0] for option in own}:
+        return (
+            f"{seen}{did_you_mean(key, own, '--')}" if nearest(key, own) else f"{seen}. See {_program(parser)} --help."
+        )
+    everything = [*own, *_of_algorithms()]
+    meant = _nearest_section(key, everything)
+    if meant is None and (here := _foreign(key)):
+        return f"{seen}; here it is {_spelled(here, place)}."
+    if meant := meant or _alike(key, everything if "." in key else own) or _of_same_name(key, everything):
+        return f"{seen}; did you mean {_spelled(meant, place)}?"
+    if beside := [_last(option) for option in own if _above(option) == _above(key) != ""]:
+        return f"{seen}; {_above(key)} has {', '.join(beside[:FEW])}{', …' * (len(beside) > FEW)}."
+    return f"{seen}. See {_program(parser)} --help."
+
+
+def _nearest_section(key: str, everything: Sequence[str]) -> str | None:
+    """The option of this name in a section of nearly this name."""
+    found = nearest(key, [option for option in everything if _last(option) == _last(key)])
+    return found if found and nearest(_above(key), [_above(found)]) else None
+
+
+def _alike(key: str, known: Sequence[str]) -> str | None:
+    """The option with nearly this name, the last part included; in the same section if there is one."""
+    section = key.partition(".")[0] + "."
+    found = nearest(key, [option for option in known if option.startswith(section)] or known)
+    return found if found and nearest(_last(key), [_last(found)]) else None
 
 
 def _foreign(key: str) -> str | None:
@@ -75,50 +105,33 @@ def _foreign(key: str) -> str | None:
     return next((FOREIGN_OPTIONS[name] for name in names if name in FOREIGN_OPTIONS), None)
 
 
-def _option_in(text: str) -> str:
-    """The option that a text begins with."""
-    return text.split()[0].rstrip(",").split(".")[0]
-
-
-def _of_parser(parser: Any, place: Place, key: str) -> str:
-    own = list(option_names(parser))
-    flag = "" if place.file else "--"
-    seen = f"{place} is not an option"
-    if {"model", "trainer"} <= {option.partition(".")[0] for option in own}:
-        everything = {plain_key(option): option for option in [*own, *_inside()]}
-        whole = nearest(key, everything if "." in key else own)
-        if whole and not nearest(_last(key), [_last(whole)]):
-            whole = None  # alike in what stands before
-        if whole is None and (here := _foreign(key)):
-            return f"{seen}; here it is {flag}{here}."
-        if whole := whole or _of_same_name(key, everything):
-            return f"{seen}; did you mean {flag}{everything[whole]}?"
-    elif found := nearest(key, own):
-        return f"{seen}; did you mean {flag}{found}?"
-    return f"{seen}. See {_program(parser)} --help."
-
-
-def _of_same_name(key: str, everything: Mapping[str, str]) -> str | None:
-    """The option with the same last name, or nearly the same."""
-    by_name, name = {_last(option): option for option in reversed(list(everything))}, _last(key)
-    found = name if name in by_name else nearest(name, by_name)
+def _of_same_name(key: str, everything: Sequence[str]) -> str | None:
+    """The option of a section with the same last name, or nearly the same."""
+    by_name = {_last(option): option for option in reversed(everything) if "." in option}
+    found = _last(key) if _last(key) in by_name else nearest(_last(key), by_name)
     return None if found is None else by_name[found]
+
+
+def _spelled(option: str, place: Place) -> str:
+    """An option as a word of the command line has it, or a file."""
+    if place.file is None:
+        return f"--{option}"
+    return option.replace("model.algorithm.", "model.algorithm.init_args.")
 
 
 def _last(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _inside() -> list[str]:
-    """Options of models and data modules, by their full names."""
-    kinds = {"model": ("GRPO", "PPO"), "data": ("TaskDataModule",)}
-    return [
-        f"{part}.init_args.{option}"
-        for part, names in kinds.items()
-        for path in known_classes()
-        if path.rpartition(".")[2] in names
-        for option in options_of(path)
-    ]
+def _above(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _of_algorithms() -> list[str]:
+    """Options of the algorithms, by their full names."""
+    paths = [path for path in known_classes() if path.startswith("bots_lightning.algorithms.")]
+    algorithms = [path for path in paths if _last(path) in ("GRPO", "PPO")]
+    return [f"model.algorithm.{option}" for path in algorithms for option in options_of(path)]
 
 
 def _program(parser: Any) -> str:

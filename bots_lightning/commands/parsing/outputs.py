@@ -1,4 +1,4 @@
-"""Files that a command is to write, looked at before it starts to work."""
+"""Checks, before a command starts to work, that the files it will write can be written."""
 
 from __future__ import annotations
 
@@ -11,25 +11,45 @@ PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 
 
 def check_outputs(output: str | None, picture: str | None) -> None:
-    """Sees that figures and a picture can be written; folders for them are made later.
+    """Sees that metrics and a picture can be written; folders for them are made later.
+
+    Args:
+        output: file of the metrics, of the option `--output`.
+        picture: file of the picture, of the option `--picture`.
+
 
     Raises:
         ValueError: names the option, and what is wrong with the place or the kind of file.
     """
     for option, name in (("--output", output), ("--picture", picture)):
-        if name is None:
-            continue
-        if Path(name).is_dir():
-            raise ValueError(f"{option} {name} is a folder; expected a file in it.")
-        if fault := _fault_of_folder(Path(name).parent):
-            raise ValueError(f"{option} {name}: {fault}. Name another place.")
+        if name is not None:
+            check_output(name, f"{option} {name}")
     if picture is not None and (suffix := Path(picture).suffix.lower()) not in PICTURES:
         hint = did_you_mean(suffix, PICTURES)
         raise ValueError(f"--picture {picture}: expected a name that ends in one of {', '.join(PICTURES)}{hint}")
 
 
+def check_output(name: str, said: str) -> None:
+    """Sees that a file can be written.
+
+    Args:
+        name: its path.
+        said: what errors begin with.
+
+    Raises:
+        ValueError: what is wrong with the place.
+    """
+    if Path(name).is_dir():
+        raise ValueError(f"{said} is a folder; expected a file in it.")
+    if fault := _fault_of_folder(Path(name).parent):
+        raise ValueError(f"{said}: {fault}. Name another place.")
+
+
 def check_run_folder(folder: Path) -> None:
     """Sees that a run's folder can be made.
+
+    Args:
+        folder: RUNS_DIR/NAME.
 
     Raises:
         ValueError: a file is in the way, or there is no permission.

@@ -45,7 +45,7 @@ def plain_key(name: str) -> str:
 
 def find_place(key: str, words: Sequence[str], value: str | None = None) -> Place:
     """The mention of a key, rather one with the value; the key itself as an option where there is none."""
-    mentions = [*_in_words(words), *(each for file in config_files(words) for each in _in_file(file))]
+    mentions = [*places_in_words(words), *(each for file in config_files(words) for each in places_in_file(file))]
     same = [place for place in mentions if plain_key(place.name) == key]
     # Names of a dictionary's entries are not in the key: heldout in data.evaluation.heldout.limit.
     same = same or [place for place in mentions if "." in key and _ends(plain_key(place.name)) == _ends(key)]
@@ -86,14 +86,14 @@ def _advice(error: yaml.MarkedYAMLError) -> str:
     return ". Indent with spaces, not tabs." if "cannot start any token" in str(error.problem) else "."
 
 
-def _in_words(words: Sequence[str]) -> Iterator[Place]:
-    for word, after in zip(words, [*words[1:], None], strict=True):
-        if word.startswith("--"):
+def places_in_words(words: Sequence[str]) -> Iterator[Place]:
+    for word, after in pairwise([*words, None]):
+        if word is not None and word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             yield Place(name.removesuffix("+"), value if equals else after)
 
 
-def _in_file(file: str) -> Iterator[Place]:
+def places_in_file(file: str) -> Iterator[Place]:
     try:
         root = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

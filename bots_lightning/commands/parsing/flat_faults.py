@@ -1,0 +1,35 @@
+"""Configs and options of the flat layout: what to do about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bots_lightning.commands.flat_layout.names import OLD_NAME, PLACES, present_name
+from bots_lightning.commands.parsing.places import config_files, places_in_file, places_in_words
+
+
+def flat_fault(words: Sequence[str]) -> str | None:
+    """A line on the first config of the flat layout that is named, else on the first option; None if there is none."""
+    return next(_in_configs(config_files(words)), None) or next(_in_words(words), None)
+
+
+def flat_config(file: str) -> str | None:
+    """A line on a config of the flat layout; None if it is none."""
+    return next(_in_configs([file]), None)
+
+
+def _in_configs(files: Sequence[str]) -> Iterator[str]:
+    for file in files:
+        for place in places_in_file(file):
+            if OLD_NAME.match(place.name):
+                yield (
+                    f"{place}: the layout of configs has changed. Convert the file: bots-lightning convert-config "
+                    f"{file} NEW.yaml"
+                )
+
+
+def _in_words(words: Sequence[str]) -> Iterator[str]:
+    for place in places_in_words(words):
+        found = OLD_NAME.match(place.name)
+        if found and (found["section"] == "data" or found["option"] in PLACES):
+            yield f"{place}: the layout of options has changed; here it is --{present_name(place.name)}."
