@@ -246,8 +246,8 @@ class AbilityBelief(Belief):
         old, design, before = len(self.last), self._read(features), self._design.x.shape[1]
         if design.x.shape[1] != before:
             raise ValueError(
-                f"the added tasks change the number of regressors from {before} to {design.x.shape[1]}: `categories` "
-                "has a new label, or a column has its first missing value. Start a new run."
+                f"the added tasks change the number of regressors from {before} to {design.x.shape[1]}: there is "
+                "a label that is new in `categories`, or a column has its first missing value. Start a new run."
             )
         self._use(features, design)
         more = features.num_tasks - old

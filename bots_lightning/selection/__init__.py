@@ -1,4 +1,4 @@
-"""Which tasks next: selectors, on numpy alone."""
+"""Selectors, which choose the tasks of each step. Needs numpy only."""
 
 from bots_lightning.selection.adarft import AdaRFTSelector
 from bots_lightning.selection.bayesian import BayesianSelector

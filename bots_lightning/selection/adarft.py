@@ -1,4 +1,4 @@
-"""AdaRFT: one target difficulty that follows the reward."""
+"""AdaRFT: one target difficulty, adapted to the mean reward."""
 
 # Shapes: N tasks in the pool, B tasks to select.
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bots_lightning.beliefs import Evidence, TaskFeatures
+from bots_lightning.options import check_numbers
 from bots_lightning.selection.chunks import Indices, smallest_with_random_ties
 from bots_lightning.selection.selector import TaskSelector
 
@@ -20,28 +21,34 @@ def moved_target(target: float, mean_reward: float, *, eta: float, alpha: float,
         T ← clip(T + η tanh(α (mean reward − target reward)), 0, 1)
 
     Args:
-        target: T, the difficulty in [0, 1] that the last step aimed at.
-        mean_reward: in [0, 1], over all rollouts of the step.
-        eta: η, the largest step, in units of difficulty.
-        alpha: α, how steeply the step grows with the reward's distance from its target.
-        target_reward: the mean reward at which T rests.
+        target: T of the last step, in [0, 1].
+        mean_reward: over all rollouts of the step, in [0, 1].
+        eta: η, the largest change of T.
+        alpha: α, sensitivity to the difference between the mean reward and its target.
+        target_reward: the mean reward at which T does not change.
+
+    Returns:
+        T of the next step.
     """
     return min(max(target + eta * math.tanh(alpha * (mean_reward - target_reward)), 0.0), 1.0)
 
 
 class AdaRFTSelector(TaskSelector):
-    """The B tasks whose offline difficulty is nearest to a target difficulty T, ties broken at random.
+    """Selects the B tasks whose offline difficulty is nearest to a target difficulty T, ties broken at random.
 
     T rises while the mean reward is above its target and falls while it is below (AdaRFT, arXiv:2504.05520). A task's
-    difficulty is 1 − the pass rate of a reference model, the paper's score on [0, 100] divided by 100; hence the
-    default η = 0.5 is its η = 50. Tasks without a pass rate are taken only if a batch needs more tasks than have one.
+    difficulty is 1 − the pass rate of a reference model. The paper's difficulties are 100 times as large, so that the
+    default η = 0.5 is its η = 50. Tasks without a pass rate are selected only if too few others are left.
 
     Args:
-        reference: the pool's column of pass rates.
-        eta: η, the largest step of T, in units of difficulty.
-        alpha: α, how steeply T moves with the reward's distance from its target.
-        target_reward: the mean reward at which T rests.
+        reference: name of the pool's column of pass rates.
+        eta: η, the largest change of T per step.
+        alpha: α, sensitivity of T to the difference between the mean reward and its target.
+        target_reward: the mean reward at which T does not change.
         initial_difficulty: T of the first step; 0 starts with the easiest tasks.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     def __init__(
@@ -52,12 +59,8 @@ class AdaRFTSelector(TaskSelector):
         target_reward: float = 0.5,
         initial_difficulty: float = 0.0,
     ) -> None:
-        for name, value in (("eta", eta), ("alpha", alpha)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value}; expected a finite number >= 0.")
-        for name, value in (("target_reward", target_reward), ("initial_difficulty", initial_difficulty)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value}; expected a number in [0, 1].")
+        check_numbers(0, below=True, eta=eta, alpha=alpha)
+        check_numbers(0, high=1, target_reward=target_reward, initial_difficulty=initial_difficulty)
         self.reference = reference
         self.eta = eta
         self.alpha = alpha
@@ -65,10 +68,14 @@ class AdaRFTSelector(TaskSelector):
         self.initial_difficulty = initial_difficulty
 
     def setup(self, features: TaskFeatures, seed: int = 0) -> None:
-        """Reads the difficulties.
+        """Reads the difficulties and starts at the initial target.
+
+        Args:
+            features: of the pool's tasks.
+            seed: of the generator that breaks ties.
 
         Raises:
-            ValueError: the pool has no such column.
+            ValueError: the pool has no column `reference`.
         """
         super().setup(features, seed)
         self._difficulties = 1 - features.reference(self.reference)
@@ -80,14 +87,14 @@ class AdaRFTSelector(TaskSelector):
         self._difficulties = 1 - features.reference(self.reference)
 
     def select(self, batch_size: int) -> Indices:
-        """(B,) tasks, nearest to the target difficulty first."""
+        """(B,) positions of the selected tasks, nearest to the target difficulty first."""
         self.check_batch_size(batch_size)
         distance = np.abs(self._difficulties - self._target)
         distance[np.isnan(distance)] = np.inf
         return smallest_with_random_ties(distance, batch_size, self.rng)
 
     def observe(self, evidence: Evidence) -> None:
-        """Moves the target by the mean reward; evidence without any rollouts moves nothing."""
+        """Updates the target by the mean reward; evidence without any rollouts is ignored."""
         evidence = evidence.merged()
         if len(evidence) == 0:
             return
@@ -104,6 +111,10 @@ class AdaRFTSelector(TaskSelector):
         return super().state_dict() | {"target_difficulty": self._target}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores generator and target difficulty."""
+        """Restores generator and target difficulty.
+
+        Raises:
+            ValueError: the state was saved with another selector or pool.
+        """
         super().load_state_dict(state)
         self._target = float(state["target_difficulty"])

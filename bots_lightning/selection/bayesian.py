@@ -1,4 +1,4 @@
-"""What all selectors have in common that choose by a belief."""
+"""Base class of selectors that choose by a belief."""
 
 # Shapes: N tasks in the pool, B tasks to select, K groups, S slots of a batch.
 
@@ -16,17 +16,18 @@ from bots_lightning.selection.chunks import Eligible, Indices
 from bots_lightning.selection.rules import SelectionRules, whole_tasks
 from bots_lightning.selection.selector import TaskSelector
 
-# So many tasks are looked at for each batch when mastered ones are wanted.
+# Number of random tasks among which mastered ones are searched for each batch.
 REVIEW_CANDIDATES = 2048
 
 
 class BayesianSelector(TaskSelector):
-    """Chooses by what a belief says of each task, within rules for every batch; subclasses say how.
+    """Selects tasks by a belief about their success probabilities, within rules for every batch.
 
-    A task whose pass rate is believed to be 0 is deferred, never dropped: beliefs forget, and every task can come up.
+    Subclasses implement `_choose`. A task whose pass rate is believed to be 0 is deferred, never dropped: beliefs
+    forget, so that every task can be selected again.
 
     Args:
-        belief: what is known of each task.
+        belief: distribution of each task's success probability.
         rules: cooldown, group quotas and review share; none by default.
     """
 
@@ -35,12 +36,20 @@ class BayesianSelector(TaskSelector):
         self.rules = rules or SelectionRules()
 
     def setup(self, features: TaskFeatures, seed: int = 0) -> None:
-        """Starts the belief from its prior."""
+        """Starts the belief from its prior.
+
+        Args:
+            features: of the pool's tasks.
+            seed: of the generator from which choices are drawn.
+
+        Raises:
+            ValueError: the pool lacks a column that the belief needs, or a group that has a quota.
+        """
         super().setup(features, seed)
         self.belief.setup(features)
         self._use_groups(features)
         self.steps = 0
-        self._recent: list[Indices] = []  # the batches that rest, oldest first
+        self._recent: list[Indices] = []  # the batches within the cooldown, oldest first
         self._review_due = 0.0
 
     def _use_groups(self, features: TaskFeatures) -> None:
@@ -50,7 +59,7 @@ class BayesianSelector(TaskSelector):
         self._members: list[npt.NDArray[Any]] | None = None
 
     def _members_of(self, eligible: Eligible) -> list[npt.NDArray[Any]]:
-        """The tasks of each slot, in the order of the pool; with quotas they are kept, 4 bytes a task."""
+        """The tasks of each slot, in the order of the pool; cached if there are quotas, 4 bytes per task."""
         if eligible.slots is None:
             return [np.arange(self.num_tasks)]
         if self._members is None:
@@ -59,21 +68,21 @@ class BayesianSelector(TaskSelector):
         return self._members
 
     def select(self, batch_size: int) -> Indices:
-        """(B,) tasks, the best of each slot first."""
+        """(B,) positions of the selected tasks: reviews first, then those of each slot, best first."""
         self.check_batch_size(batch_size)
         batch = self._review(batch_size)
         self._due += (batch_size - len(batch)) * self._shares
         sizes = whole_tasks(self._due, batch_size - len(batch))
         self._due -= sizes
         batch = self._extended(batch, sizes, self._recent, self._slots)
-        for rested in range(len(self._recent) + 1):  # a group, or the pool, may have too few tasks that may be chosen
+        for rested in range(len(self._recent) + 1):  # a group, or the pool, may have too few eligible tasks
             missing = np.array([batch_size - len(batch)])
             batch = self._extended(batch, missing, self._recent[rested:], None)
         if len(batch) < batch_size:
             raise RuntimeError(
                 f"{type(self).__name__} chose {len(batch)} of {batch_size} tasks, though {self.num_tasks - len(batch)} "
-                f"are left: what {type(self.belief).__name__} says of them is not finite. Check its `mean`, `sample` "
-                "and `concentrations`."
+                f"are left: {type(self.belief).__name__} predicts values for them that are not finite. Check its "
+                "`mean`, `sample` and `concentrations`."
             )
         self._recent = [*self._recent, batch][-self.rules.cooldown :] if self.rules.cooldown else []
         self.steps += 1
@@ -89,15 +98,18 @@ class BayesianSelector(TaskSelector):
 
     @abstractmethod
     def _choose(self, sizes: Indices, eligible: Eligible) -> list[Indices]:
-        """The best eligible tasks of each slot, best first; fewer only if there are not so many.
+        """The best eligible tasks of each slot, best first.
 
         Args:
-            sizes: (S,) how many.
-            eligible: which may be chosen, and for which slot.
+            sizes: (S,) number of tasks to choose for each slot.
+            eligible: which tasks may be chosen, and for which slot.
+
+        Returns:
+            S arrays of positions; shorter than asked for only if a slot has too few eligible tasks.
         """
 
     def _review(self, batch_size: int) -> Indices:
-        """Tasks believed mastered, at random, for the review share; the batch's other tasks fill what it lacks."""
+        """Random mastered tasks for the review share; fewer if there are too few."""
         self._review_due += self.rules.review_share * batch_size
         size = int(self._review_due)
         if size == 0:
@@ -115,33 +127,41 @@ class BayesianSelector(TaskSelector):
         return concentrations
 
     def forecast(self, indices: Indices) -> tuple[FloatArray, FloatArray] | None:
-        """(α, β) of some tasks as believed now."""
+        """Current (α, β) of the belief for these tasks, each as long as `indices`; None if it has none."""
         return self.belief.concentrations(indices)
 
     def dispersion(self, indices: Indices) -> FloatArray:
-        """φ as the belief has seen it in each task's group."""
-        shape = self.belief.reward_dispersion
-        return super().dispersion(indices) if shape is None else shape.dispersion[self.group_codes[indices]]
+        """Dispersion φ of the rewards of each task's group, as long as `indices`."""
+        rewards = self.belief.reward_dispersion
+        return super().dispersion(indices) if rewards is None else rewards.dispersion[self.group_codes[indices]]
 
     def observe(self, evidence: Evidence) -> None:
         """Updates the belief."""
         self.belief.observe(evidence)
 
     def add_tasks(self, features: TaskFeatures) -> None:
-        """The belief takes the new tasks in, with priors from their group."""
+        """Adds the new tasks to the belief, with priors from their group.
+
+        Args:
+            features: of the whole pool; its first tasks are those known before, in the same order.
+
+        Raises:
+            TypeError: the belief cannot add tasks.
+            ValueError: there are fewer tasks than before, or the belief refuses the new ones.
+        """
         self.check_grown(features)
-        self.belief.add_tasks(features)  # first, as a belief may refuse them
+        self.belief.add_tasks(features)  # first, since it may raise
         super().add_tasks(features)
         due = self._due
         self._use_groups(features)
-        self._due[: len(due)] = due  # slots keep their places; there may be a new last one
+        self._due[: len(due)] = due  # slots keep their positions; there may be a new last one
 
     def metrics(self) -> dict[str, float]:
         """The belief's metrics."""
         return self.belief.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """Adds the belief's state and what the rules remember."""
+        """Adds the belief's state and that of the rules."""
         recent = np.concatenate([np.empty(0, dtype=np.int64), *self._recent])
         return super().state_dict() | {
             "belief": self.belief.state_dict(),
@@ -156,13 +176,13 @@ class BayesianSelector(TaskSelector):
         """Restores generator, belief and rules.
 
         Raises:
-            ValueError: the state was saved with quotas for other groups.
+            ValueError: the state was saved with another selector, pool or number of quotas.
         """
         super().load_state_dict(state)
         if len(state["due"]) != len(self._shares):
             raise ValueError(
-                f"the saved selector fills {len(state['due'])} shares of each batch, this one {len(self._shares)}. "
-                "Resume with the `group_quotas` of the checkpoint's config."
+                f"the saved selector divides each batch into {len(state['due'])} shares, this one into "
+                f"{len(self._shares)}. Resume with the `group_quotas` of the checkpoint's config."
             )
         self.belief.load_state_dict(state["belief"])
         self.steps, self._review_due = int(state["steps"]), float(state["review_due"])

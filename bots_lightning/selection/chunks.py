@@ -1,4 +1,4 @@
-"""The best of a pool of millions, a chunk at a time: what is held in the cache costs a nanosecond a task."""
+"""The best of a pool of millions of tasks, in chunks that fit into the processor's cache: a nanosecond per task."""
 
 # Shapes: N tasks in the pool, K groups, n tasks of a chunk.
 
@@ -16,7 +16,7 @@ CHUNK = 1 << 16
 
 
 def chunks(num_tasks: int) -> Iterator[slice]:
-    """Slices that cover the pool in order."""
+    """Slices of at most `CHUNK` tasks that cover the pool in order."""
     for start in range(0, num_tasks, CHUNK):
         yield slice(start, min(start + CHUNK, num_tasks))
 
@@ -26,9 +26,9 @@ class Eligible:
     """Which tasks may be chosen, and for which slot of the batch.
 
     Attributes:
-        blocked: positions of tasks that may not.
+        blocked: positions of tasks that may not be chosen.
         group_codes: (N,) group of each task.
-        slots: (K,) slot that each group's tasks are for; None if there is one slot, of all groups.
+        slots: (K,) slot of each group; None if all groups share one slot.
     """
 
     blocked: Indices
@@ -36,36 +36,55 @@ class Eligible:
     slots: npt.NDArray[Any] | None = None
 
     def exclude(self, scores: npt.NDArray[Any], where: slice) -> npt.NDArray[Any]:
-        """Sets the scores (n,) of a chunk's blocked tasks to infinity."""
+        """Sets the scores of a chunk's blocked tasks to infinity, in place.
+
+        Args:
+            scores: (n,) of the chunk.
+            where: the chunk.
+
+        Returns:
+            The same array.
+        """
         start = where.start or 0
         inside = self.blocked[(self.blocked >= start) & (self.blocked < start + len(scores))]
         scores[inside - start] = np.inf
         return scores
 
     def of(self, tasks: Indices) -> npt.NDArray[np.bool_]:
-        """Whether each of some tasks may be chosen."""
+        """Whether each of these tasks may be chosen, as long as `tasks`."""
         return ~np.isin(tasks, self.blocked)
 
     def of_slots(self, values: npt.NDArray[Any], where: slice | Indices) -> npt.NDArray[Any]:
-        """(n,) the value of each task's slot; (1,) if there is one slot.
+        """The value of each task's slot.
 
         Args:
-            values: (S,).
-            where: of the tasks.
+            values: (S,) one per slot.
+            where: positions of n tasks.
+
+        Returns:
+            (n,), or (1,) if there is one slot.
         """
         return values if self.slots is None else values[self.slots].take(self.group_codes[where])
 
     def places(self, tasks: Indices, count: int) -> list[Indices]:
-        """The places of some tasks, (n,), that are of each of so many slots; ascending."""
+        """Sorts tasks by slot.
+
+        Args:
+            tasks: (n,) positions in the pool.
+            count: S.
+
+        Returns:
+            S arrays of indices into `tasks`, each ascending.
+        """
         if self.slots is None:
             return [np.arange(len(tasks))]
         slots = self.slots.take(self.group_codes[tasks])
-        order = np.argsort(slots, kind="stable")  # of small integers: in linear time
+        order = np.argsort(slots, kind="stable")  # small integers are sorted in linear time
         return np.split(order, np.cumsum(np.bincount(slots, minlength=count))[:-1])
 
 
 def smallest(scores: npt.NDArray[Any], k: int) -> Indices:
-    """(k,) positions of the k smallest scores, ascending, of equal ones the first; O(N) and not O(N log N)."""
+    """(k,) positions of the k smallest scores, ascending; the first of equal ones come first. O(N), not O(N log N)."""
     near = np.arange(len(scores))
     if k < len(scores):
         near = np.flatnonzero(scores <= np.partition(scores, k - 1)[k - 1])  # faster than argpartition
@@ -73,7 +92,7 @@ def smallest(scores: npt.NDArray[Any], k: int) -> Indices:
 
 
 def smallest_with_random_ties(scores: npt.NDArray[Any], k: int, rng: np.random.Generator) -> Indices:
-    """(k,) positions of the k smallest scores, ascending; scores that agree to 12 digits are a tie."""
+    """(k,) positions of the k smallest scores, ascending; scores that agree to 12 decimals are a tie."""
     shuffled = rng.permutation(len(scores))
     return shuffled[smallest(scores[shuffled].round(12), k)]
 
@@ -81,16 +100,19 @@ def smallest_with_random_ties(scores: npt.NDArray[Any], k: int, rng: np.random.G
 def smallest_of_pool(
     score: Callable[[slice], npt.NDArray[Any]], num_tasks: int, sizes: npt.NDArray[np.int64], eligible: Eligible
 ) -> list[Indices]:
-    """The eligible tasks of smallest score for each slot, ascending, in one pass; fewer if there are not so many.
+    """The eligible tasks with the smallest scores of each slot, found in one scan of the pool.
 
     Args:
-        score: the scores of a chunk, (n,), computed when asked for.
+        score: computes the scores of a chunk, (n,).
         num_tasks: N.
-        sizes: (S,) how many.
-        eligible: which may be chosen, and for which slot.
+        sizes: (S,) number of tasks to choose for each slot.
+        eligible: which tasks may be chosen, and for which slot.
+
+    Returns:
+        S arrays of positions, by ascending score; shorter than asked for if a slot has too few eligible tasks.
     """
     best = [(np.empty(0, dtype=np.int64), np.empty(0))] * len(sizes)
-    bounds = np.where(sizes > 0, np.inf, -np.inf)  # (S,) that a score must be below
+    bounds = np.where(sizes > 0, np.inf, -np.inf)  # (S,) only scores below them can be among the best
     for where in chunks(num_tasks):
         scores = eligible.exclude(score(where), where)
         near = np.flatnonzero(scores < eligible.of_slots(bounds.astype(scores.dtype), where))

@@ -1,4 +1,4 @@
-"""A fixed curriculum: from the easiest task to the hardest."""
+"""A fixed curriculum from the easiest task to the hardest."""
 
 # Shapes: N tasks in the pool, B tasks to select.
 
@@ -14,12 +14,12 @@ from bots_lightning.selection.selector import TaskSelector
 
 
 class EasyToHardSelector(TaskSelector):
-    """The pool in descending order of a reference model's pass rate, over and over.
+    """Repeats the pool in descending order of a reference model's pass rate.
 
-    Sorted once, ties broken at random; tasks without a pass rate come last.
+    The pool is sorted once, ties broken at random; tasks without a pass rate come last.
 
     Args:
-        reference: the pool's column of pass rates.
+        reference: name of the pool's column of pass rates.
     """
 
     def __init__(self, reference: str) -> None:
@@ -28,17 +28,21 @@ class EasyToHardSelector(TaskSelector):
     def setup(self, features: TaskFeatures, seed: int = 0) -> None:
         """Sorts the pool.
 
+        Args:
+            features: of the pool's tasks.
+            seed: of the generator that breaks ties.
+
         Raises:
-            ValueError: the pool has no such column.
+            ValueError: the pool has no column `reference`.
         """
         super().setup(features, seed)
         shuffled = self.rng.permutation(self.num_tasks)
-        # numpy sorts NaN to the end.
+        # NumPy sorts NaN to the end.
         self._order = shuffled[np.argsort(-features.reference(self.reference)[shuffled], kind="stable")]
         self._cursor = 0
 
     def add_tasks(self, features: TaskFeatures) -> None:
-        """The new tasks take their place in the order; those that are easier than the present ones come next round."""
+        """Sorts the new tasks into the order; those easier than the current position come in the next epoch."""
         old = self.num_tasks
         super().add_tasks(features)
         rates = features.reference(self.reference)
@@ -49,18 +53,18 @@ class EasyToHardSelector(TaskSelector):
         self._cursor = int(np.flatnonzero(seen)[-1]) + 1 if seen.any() else 0
 
     def select(self, batch_size: int) -> Indices:
-        """(B,) the next tasks of the order, easiest first."""
+        """(B,) positions of the next tasks of the order, easiest first."""
         self.check_batch_size(batch_size)
         batch = self._order[(self._cursor + np.arange(batch_size)) % self.num_tasks]
         self._cursor = (self._cursor + batch_size) % self.num_tasks
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Adds the order, whose ties were broken at random, and the place in it."""
+        """Adds the order, whose ties were broken at random, and the position in it."""
         return super().state_dict() | {"order": self._order.copy(), "cursor": self._cursor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues in the middle of the order."""
+        """Restores generator, order and position."""
         super().load_state_dict(state)
         self._order = np.array(state["order"], dtype=np.int64)
         self._cursor = int(state["cursor"])

@@ -1,4 +1,4 @@
-"""Passes over the pool in random order, shared by the selectors that draw without replacement."""
+"""Shuffled epochs, shared by the selectors that draw without replacement."""
 
 # Shapes: N tasks in the pool.
 
@@ -13,11 +13,15 @@ from bots_lightning.selection.chunks import Indices
 
 
 class ShuffledEpoch:
-    """A random order of N tasks, shuffled anew by the caller's generator whenever it is used up.
+    """A random order of N tasks, shuffled again at the end of every epoch.
+
+    Args:
+        num_tasks: N.
+        rng: draws the first order.
 
     Attributes:
         order: (N,) the tasks of this epoch.
-        cursor: how many of them have been given out.
+        cursor: number of them that have been drawn.
     """
 
     def __init__(self, num_tasks: int, rng: np.random.Generator) -> None:
@@ -25,7 +29,15 @@ class ShuffledEpoch:
         self.cursor = 0
 
     def next(self, batch: Collection[int], rng: np.random.Generator) -> int:
-        """The next task; a new epoch puts the tasks that are already in the batch at its end."""
+        """Draws the next task.
+
+        Args:
+            batch: tasks drawn for this batch; a new epoch moves them to its end, so that a batch holds none twice.
+            rng: shuffles a new epoch.
+
+        Returns:
+            Position of the task in the pool.
+        """
         if self.cursor == len(self.order):
             fresh = rng.permutation(len(self.order))
             taken = np.isin(fresh, list(batch))
@@ -34,15 +46,20 @@ class ShuffledEpoch:
         return int(self.order[self.cursor - 1])
 
     def add(self, count: int, rng: np.random.Generator) -> None:
-        """Further tasks join what is left of this epoch, at random places."""
+        """Inserts new tasks at random places in the rest of this epoch.
+
+        Args:
+            count: number of new tasks.
+            rng: shuffles the rest of the epoch.
+        """
         left = np.concatenate([self.order[self.cursor :], len(self.order) + np.arange(count)])
         self.order = np.concatenate([self.order[: self.cursor], rng.permutation(left)])
 
     def state_dict(self) -> dict[str, Any]:
-        """The order and the place in it."""
+        """The order and the position in it."""
         return {"epoch": self.order.copy(), "cursor": self.cursor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues in the middle of an epoch."""
+        """Restores the order and the position in it."""
         self.order = np.array(state["epoch"], dtype=np.int64)
         self.cursor = int(state["cursor"])

@@ -1,4 +1,4 @@
-"""Fair shares: tasks take turns, the oftener the likelier their groups are to teach something."""
+"""Fair shares: every task is visited at a rate that grows with the probability that its group is mixed."""
 
 # Shapes: N tasks in the pool, B tasks to select, G rollouts per task, K groups of tasks, C cells.
 
@@ -11,41 +11,46 @@ import numpy.typing as npt
 
 from bots_lightning.beliefs import Belief, Evidence, TaskFeatures
 from bots_lightning.beliefs.logit_beta import PER_UNIT, logit_cells, logit_grid, logit_moments
+from bots_lightning.options import check_numbers
 from bots_lightning.selection.bayesian import BayesianSelector
 from bots_lightning.selection.chunks import Eligible, Indices, smallest_of_pool
 from bots_lightning.selection.informative import mixed_probability
 from bots_lightning.selection.rules import SelectionRules
 
-# A group's share of extreme rewards is taken to one in so many.
+# A group's share of extreme rewards is rounded to multiples of 1/64.
 EXTREME_STEPS = 64
 
 
 class FairShareSelector(BayesianSelector):
     """Weighted fair queueing over tasks: the B smallest turns/weight, weight = exp((E[U_G] + κ sd[U_G])/τ).
 
-    Of all ways to spread visits c over the pool, c ∝ exp(U/τ) maximizes Σ c U + τ·entropy(c): the most mixed groups
-    at a given diversity. Taking the smallest turns/weight (Demers, Keshav & Shenker 1989, weights that change) keeps
-    the counts at those shares, where sampling from them would add noise. Every task starts with a turn count uniform
-    in (0, first_turn), a random phase: of tasks that deserve a fraction of a visit, a fraction is visited. Only
-    `setup` and the review share draw from the generator. A choice counts as a turn whether or not it brings evidence.
+    U_G is the probability that a group is mixed (`mixed_probability`). Of all distributions c of visits over the
+    pool, c ∝ exp(U/τ) maximizes Σ c U + τ·entropy(c): the most mixed groups at a given diversity. Selecting the
+    smallest turns/weight (Demers, Keshav & Shenker 1989, with weights that change) keeps visit counts at those
+    shares, whereas sampling from them would add noise. The turns of a task are its visits plus a random phase,
+    uniform in (0, first_turn): of tasks whose share is a fraction of a visit, a fraction is visited. Only `setup` and
+    the review share draw from the generator. A selection counts as a visit whether or not it yields evidence.
 
-    Weights look ahead, as a policy that learns finds every task easier later. With d logits of ability still to be
-    gained, the log weight w at a logit's mean m is raised to w(m) + (w(m) − w(m + d)): what a visit brings now, and
-    what it would lose by coming later. Tasks that will soon be always solved go first, tasks that are still never
-    solved wait. d falls linearly from `expected_gain` to 0 over the run's planned selections; where their number is
-    not known, nothing is anticipated.
+    Weights look ahead, since a policy that improves will find every task easier later. If d logits of ability are
+    still to be gained, the log weight w of a logit with mean m becomes w(m) + (w(m) − w(m + d)): the value of a visit
+    now, plus its loss if postponed. Tasks that will soon always be solved come first, tasks that are not yet solved
+    come later. d falls linearly from `expected_gain` to 0 over the run's planned selections; if their number is
+    unknown, d = 0.
 
-    U_G is the probability that a group's rewards differ; for rewards other than 0 and 1 it takes in how often they
-    lie at an end of the range (`mixed_probability`). Weights are looked up by the belief's cells.
+    Weights are looked up by the belief's cells, for rewards other than 0 and 1 by the group's share of extreme
+    rewards too.
 
     Args:
-        belief: what is known of each task; it must have cells.
-        temperature: τ; larger spreads visits over more tasks, smaller concentrates them on the likeliest.
-        optimism: κ; larger visits uncertain tasks earlier.
-        first_turn: 1 gives untried tasks exactly their share; smaller brings first visits forward.
+        belief: distribution of each task's success probability; it must have cells.
+        temperature: τ; larger values spread visits over more tasks, smaller ones concentrate them.
+        optimism: κ; larger values select uncertain tasks earlier.
+        first_turn: 1 gives unvisited tasks exactly their share; smaller values bring first visits forward.
         expected_gain: logits by which the run is expected to raise the tasks' success; 0 does not look ahead.
-        num_generations: G assumed for the first selection; after that it is the largest count of the last evidence.
+        num_generations: G for the first selection; afterwards, the largest count of the last evidence.
         rules: cooldown, group quotas and review share; none by default.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     def __init__(
@@ -58,14 +63,10 @@ class FairShareSelector(BayesianSelector):
         num_generations: int = 8,
         rules: SelectionRules | None = None,
     ) -> None:
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}; expected a positive number.")
-        if not optimism >= 0:
-            raise ValueError(f"optimism={optimism}; expected a number >= 0.")
-        if not 0 < first_turn <= 1:
-            raise ValueError(f"first_turn={first_turn}; expected a number in (0, 1].")
-        if not 0 <= expected_gain < np.inf:
-            raise ValueError(f"expected_gain={expected_gain}; expected a finite number >= 0.")
+        check_numbers(0, above=True, temperature=temperature)
+        check_numbers(0, optimism=optimism)
+        check_numbers(0, above=True, high=1, first_turn=first_turn)
+        check_numbers(0, below=True, expected_gain=expected_gain)
         if num_generations < 2:
             raise ValueError(f"num_generations={num_generations}; rewards of fewer than 2 rollouts cannot differ.")
         super().__init__(belief, rules)
@@ -76,12 +77,21 @@ class FairShareSelector(BayesianSelector):
         self.num_generations = num_generations
 
     def setup(self, features: TaskFeatures, seed: int = 0) -> None:
-        """Starts the belief from its prior, every task at a random point of its first turn."""
+        """Starts the belief from its prior, and every task at a random phase of its first turn.
+
+        Args:
+            features: of the pool's tasks.
+            seed: of the generator that draws the phases.
+
+        Raises:
+            TypeError: the belief has no cells.
+            ValueError: the pool lacks a column that the belief needs, or a group that has a quota.
+        """
         super().setup(features, seed)
         grid = self.belief.grid()
         if grid is None:
-            raise TypeError(f"{type(self.belief).__name__} has no cells, which FairShareSelector looks weights up by.")
-        self._logit_cells = logit_cells(*logit_moments(*grid)).ravel()  # (C,) where the belief's cells lie
+            raise TypeError(f"{type(self.belief).__name__} has no cells, by which FairShareSelector looks up weights.")
+        self._logit_cells = logit_cells(*logit_moments(*grid)).ravel()  # (C,) logit cell of each of the belief's cells
         self.turns = self._first_turns(self.num_tasks)
         self._group_size = self.num_generations
         self._tabulate()
@@ -90,12 +100,12 @@ class FairShareSelector(BayesianSelector):
         return np.float32(self.first_turn) * (1 - self.rng.random(count, dtype=np.float32))
 
     def _extreme_rows(self) -> npt.NDArray[np.int64]:
-        """Share e of extreme rewards of each group in steps of 1/64, (K,); a single one if nothing is known of them."""
-        shape = self.belief.reward_dispersion
-        return np.rint((np.ones(1) if shape is None else shape.extreme_share) * EXTREME_STEPS).astype(np.int64)
+        """Share e of extreme rewards of each group in steps of 1/64, (K,); (1,) if the belief does not know them."""
+        rewards = self.belief.reward_dispersion
+        return np.rint((np.ones(1) if rewards is None else rewards.extreme_share) * EXTREME_STEPS).astype(np.int64)
 
     def _tabulate(self) -> None:
-        """W = (E[U] + κ sd[U])/τ over logits, (L, rows, columns) for the L different e; which of them a group has."""
+        """Tabulates (E[U] + κ sd[U])/τ over logits for each of the L distinct e, (L, rows, columns)."""
         self._extreme = self._extreme_rows()
         steps, self._table_of_group = np.unique(self._extreme, return_inverse=True)
         tables = []
@@ -107,13 +117,13 @@ class FairShareSelector(BayesianSelector):
 
     @property
     def gain_left(self) -> float:
-        """d, logits of ability still to be gained."""
+        """Logits of ability still to be gained, d."""
         if not self.planned_selections:
             return 0.0
         return self.expected_gain * max(0.0, 1 - self.steps / self.planned_selections)
 
     def _look_ahead(self) -> None:
-        """Log weights at the present d, by the belief's cells: (L·C,) single precision, one e behind the other."""
+        """Tabulates log weights at the current d by the belief's cells: (L·C,), the C of one e after the other."""
         self._ahead, rows = round(self.gain_left * PER_UNIT), self._log_weights.shape[1]
         later = self._log_weights[:, np.minimum(np.arange(rows) + self._ahead, rows - 1)]
         raised = (2 * self._log_weights - later).astype(np.float32)
@@ -126,11 +136,11 @@ class FairShareSelector(BayesianSelector):
         if self._cells_each:
             cells = cells + (self._table_of_group * self._cells_each).take(self.group_codes[where])
         keys = np.log(self.turns[where])
-        keys -= self._table.take(cells)  # half the time of [cells]
+        keys -= self._table.take(cells)  # twice as fast as [cells]
         return keys
 
     def _choose(self, sizes: Indices, eligible: Eligible) -> list[Indices]:
-        """The tasks most due, in order; each has then had a turn."""
+        """The tasks with the smallest turns/weight, ascending; counts a turn for each."""
         if round(self.gain_left * PER_UNIT) != self._ahead:
             self._look_ahead()
         due = smallest_of_pool(self._keys, self.num_tasks, sizes, eligible)
@@ -138,13 +148,13 @@ class FairShareSelector(BayesianSelector):
         return due
 
     def _review(self, batch_size: int) -> Indices:
-        """A review is a turn too."""
+        """Counts a turn for reviewed tasks too."""
         reviewed = super()._review(batch_size)
         self.turns[reviewed] += 1
         return reviewed
 
     def observe(self, evidence: Evidence) -> None:
-        """Updates the belief, and the weights if the step had another group size or other rewards."""
+        """Updates the belief, and the weights if the group size or the share of extreme rewards has changed."""
         super().observe(evidence)
         rollouts = int(evidence.counts.max(initial=0))
         resized = rollouts >= 2 and rollouts != self._group_size
@@ -154,16 +164,24 @@ class FairShareSelector(BayesianSelector):
             self._tabulate()
 
     def add_tasks(self, features: TaskFeatures) -> None:
-        """The new tasks start at a random point of their group's present turn, with no turns to catch up on."""
+        """Adds tasks, which start at a random phase of their group's current turn, with no visits to catch up on.
+
+        Args:
+            features: of the whole pool; its first tasks are those known before, in the same order.
+
+        Raises:
+            TypeError: the belief cannot add tasks.
+            ValueError: there are fewer tasks than before, or the belief refuses the new ones.
+        """
         old = self.num_tasks
         super().add_tasks(features)
         self._tabulate()
-        now = np.full(len(features.group_names), np.inf)  # log(turns/weight) of each group's most due task
+        now = np.full(len(features.group_names), np.inf)  # smallest log(turns/weight) of each group
         np.minimum.at(now, self.group_codes[:old], self._keys(slice(0, old)))
         now[np.isinf(now)] = now.min()
         self.turns = np.concatenate([self.turns, np.ones(self.num_tasks - old, dtype=np.float32)])
         new = slice(old, self.num_tasks)
-        begun = np.exp(now[self.group_codes[new]] - self._keys(new))  # the key is that of one turn
+        begun = np.exp(now[self.group_codes[new]] - self._keys(new))  # their keys are still those of one turn
         self.turns[new] = begun + self._first_turns(self.num_tasks - old)
 
     def state_dict(self) -> dict[str, Any]:
@@ -171,7 +189,11 @@ class FairShareSelector(BayesianSelector):
         return super().state_dict() | {"turns": self.turns.copy(), "group_size": self._group_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores generator, rules, belief and turns."""
+        """Restores generator, rules, belief and turns.
+
+        Raises:
+            ValueError: the state was saved with another selector, pool or number of quotas.
+        """
         super().load_state_dict(state)
         self.turns = np.array(state["turns"], dtype=np.float32)
         self._group_size = int(state["group_size"])

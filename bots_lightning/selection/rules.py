@@ -1,6 +1,6 @@
-"""What a batch must hold whatever the belief says: cooldown, group quotas, a review share."""
+"""Rules that hold for every batch, whatever the belief: cooldown, group quotas, review share."""
 
-# Shapes: B tasks to select, K groups.
+# Shapes: B tasks to select, K groups, S slots of a batch.
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from bots_lightning.options import check_numbers
+
 
 @dataclass(frozen=True)
 class SelectionRules:
     """Rules for the batches of a Bayesian selector.
 
     Attributes:
-        cooldown: steps for which a selected task rests; if too few tasks are left, those that rested longest return.
+        cooldown: number of steps for which a selected task is not selected again; if too few tasks are left, those
+            selected longest ago become eligible first.
         group_quotas: share of each batch for named groups; the other groups share the rest. Fractions of a task are
             carried over, so that the shares hold over the run.
-        review_share: share of each batch for tasks that are mastered, so that they are not unlearned unnoticed.
-        mastered: believed pass rate from which a task counts as mastered.
+        review_share: share of each batch for mastered tasks, to notice if the policy forgets them.
+        mastered: predicted pass rate from which a task counts as mastered.
+
+    Raises:
+        ValueError: a number is out of range, or quotas sum to more than 1.
     """
 
     cooldown: int = 0
@@ -29,11 +35,8 @@ class SelectionRules:
     mastered: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.cooldown < 0:
-            raise ValueError(f"cooldown={self.cooldown}; expected a number of steps >= 0.")
-        for name in ("review_share", "mastered"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected a number in [0, 1].")
+        check_numbers(0, cooldown=self.cooldown)
+        check_numbers(0, high=1, review_share=self.review_share, mastered=self.mastered)
         shares = self.group_quotas.values()
         if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
             raise ValueError(
@@ -41,13 +44,13 @@ class SelectionRules:
             )
 
     def slots(self, groups: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.unsignedinteger] | None]:
-        """What a batch is made of.
+        """The slots into which a batch is divided: one for each quota and one for the other groups.
 
         Args:
             groups: the K groups of the pool.
 
         Returns:
-            the share of each slot, (S,); and the slot that each group's tasks are for, (K,), None if there is one.
+            The share of each slot, (S,), and the slot of each group, (K,), or None if there is one slot.
 
         Raises:
             ValueError: a quota names a group that the pool lacks, or all groups have quotas that do not sum to 1.
@@ -61,8 +64,8 @@ class SelectionRules:
                 "the tasks a `group`."
             )
         places = {name: place for place, name in enumerate(self.group_quotas)}
-        slots = np.array([places.get(group, len(places)) for group in groups])  # the last is of all other groups
-        slots = slots.astype(np.min_scalar_type(len(places)))  # sorted in linear time
+        slots = np.array([places.get(group, len(places)) for group in groups])  # the last slot is for other groups
+        slots = slots.astype(np.min_scalar_type(len(places)))  # small integers are sorted in linear time
         shares, rest = [*self.group_quotas.values()], 1 - sum(self.group_quotas.values())
         if len(places) < len(groups):
             return np.array([*shares, rest]), slots
@@ -72,13 +75,16 @@ class SelectionRules:
 
 
 def whole_tasks(due: npt.NDArray[np.float64], batch_size: int) -> npt.NDArray[np.int64]:
-    """Whole numbers >= 0 near what is due, summing to B: rounded down, the largest remainders up.
+    """Rounds fractional numbers of tasks to integers >= 0 that sum to B, by largest remainders.
 
     Args:
         due: (S,) tasks due to each slot, summing to B.
         batch_size: B.
+
+    Returns:
+        (S,) number of tasks of each slot.
     """
-    sizes = np.maximum(np.floor(due + 1e-9), 0).astype(np.int64)  # a slot that was rounded up before may be in debt
+    sizes = np.maximum(np.floor(due + 1e-9), 0).astype(np.int64)  # `due` is negative if a slot was rounded up before
     while sizes.sum() < batch_size:
         sizes[np.argmax(due - sizes)] += 1
     while sizes.sum() > batch_size:

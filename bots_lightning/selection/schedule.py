@@ -1,18 +1,23 @@
-"""Targets that move while a run goes on."""
+"""Schedules of a selector's target."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bots_lightning.options import check_numbers
+
 
 @dataclass(frozen=True)
 class LinearSchedule:
-    """From one value to another in equal steps, then constant.
+    """Changes linearly from one value to another, then stays constant.
 
     Attributes:
-        start: value of the first selection.
-        end: value from step `steps` on.
-        steps: selections in between.
+        start: value at the first selection, in [0, 1].
+        end: value after `steps` selections, in [0, 1].
+        steps: number of selections from `start` to `end`.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     start: float
@@ -20,12 +25,9 @@ class LinearSchedule:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps}; expected at least 1.")
-        for name in ("start", "end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected a number in [0, 1].")
+        check_numbers(1, steps=self.steps)
+        check_numbers(0, high=1, start=self.start, end=self.end)
 
     def at(self, step: int) -> float:
-        """The value of a step, counted from 0."""
+        """The value at a selection; `step` counts from 0."""
         return self.start + (self.end - self.start) * min(step / self.steps, 1.0)

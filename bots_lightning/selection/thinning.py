@@ -1,4 +1,4 @@
-"""Thompson sampling in pools of millions: exact, and without a draw for every task."""
+"""Exact Thompson sampling in pools of millions of tasks, without a draw for every task."""
 
 # Shapes: N tasks in the pool, n tasks of a chunk.
 
@@ -16,19 +16,30 @@ from bots_lightning.selection.chunks import Eligible, Indices, chunks
 
 # Uniform numbers in single precision are multiples of this.
 _STEP = 2.0**-24
-# A cell's bound covers so many cells on either side: where a posterior may lie that was rounded into it.
+# A cell's bound covers this many cells on either side, since posteriors are rounded to cells.
 _REACH = 2
-# Centres of cells lie so close in log α − log β: a sharp posterior peaks between those of its neighbours.
+# Distance of neighbouring cells in log α − log β: a sharp posterior peaks between their centres.
 _SPACING = 1 / 16
 
 
 def first_radius(num_tasks: int, size: int) -> float:
-    """A power of 2 within which some of the pool's draws lie, if their density at the target is about 1/2."""
+    """A first guess of the radius that holds enough draws, a power of 2; assumes a density of 1/2 at the target.
+
+    Args:
+        num_tasks: tasks of the slot.
+        size: number of tasks to select.
+    """
     return float(2.0 ** np.clip(np.ceil(np.log2((3 * size + 20) / num_tasks)), -40, 0))
 
 
 def next_radius(radius: float, found: int, size: int) -> float:
-    """Half or twice the radius where it gave many more draws than needed, or hardly enough."""
+    """The radius of the next selection: half if there were many more draws than needed, twice if hardly enough.
+
+    Args:
+        radius: of this selection.
+        found: draws within it.
+        size: number of tasks to select.
+    """
     if found > 8 * size + 80:
         return radius / 2
     return min(radius * 2, 1.0) if found < 2 * size + 16 else radius
@@ -44,21 +55,21 @@ def draws_within(
 ) -> tuple[Indices, FloatArray]:
     """The tasks whose draw p̂_k ~ Beta(α_k, β_k) lies within their slot's radius of the target, and those draws.
 
-    By thinning: a task is a candidate with a probability that bounds that of a draw in the interval, looked up by its
-    cell; a candidate's draw is uniform in the interval and kept with probability f_k(p̂)/bound. Each task so yields
-    p̂ in dp with probability f_k(p) dp, exactly as if all had been drawn, and the others lie outside. Only candidates,
-    some hundred of them, are looked at closely.
+    By thinning: a task is a candidate with a probability, looked up by its cell, that bounds the probability of a draw
+    in the interval; a candidate's draw is uniform in the interval and accepted with probability f_k(p̂)/bound. Every
+    task thus yields p̂ in dp with probability f_k(p) dp, exactly as if all had been drawn; draws of the other tasks
+    lie outside of the interval. The density is evaluated for the candidates only, a few hundred.
 
     Args:
-        belief: with cells.
+        belief: must have cells.
         target: p*.
-        radius: (S,) r of each slot; 0 where none of its tasks is wanted.
+        radius: (S,) r of each slot; 0 for slots without tasks to select.
         num_tasks: N.
         eligible: which tasks may be chosen, and for which slot.
-        rng: two uniform numbers a candidate and one a task.
+        rng: gives one uniform number per task and two per candidate.
 
     Returns:
-        tasks and draws, in the order of the pool.
+        Tasks and their draws, in the order of the pool.
     """
     low, high = np.maximum(target - radius, 0.0), np.minimum(target + radius, 1.0)
     bound, start = _bounds_of_slots(belief, low, high)
@@ -84,14 +95,14 @@ def _kept(
     high: FloatArray,
     rng: np.random.Generator,
 ) -> tuple[Indices, FloatArray]:
-    """Draws of the candidates, those outside of their interval dropped."""
+    """Candidates whose draw is accepted, and these draws."""
     concentrations = belief.concentrations(tasks)
     assert concentrations is not None
     alpha, beta = concentrations
     draws = rng.uniform(low, high)
     density = np.exp(log_density(draws, alpha, beta))
     kept = rng.random(len(tasks)) * probability < density * (high - low)
-    sure = probability >= 1  # the bound says nothing: an ordinary draw
+    sure = probability >= 1  # the bound is no restriction: an ordinary draw
     draws[sure] = rng.beta(alpha[sure], beta[sure])
     kept[sure] = (draws[sure] >= low[sure]) & (draws[sure] <= high[sure])
     return tasks[kept], draws[kept]
@@ -100,7 +111,7 @@ def _kept(
 def _bounds_of_slots(
     belief: Belief, low: FloatArray, high: FloatArray
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """Bounds for the intervals of all slots, one behind the other, and where those of each slot begin, (S,)."""
+    """Bounds for the intervals of all slots, concatenated, and the offset of each slot, (S,)."""
     intervals = list(zip(low.tolist(), high.tolist(), strict=True))
     if len(intervals) == 1:
         return _bounds(belief, *intervals[0]), np.zeros(1, dtype=np.int32)
@@ -113,7 +124,7 @@ def _bounds_of_slots(
 def _bounds(belief: Belief, low: float, high: float) -> npt.NDArray[np.float32]:
     """For each cell, a bound on the probability of a draw in [low, high]: a multiple of 2^-24, at most 1.
 
-    1 at the edge of the grid, where a posterior may be any that lies beyond.
+    It is 1 at the edge of the grid, which also stands for all posteriors beyond it.
     """
     grid = belief.grid()
     assert grid is not None
@@ -121,7 +132,7 @@ def _bounds(belief: Belief, low: float, high: float) -> npt.NDArray[np.float32]:
 
 
 class _Grid:
-    """A belief's grid as a key of the cache: grids are made once."""
+    """A belief's grid as a cache key, compared by identity: grids are made once."""
 
     def __init__(self, alpha: FloatArray, beta: FloatArray) -> None:
         self.alpha, self.beta = alpha, beta

@@ -1,4 +1,4 @@
-"""The baseline: every task equally often."""
+"""The baseline: selects every task equally often."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from bots_lightning.selection.selector import TaskSelector
 
 
 class UniformSelector(TaskSelector):
-    """Shuffled epochs without replacement, as an ordinary training loop draws its batches.
+    """Shuffled epochs without replacement, as in an ordinary training loop.
 
-    A batch that spans two epochs holds no task twice: those of its first part move to the end of the new epoch.
+    A batch that spans two epochs holds no task twice: the tasks it already has move to the end of the new epoch.
     """
 
     def setup(self, features: TaskFeatures, seed: int = 0) -> None:
-        """Shuffles the first epoch."""
+        """Shuffles the first epoch.
+
+        Args:
+            features: of the pool's tasks.
+            seed: of the generator that shuffles.
+        """
         super().setup(features, seed)
         self._epoch = ShuffledEpoch(self.num_tasks, self.rng)
 
     def add_tasks(self, features: TaskFeatures) -> None:
-        """The new tasks join the present epoch."""
+        """Inserts the new tasks into the rest of the current epoch."""
         old = self.num_tasks
         super().add_tasks(features)
         self._epoch.add(self.num_tasks - old, self.rng)
 
     def select(self, batch_size: int) -> Indices:
-        """(B,) the next tasks of the shuffled epoch."""
+        """(B,) positions of the next tasks of the shuffled epoch."""
         self.check_batch_size(batch_size)
         batch: list[int] = []
         while len(batch) < batch_size:
@@ -42,6 +47,6 @@ class UniformSelector(TaskSelector):
         return super().state_dict() | self._epoch.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues in the middle of an epoch."""
+        """Restores generator and epoch."""
         super().load_state_dict(state)
         self._epoch.load_state_dict(state)

@@ -112,8 +112,8 @@ def test_a_reference_that_the_pool_lacks_is_named() -> None:
         AbilityBelief(references=["medium"]).setup(features_of(5))
 
 
-def test_references_are_believed_as_far_as_they_have_been_right() -> None:
-    """Of two references one tells the truth and one is noise: untried tasks follow the first, in order and in size."""
+def test_references_get_weight_as_far_as_they_are_correct() -> None:
+    """One of two references is correct, the other is noise: unvisited tasks follow the first."""
     rng, n = np.random.default_rng(5), 600
     truth = rng.normal(0, 2, n)
     belief = belief_of(TaskFeatures(n, {"right": expit(truth), "wrong": rng.random(n)}))
@@ -128,7 +128,7 @@ def test_references_are_believed_as_far_as_they_have_been_right() -> None:
 
 
 def test_unknown_rates_learn_their_own_level() -> None:
-    """Tasks without a reference rate are the hard ones here; the mark says so, and no NaN spreads."""
+    """Tasks without a reference rate are the hard ones here: the indicator gets weight, and no NaN spreads."""
     rng, n = np.random.default_rng(6), 300
     rates = np.where(np.arange(n) % 3 == 0, NAN, 0.5)
     p = np.where(np.arange(n) % 3 == 0, 0.1, 0.6)
@@ -139,7 +139,7 @@ def test_unknown_rates_learn_their_own_level() -> None:
     np.testing.assert_allclose(belief.mean()[200:], p[200:], atol=0.1)
 
 
-def test_a_group_that_learns_moves_its_unseen_tasks_and_no_others() -> None:
+def test_progress_of_a_group_changes_its_unvisited_tasks_and_no_others() -> None:
     """Visits to the even half of group 0 only, whose logits rise by 0.05 a step."""
     n, rng = 80, np.random.default_rng(8)
     features = TaskFeatures(n, {}, np.array(["x", "y"])[np.arange(n) % 2])

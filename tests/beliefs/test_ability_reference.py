@@ -1,4 +1,4 @@
-"""The lazy, vectorized belief against the same model carried along task by task and step by step."""
+"""The lazy, vectorized belief against the same model updated task by task and step by step."""
 
 # Shapes: N tasks in the pool, B tasks in the step, G rollouts per task.
 

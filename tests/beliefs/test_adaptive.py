@@ -59,7 +59,7 @@ def test_rates_that_stay_are_remembered_and_rates_that_jump_forgotten() -> None:
     assert moving.active.forgetting == 0.2
 
 
-def test_references_that_tell_the_truth_are_given_weight_and_others_are_not() -> None:
+def test_correct_references_are_given_weight_and_others_are_not() -> None:
     rng = np.random.default_rng(2)
     truthful, misled = belief_of(forgetting=[0.1]), belief_of(forgetting=[0.1])
     truth = WEAK + 0.5 * (STRONG - WEAK)

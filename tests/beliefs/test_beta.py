@@ -137,7 +137,7 @@ def test_many_steps_agree_with_brute_force(
         reference.observe(rows)
         np.testing.assert_allclose(belief.alpha, reference.alpha, rtol=1e-11)
         np.testing.assert_allclose(belief.beta, reference.beta, rtol=1e-11)
-    assert reference.ability is not None  # the predictions took part
+    assert reference.ability is not None  # the predictions were used
 
 
 @pytest.mark.parametrize("forgetting", [0.0, 0.1, 1.0])
@@ -205,7 +205,7 @@ def test_every_task_counts_its_own_rollouts_and_predictions_their_mean() -> None
 
 @pytest.mark.parametrize(("implicit_weight", "forgetting"), [(0.1, 0.1), (0.4, 0.25), (1.0, 0.5)])
 def test_steady_state_evidence(implicit_weight: float, forgetting: float) -> None:
-    """Beyond the prior: G/λ for a task tried at every step, ρG/λ for one never tried, others in between."""
+    """Beyond the prior: G/λ for a task visited at every step, ρG/λ for one never visited, others in between."""
     rng = np.random.default_rng(0)
     rollouts, lowest, highest = 8, implicit_weight * 8 / forgetting, 8 / forgetting
     belief = belief_of(forgetting, implicit_weight)

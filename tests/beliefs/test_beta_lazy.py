@@ -1,4 +1,4 @@
-"""BetaBelief, which touches only the tasks that were tried, against the update of all tasks at every step."""
+"""BetaBelief, which updates only the tasks of the step, against the update of all tasks at every step."""
 
 # Shapes: N tasks in the pool, B tasks in the step.
 
@@ -132,7 +132,7 @@ def test_a_visit_that_is_forgotten_is_not_looked_at_and_would_make_no_difference
     assert looked_at[-1] < 60  # of those, only what was visited lately
 
 
-def test_a_visit_is_looked_at_as_long_as_it_shows_by_hand() -> None:
+def test_a_visit_is_computed_as_long_as_it_changes_the_sum_by_hand() -> None:
     """1 − 2^16·2^−age is below 1, where a cell begins, up to 1 − 2^−24; 1 − 2^−25 is rounded to 1."""
     belief, all_of_it = BetaBelief(0.5), slice(0, 1)
     belief.setup(TaskFeatures(1))
@@ -149,7 +149,7 @@ def test_a_visit_is_looked_at_as_long_as_it_shows_by_hand() -> None:
     assert belief._steps_remembered() <= 43
 
 
-def test_evidence_beyond_all_measure_is_looked_at_for_longer() -> None:
+def test_very_large_evidence_is_remembered_for_longer() -> None:
     belief, restored = BetaBelief(0.1), BetaBelief(0.1)
     for each in (belief, restored):
         each.setup(TaskFeatures(3))

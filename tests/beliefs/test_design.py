@@ -149,7 +149,7 @@ OPTIONS = [{"features": ["number"]}, {"categories": ["kind"]}, {"features": ["ve
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_columns_that_tell_difficulty_improve_the_prediction_of_untried_tasks(options: dict[str, list[str]]) -> None:
+def test_informative_columns_improve_the_prediction_of_unvisited_tasks(options: dict[str, list[str]]) -> None:
     rng = np.random.default_rng(6)
     features, rates = informative_pool(1200, rng)
     informed, ignorant = trained(features, rates, rng, **options), trained(features, rates, rng)
@@ -161,7 +161,7 @@ def test_columns_that_tell_difficulty_improve_the_prediction_of_untried_tasks(op
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_columns_that_tell_nothing_stay_near_no_weight(options: dict[str, list[str]]) -> None:
+def test_uninformative_columns_keep_weights_near_zero(options: dict[str, list[str]]) -> None:
     rng = np.random.default_rng(8)
     features, rates = informative_pool(1200, rng, informative=False)
     blind, ignorant = trained(features, rates, rng, **options), trained(features, rates, rng)
@@ -172,7 +172,7 @@ def test_columns_that_tell_nothing_stay_near_no_weight(options: dict[str, list[s
     assert errors[0] < 1.03 * errors[1]
 
 
-def test_adding_tasks_leaves_what_is_believed_of_the_others() -> None:
+def test_adding_tasks_does_not_change_the_posteriors_of_the_others() -> None:
     """Although the new prompts are ten times as long, and of a group that is new."""
     rng = np.random.default_rng(9)
     features, rates = informative_pool(1000, rng)
@@ -195,7 +195,7 @@ def test_tasks_whose_columns_do_not_fit_are_refused_and_change_nothing() -> None
     belief, untouched = (AbilityBelief(categories=["kind"]) for _ in range(2))
     for one in (belief, untouched):
         one.setup(TaskFeatures(2, columns={"kind": np.array(["a", "b"])}))
-    with pytest.raises(ValueError, match=r"from 3 to 4: `categories` has a new label"):
+    with pytest.raises(ValueError, match=r"from 3 to 4: there is a label that is new in `categories`"):
         belief.add_tasks(TaskFeatures(3, columns={"kind": np.array(["a", "b", "c"])}))
     for one in (belief, untouched):
         one.observe(Evidence(np.array([1]), np.array([7.0]), np.array([8.0])))

@@ -1,4 +1,4 @@
-"""Evidence of an earlier policy: what it still says of the present one."""
+"""Evidence of an earlier policy: what it still contributes to the belief about the current one."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_where_the_policy_stands_is_read_off_evidence_that_is_wholly_forgotten()
 
 
 def visited(belief: AbilityBelief, others: int = 0) -> AbilityBelief:
-    """A belief of which every task has been tried, and some again so many times."""
+    """A belief after a visit to every task, and further visits to some."""
     started(belief).observe(of(np.arange(5), [2.0, 5.0, 4.0, 7.0, 6.0]))
     for _ in range(others):
         belief.observe(of(OTHER, [4.0, 7.0]))
@@ -100,7 +100,7 @@ def test_the_older_the_evidence_the_less_it_moves_and_settles_ability() -> None:
         mean, variance = belief.predict(EARLY)
         means.append(mean)
         variances.append(variance)
-        abilities.append([belief.ability[0], -belief.ability_variance[0]])
+        abilities.append([belief.ability.mean[0], -belief.ability.variance[0]])
     assert (np.diff(means, axis=0) < 0).all()
     assert (np.diff(variances, axis=0) > 0).all()
     assert (np.diff(abilities, axis=0) < 0).all()
@@ -129,19 +129,19 @@ def test_a_group_moves_as_when_its_oldest_evidence_was_sampled() -> None:
     late, surer = (AbilityBelief(ability_drift=0.1) for _ in range(2))
     for belief in (late, surer):
         belief.setup(features)
-    surer.ability_variance[0] -= 3 * 0.1  # of group a; what its walk adds in three steps
+    surer.ability.variance[0] -= 3 * 0.1  # of group a; what its walk adds in three steps
     tasks, successes, counts = np.array([0, 1, 3]), np.array([8.0, 3.0, 1.0]), np.full(3, 8.0)
     late.observe(Evidence(tasks, successes, counts, ages=np.array([1.0, 3.0, 0.0])))
     surer.observe(Evidence(tasks, successes, counts))
-    np.testing.assert_allclose(late.ability, surer.ability, rtol=1e-12)
-    np.testing.assert_allclose(late.ability_variance, surer.ability_variance + np.array([0.3, 0]), rtol=1e-12)
+    np.testing.assert_allclose(late.ability.mean, surer.ability.mean, rtol=1e-12)
+    np.testing.assert_allclose(late.ability.variance, surer.ability.variance + np.array([0.3, 0]), rtol=1e-12)
 
 
 def test_a_group_of_known_ability_is_not_moved_by_evidence_older_than_its_walk() -> None:
     belief = started(AbilityBelief(ability_drift=0.1))  # a single group: its variance is 0 at first, now 0.1
     belief.observe(of(EARLY, [8.0, 8.0], age=3))
-    assert belief.ability[0] == 0  # type: ignore[attr-defined]
-    assert belief.ability_variance[0] == 0.1  # type: ignore[attr-defined]
+    assert belief.ability.mean[0] == 0  # type: ignore[attr-defined]
+    assert belief.ability.variance[0] == 0.1  # type: ignore[attr-defined]
 
 
 def test_beliefs_that_do_not_forget_by_the_step_do_not_discount() -> None:

@@ -136,11 +136,11 @@ def test_a_resumed_selector_draws_what_the_uninterrupted_one_draws() -> None:
 @pytest.mark.parametrize(
     ("options", "seen"),
     [
-        ({"eta": -1.0}, "eta=-1.0; expected a finite number"),
-        ({"alpha": NAN}, "alpha=nan; expected a finite number"),
-        ({"alpha": math.inf}, "alpha=inf; expected a finite number"),
-        ({"target_reward": 50.0}, "target_reward=50.0; expected a number in"),
-        ({"initial_difficulty": -0.1}, "initial_difficulty=-0.1; expected a number in"),
+        ({"eta": -1.0}, "eta=-1.0; expected a finite number, at least 0"),
+        ({"alpha": NAN}, "alpha=nan; expected a finite number, at least 0"),
+        ({"alpha": math.inf}, "alpha=inf; expected a finite number, at least 0"),
+        ({"target_reward": 50.0}, "target_reward=50.0; expected at least 0 and at most 1"),
+        ({"initial_difficulty": -0.1}, "initial_difficulty=-0.1; expected at least 0 and at most 1"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, float], seen: str) -> None:

@@ -1,4 +1,4 @@
-"""What holds for all selectors by a belief: the rules for every batch, and that no task is dropped."""
+"""Properties of all selectors by a belief: the rules for every batch, and that no task is dropped."""
 
 # Shapes: N tasks in the pool, B tasks to select, K groups.
 
@@ -79,10 +79,10 @@ def test_a_task_rests_for_the_steps_of_the_cooldown(
     assert any(returned)  # the rest is not longer
 
 
-def test_if_too_few_tasks_are_left_those_that_rested_longest_return(
+def test_if_too_few_tasks_are_left_those_selected_longest_ago_return(
     new_selector: Callable[..., BayesianSelector],
 ) -> None:
-    """Ten tasks, four a step, five steps of rest: each batch takes the two that never rest so long, then the oldest."""
+    """Ten tasks, four per step, cooldown 5: a batch has the two tasks left, then those selected longest ago."""
     batches = run(new_selector(pool_of(10), cooldown=5), range(40), 4)
     resting = deque[set[int]]([], maxlen=5)
     for batch in batches:
@@ -215,7 +215,9 @@ def test_rules_survive_a_resume(new_selector: Callable[..., BayesianSelector]) -
 
 def test_a_state_with_other_quotas_is_refused(new_selector: Callable[..., BayesianSelector]) -> None:
     saved, other = new_selector(pool_of(6, "ab"), group_quotas={"a": 0.5}), new_selector(pool_of(6, "ab"))
-    with pytest.raises(ValueError, match=r"fills 2 shares of each batch, this one 1\. Resume with the `group_quotas`"):
+    with pytest.raises(
+        ValueError, match=r"divides each batch into 2 shares, this one into 1\. Resume with the `group_quotas`"
+    ):
         other.load_state_dict(saved.state_dict())
 
 
@@ -266,5 +268,5 @@ class Broken(BetaBelief):
 def test_a_belief_that_is_not_finite_is_named_and_the_run_does_not_hang() -> None:
     selector = ThompsonSelector(Broken())
     selector.setup(pool_of(9))
-    with pytest.raises(RuntimeError, match=r"chose 0 of 4 tasks, though 9 are left: what Broken says .* not finite"):
+    with pytest.raises(RuntimeError, match=r"chose 0 of 4 tasks, though 9 are left: Broken predicts .* not finite"):
         selector.select(4)

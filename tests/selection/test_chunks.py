@@ -50,7 +50,7 @@ def test_the_smallest_of_a_pool_are_those_of_a_full_sort_for_each_slot(
 
 
 @given(pools())
-def test_tasks_are_told_apart_by_slot_in_their_order(
+def test_tasks_are_sorted_by_slot_in_their_order(
     pool: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, int],
 ) -> None:
     _, codes, blocked, slots, sizes, _ = pool

@@ -31,7 +31,7 @@ def test_the_easiest_tasks_come_first_and_then_it_starts_over() -> None:
     st.lists(st.integers(1, 20), max_size=20),
     st.integers(0, 2**32 - 1),
 )
-def test_passes_are_sorted_and_alike_for_any_batch_sizes(rates: list[float], sizes: list[int], seed: int) -> None:
+def test_epochs_are_sorted_and_the_same_for_any_batch_sizes(rates: list[float], sizes: list[int], seed: int) -> None:
     selector, drawn = selector_of(rates, seed), []
     for size in [min(size, len(rates)) for size in sizes] + [len(rates)]:
         batch = selector.select(size).tolist()

@@ -65,7 +65,7 @@ def test_no_task_twice_and_every_task_gets_its_turn(batch_size: int) -> None:
     assert seen == set(range(20))
 
 
-def test_mixed_groups_come_oftener_than_equal_ones() -> None:
+def test_tasks_with_mixed_groups_are_selected_more_often() -> None:
     selector, counts = selector_of(60), np.zeros(60)
     for _ in range(60):
         batch = selector.select(6)
@@ -74,8 +74,8 @@ def test_mixed_groups_come_oftener_than_equal_ones() -> None:
     assert counts[20:40].sum() > 2 * (counts[:20].sum() + counts[40:].sum())
 
 
-def test_a_task_without_rollouts_has_had_its_turn() -> None:
-    """Otherwise one that always fails to be rolled out would be chosen for ever."""
+def test_a_selection_without_rollouts_counts_as_a_turn() -> None:
+    """Otherwise a task whose rollouts always fail would be selected forever."""
     selector, chosen = selector_of(10), []
     for _ in range(5):
         batch = selector.select(2)
@@ -112,10 +112,10 @@ def test_a_resumed_selector_makes_the_next_choices_of_the_uninterrupted_one() ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature=0.0; expected a positive"),
-        ({"optimism": -1.0}, "optimism=-1.0; expected a number >= 0"),
+        ({"temperature": 0.0}, "temperature=0.0; expected more than 0"),
+        ({"optimism": -1.0}, "optimism=-1.0; expected at least 0"),
         ({"optimism": NAN}, "optimism=nan"),
-        ({"first_turn": 0.0}, r"first_turn=0.0; expected a number in \(0, 1\]"),
+        ({"first_turn": 0.0}, "first_turn=0.0; expected more than 0 and at most 1"),
         ({"num_generations": 1}, "num_generations=1; rewards of fewer than 2"),
     ],
 )
@@ -125,21 +125,21 @@ def test_options_out_of_range_are_named(options: dict[str, float], message: str)
 
 
 def test_the_group_size_follows_the_evidence_and_survives_a_resume() -> None:
-    told, follows = (FairShareSelector(AbilityBelief(), num_generations=g) for g in (4, 16))
-    for selector in (told, follows):
+    given, follows = (FairShareSelector(AbilityBelief(), num_generations=g) for g in (4, 16))
+    for selector in (given, follows):
         selector.setup(TaskFeatures(12), seed=1)
-    for selector in (told, follows):
-        selector.turns[:] = told.turns  # the same place in the queue, whatever was chosen first
+    for selector in (given, follows):
+        selector.turns[:] = given.turns  # the same place in the queue, whatever was chosen first
         selector.observe(Evidence(np.arange(12), np.arange(12) % 5, np.full(12, 4.0)))
     resumed = FairShareSelector(AbilityBelief(), num_generations=16)
     resumed.setup(TaskFeatures(12), seed=2)
     resumed.load_state_dict(follows.state_dict())
-    draws = [[selector.select(3).tolist() for _ in range(8)] for selector in (told, follows, resumed)]
+    draws = [[selector.select(3).tolist() for _ in range(8)] for selector in (given, follows, resumed)]
     assert draws[0] == draws[1] == draws[2]
 
 
 def partial_outcome(batch: np.ndarray, step: int) -> Evidence:
-    """Rewards in between, of which ever fewer lie at an end of the range."""
+    """Rewards in between, fewer and fewer of them at an end of the range."""
     rng = np.random.default_rng([step, *batch.tolist()])
     rewards = rng.random((len(batch), 8))
     rewards = np.where(rng.random((len(batch), 8)) < 4 / (4 + step), rewards.round(), rewards)
@@ -182,7 +182,7 @@ def test_the_weights_of_rewards_in_between_are_those_of_their_groups_share_of_ex
 
 
 def test_tasks_added_later_take_their_share_and_do_not_catch_up() -> None:
-    """200 turns later, ten tasks join ten that teach as much: of the next 60 turns they take about half."""
+    """After 200 turns, ten tasks join ten with the same weight: they get about half of the next 60 turns."""
     selector = selector_of(10, seed=4, temperature=0.12, optimism=0.5, first_turn=0.3)
 
     def run(steps: int) -> np.ndarray:
@@ -201,7 +201,7 @@ def test_tasks_added_later_take_their_share_and_do_not_catch_up() -> None:
     assert counts.max() <= 14
 
 
-def test_tasks_of_a_group_with_a_small_quota_join_at_that_groups_turn() -> None:
+def test_added_tasks_of_a_group_with_a_small_quota_start_at_that_groups_turn() -> None:
     """Its tasks have had fewer turns than the others'; a new one has had as many as its own group's."""
     rules = SelectionRules(group_quotas={"rare": 0.1})
     selector = FairShareSelector(AbilityBelief(), rules=rules)
@@ -246,7 +246,7 @@ def test_tasks_that_will_soon_be_solved_gain_and_tasks_not_yet_solved_wait() -> 
     assert raised[2] < -0.3
 
 
-def test_the_gain_that_is_left_falls_to_nothing_over_the_planned_run() -> None:
+def test_the_gain_left_falls_to_zero_over_the_planned_run() -> None:
     assert [looking_ahead(0.8, steps).gain_left for steps in (0, 5, 10, 99)] == pytest.approx([0.8, 0.4, 0.0, 0.0])
     assert looking_ahead(0.8, planned=None).gain_left == 0.0
 
@@ -263,7 +263,7 @@ def test_the_weights_follow_the_gain_while_the_run_goes_on() -> None:
 
 
 def test_beliefs_with_other_cells_are_weighed_alike() -> None:
-    """The Beta of a BOTS task and the same Beta as an ability task's have the same weight, but for rounding."""
+    """The Beta of a BOTS task and the same Beta as an ability task's have the same weight up to rounding."""
     selector = FairShareSelector(BetaBelief(implicit_weight=0.0), expected_gain=0.5, temperature=0.1, optimism=0.5)
     selector.planned_selections = 10
     selector.setup(TaskFeatures(4), seed=1)
@@ -277,7 +277,7 @@ def test_beliefs_with_other_cells_are_weighed_alike() -> None:
 
 @pytest.mark.parametrize("gain", [-0.1, NAN, float("inf")])
 def test_an_impossible_gain_is_refused(gain: float) -> None:
-    with pytest.raises(ValueError, match=r"expected_gain=.*; expected a finite number >= 0"):
+    with pytest.raises(ValueError, match=r"expected_gain=.*; expected a finite number, at least 0"):
         FairShareSelector(AbilityBelief(), expected_gain=gain)
 
 

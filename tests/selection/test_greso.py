@@ -14,10 +14,10 @@ from bots_lightning.selection import GresoSelector, UniformSelector
 
 
 def selector_of(
-    visits: Sequence[int], seed: int = 0, exploration: float = 0.5, min_exploration: float = 0.01, max_passes: int = 10
+    visits: Sequence[int], seed: int = 0, exploration: float = 0.5, min_exploration: float = 0.01, max_epochs: int = 10
 ) -> GresoSelector:
-    """A selector whose tasks had equal rewards at so many of their latest visits."""
-    selector = GresoSelector(exploration, min_exploration, max_passes)
+    """A selector whose tasks had equal rewards at this many latest visits."""
+    selector = GresoSelector(exploration, min_exploration, max_epochs)
     selector.setup(TaskFeatures(len(visits)), seed)
     for visit in range(max(visits)):
         tasks = np.flatnonzero(np.array(visits) > visit)
@@ -60,16 +60,16 @@ def test_without_equal_rewards_it_draws_as_uniform(pool: tuple[int, int], seed: 
 
 
 def test_tasks_are_kept_as_often_as_their_probability_says() -> None:
-    """Over whole passes, task k is drawn max(0.5^z_k, 0.1) times as often as the one that is never skipped.
+    """Over whole epochs, task k is drawn max(0.5^z_k, 0.1) times as often as a task that is never skipped.
 
-    B = 1, so that no pass is cut short by a batch that already holds the task; z stays as it is.
+    B = 1, so that no epoch is cut short by a batch that already holds the task; z does not change.
     """
     visits = [0, 1, 2, 3, 6]
     selector, draws = selector_of(visits, seed=2, min_exploration=0.1), 12_000
     counts = np.bincount([selector.select(1)[0] for _ in range(draws)], minlength=5)
     keep = np.array([1.0, 0.5, 0.25, 0.125, 0.1])
-    passes = draws / keep.sum()  # 6076, and the task that is never skipped is drawn once in each
-    assert counts[0] == pytest.approx(passes, rel=0.03)
+    epochs = draws / keep.sum()  # 6076, and the task that is never skipped is drawn once in each
+    assert counts[0] == pytest.approx(epochs, rel=0.03)
     deviation = np.sqrt(counts[0] * keep * (1 - keep))
     assert (np.abs(counts - counts[0] * keep) <= 4 * deviation + 1).all()
 
@@ -81,7 +81,7 @@ def test_skipped_tasks_wait_for_the_next_epoch() -> None:
     np.testing.assert_array_equal(epochs, np.tile([0, 2, 4, 5], (50, 1)))
 
 
-def brute_force(visits: list[int], batch_size: int, steps: int, max_passes: int, seed: int) -> list[list[int]]:
+def brute_force(visits: list[int], batch_size: int, steps: int, max_epochs: int, seed: int) -> list[list[int]]:
     """The batches by the definition: tasks held by the batch go to the end of a new epoch and come only once."""
     rng = np.random.default_rng(seed)
     queue, batches = rng.permutation(len(visits)).tolist(), []
@@ -94,7 +94,7 @@ def brute_force(visits: list[int], batch_size: int, steps: int, max_passes: int,
                 queue = [k for k in fresh if k not in batch] + [k for k in fresh if k in batch]
             task = queue.pop(0)
             keep = max(0.5 ** visits[task], 0.01)
-            taken = considered >= max_passes * len(visits) or keep == 1 or rng.random() < keep
+            taken = considered >= max_epochs * len(visits) or keep == 1 or rng.random() < keep
             considered += 1
             if taken and task not in batch:
                 batch.append(task)
@@ -109,17 +109,17 @@ def brute_force(visits: list[int], batch_size: int, steps: int, max_passes: int,
     st.integers(1, 3),
     st.integers(0, 2**32 - 1),
 )
-def test_batches_are_those_of_a_brute_force_loop(pool: tuple[list[int], int], max_passes: int, seed: int) -> None:
+def test_batches_are_those_of_a_brute_force_loop(pool: tuple[list[int], int], max_epochs: int, seed: int) -> None:
     visits, batch_size = pool
-    selector = selector_of(visits, seed, max_passes=max_passes)
+    selector = selector_of(visits, seed, max_epochs=max_epochs)
     batches = [selector.select(batch_size).tolist() for _ in range(6)]
-    assert batches == brute_force(visits, batch_size, 6, max_passes, seed)
+    assert batches == brute_force(visits, batch_size, 6, max_epochs, seed)
     assert all(len(set(batch)) == batch_size for batch in batches)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 8])
 def test_a_batch_is_filled_even_if_every_task_would_be_skipped(batch_size: int) -> None:
-    selector = selector_of([4] * 8, exploration=0.0, min_exploration=0.0, max_passes=2)
+    selector = selector_of([4] * 8, exploration=0.0, min_exploration=0.0, max_epochs=2)
     for _ in range(10):
         assert len(set(selector.select(batch_size).tolist())) == batch_size
 
@@ -145,10 +145,10 @@ def test_a_resumed_selector_draws_what_the_uninterrupted_one_draws() -> None:
 @pytest.mark.parametrize(
     ("options", "seen"),
     [
-        ({"exploration": 1.5}, "exploration=1.5; expected a number in"),
-        ({"exploration": float("nan")}, "exploration=nan; expected a number in"),
-        ({"min_exploration": -0.1}, "min_exploration=-0.1; expected a number in"),
-        ({"max_passes": 0}, "max_passes=0; expected at least 1"),
+        ({"exploration": 1.5}, "exploration=1.5; expected at least 0 and at most 1"),
+        ({"exploration": float("nan")}, "exploration=nan; expected at least 0 and at most 1"),
+        ({"min_exploration": -0.1}, "min_exploration=-0.1; expected at least 0 and at most 1"),
+        ({"max_epochs": 0}, "max_epochs=0; expected at least 1"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, float], seen: str) -> None:

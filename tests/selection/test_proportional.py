@@ -126,7 +126,7 @@ def test_the_group_size_follows_the_evidence_and_survives_a_resume() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"power": -1.0}, "power=-1.0; expected a finite number >= 0"),
+        ({"power": -1.0}, "power=-1.0; expected a finite number, at least 0"),
         ({"power": float("inf")}, "power=inf"),
         ({"num_generations": 1}, "num_generations=1; rewards of fewer than 2"),
     ],

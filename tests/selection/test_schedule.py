@@ -16,7 +16,7 @@ def test_a_schedule_by_hand() -> None:
     ("values", "message"),
     [
         ((0.5, 0.5, 0), "steps=0; expected at least 1"),
-        ((1.5, 0.5, 3), r"start=1.5; expected a number in \[0, 1\]"),
+        ((1.5, 0.5, 3), "start=1.5; expected at least 0 and at most 1"),
         ((0.5, float("nan"), 3), "end=nan"),
     ],
 )

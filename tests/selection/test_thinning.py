@@ -1,4 +1,4 @@
-"""Thompson sampling in large pools: the same law as a draw for every task."""
+"""Thompson sampling in large pools: the same distribution as a draw for every task."""
 
 # Shapes: N tasks in the pool, J kinds of tasks with the same posterior.
 
@@ -22,7 +22,7 @@ MOMENTS = [(0.0, 6.0), (-1.0, 0.8), (3.0, 1.5), (0.2, 0.05), (-4.0, 2.5)]  # (m,
 
 
 def known(posteriors: list[tuple[float, float]], each: int, ability: bool) -> Belief:
-    """A belief of so many tasks of each kind, in turn."""
+    """A belief about this many tasks of each kind, in rotation."""
     first, second = np.tile(np.array(posteriors).T, each)
     features = TaskFeatures(len(first))
     if ability:
@@ -245,8 +245,8 @@ def test_each_slot_has_its_own_radius(monkeypatch: pytest.MonkeyPatch) -> None:
     assert selector._radius[1] <= 2.0**-6
 
 
-def test_the_radii_of_an_earlier_version_are_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It kept none for the whole pool beside those of the slots."""
+def test_the_radii_of_an_earlier_version_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier versions kept a radius for each slot, but none for the whole pool."""
     monkeypatch.setattr(thompson, "DENSE", 0)
     groups = np.array(["rare"] * 30 + ["common"] * 600)
     saved, resumed = (ThompsonSelector(BetaBelief(), rules=SelectionRules(group_quotas={"rare": 0.5})) for _ in "ab")

@@ -127,5 +127,5 @@ def test_a_batch_as_large_as_the_pool_holds_every_task(explore: bool) -> None:
 
 @pytest.mark.parametrize("target", [-0.1, 1.1, float("nan")])
 def test_an_impossible_target_is_refused(target: float) -> None:
-    with pytest.raises(ValueError, match=f"target_pass_rate={target}; expected a number"):
+    with pytest.raises(ValueError, match=f"target_pass_rate={target}; expected at least 0 and at most 1"):
         ThompsonSelector(BetaBelief(), target)

@@ -38,7 +38,7 @@ def test_no_batch_holds_a_task_twice(pool: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize(("num_tasks", "batch_size"), [(10, 3), (10, 7), (13, 5), (7, 6), (12, 4), (5, 5), (9, 1)])
 def test_counts_differ_by_at_most_one_from_the_start_and_two_in_any_window(num_tasks: int, batch_size: int) -> None:
-    """What was drawn so far is whole epochs and a part of one; a window may also begin with a part of one."""
+    """The draws so far are whole epochs and the beginning of another; a window may also begin within an epoch."""
     selector = selector_of(num_tasks, seed=4)
     totals = np.zeros((1 + 60 * num_tasks, num_tasks), dtype=int)
     for step in range(1, len(totals)):

@@ -1,4 +1,4 @@
-"""Fair shares in chunks of a pool choose what one plain pass over all of it chooses, task by task and step by step."""
+"""Fair shares in chunks of a pool choose the same tasks as a plain sort of the whole pool, at every step."""
 
 # Shapes: N tasks in the pool, B tasks to select, S slots of a batch.
 
@@ -24,7 +24,7 @@ def plain_cells(belief: AbilityBelief) -> np.ndarray:
     drifted = (belief.step - belief.last).astype(np.float32) * np.float32(belief.task_drift) + kept
     variance = np.where(drifted > 9, np.where(kept > 9, kept, np.float32(9)), drifted)
     groups = belief._group_of_profile[belief._profile]
-    mean = belief.logit.astype(np.float32) + belief.ability.astype(np.float32)[groups]
+    mean = belief.logit.astype(np.float32) + belief.ability.mean.astype(np.float32)[groups]
     tried = belief.last >= 0
     cells[tried] = cells_of(mean[tried], variance[tried])
     return cells
@@ -67,7 +67,7 @@ def pool(n: int, grouped: bool) -> TaskFeatures:
 
 
 def pair(grouped: bool, drift: float, rules: SelectionRules) -> list[FairShareSelector]:
-    """A selector, and one that chooses by plain passes."""
+    """A selector, and one that chooses by a plain sort of the whole pool."""
     selectors = [FairShareSelector(AbilityBelief(task_drift=drift), expected_gain=0.8, rules=rules) for _ in range(2)]
     for selector in selectors:
         selector.planned_selections = STEPS
@@ -77,7 +77,7 @@ def pair(grouped: bool, drift: float, rules: SelectionRules) -> list[FairShareSe
 
 
 def outcome(batch: np.ndarray, step: int, whole: bool) -> Evidence:
-    """Success counts anywhere, or rewards in between of which ever fewer lie at an end of the range."""
+    """Any success counts, or rewards in between, fewer and fewer of them at an end of the range."""
     rng = np.random.default_rng([step, *batch.tolist()])
     if whole:
         return Evidence(batch, rng.integers(0, 9, len(batch)).astype(float), np.full(len(batch), 8.0))
@@ -97,7 +97,7 @@ RULES = {
 @pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("drift", [0.003, 0.8])  # the latter reaches the most drifted variance
-def test_the_choices_are_those_of_a_plain_full_pass(
+def test_the_choices_are_those_of_a_plain_sort(
     rules: str, whole: bool, drift: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With chunks none, some and all of whose tasks have been tried, tasks added on the way, and a resume."""
