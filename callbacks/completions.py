@@ -30,6 +30,9 @@ class CompletionsLog(Callback):
     Args:
         every_n_steps: how often a training step is written.
         max_tasks: how many of its tasks, with all their completions.
+
+    Raises:
+        ValueError: an option is out of bounds.
     """
 
     def __init__(self, every_n_steps: int = 10, max_tasks: int = 4) -> None:
@@ -56,7 +59,7 @@ class CompletionsLog(Callback):
             append_text(Path(trainer.default_root_dir) / "completions.jsonl", "".join(lines))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the predictions' file of this rank afresh; the first rank removes those of ranks that are no more."""
+        """Removes what an earlier run predicted, also at ranks that this run does not have."""
         folder = Path(trainer.default_root_dir)
         (folder / _predictions(trainer)).unlink(missing_ok=True)
         if trainer.is_global_zero:

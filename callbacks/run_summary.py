@@ -11,14 +11,13 @@ from typing import Any, TypeVar
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
-from rich.console import Console
-from rich.table import Table
 
 from bots_lightning.algorithms.step import PHASES
 from bots_lightning.checkpoints import write_text
 from callbacks.belief_quality import BeliefQuality
 from callbacks.effective_task_ratio import EffectiveTaskRatio
 from callbacks.selection_overhead import SelectionOverhead
+from callbacks.summary_table import print_summary
 
 C = TypeVar("C", bound=Callback)
 
@@ -26,11 +25,14 @@ C = TypeVar("C", bound=Callback)
 class RunSummary(Callback):
     """Writes `summary.json` in the run folder when training ends, and prints it as a table.
 
-    Needs `EffectiveTaskRatio` and `SelectionOverhead` beside it; takes the metrics of `BeliefQuality` if it is there.
-    Seconds are those of the first rank.
+    Needs `EffectiveTaskRatio` and `SelectionOverhead`; takes the metrics of `BeliefQuality` if it is there. Seconds are
+    those of the first rank.
 
     Args:
         table: print the table.
+
+    Raises:
+        ValueError: a callback that it needs is missing, when a run is set up.
     """
 
     def __init__(self, table: bool = True) -> None:
@@ -74,7 +76,15 @@ class RunSummary(Callback):
             print_summary(summary, folder)
 
     def summarize(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The metrics of the run; None where there is none."""
+        """What the run has come to so far.
+
+        Args:
+            trainer: of the run.
+            pl_module: its module.
+
+        Returns:
+            the contents of `summary.json`: numbers, strings and dictionaries; None where there is no number.
+        """
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         progress: Any = pl_module.progress
         selected, step_seconds = datamodule.count_histogram, self.phase_seconds.total()
@@ -147,81 +157,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def print_summary(summary: dict[str, Any], folder: Path) -> None:
-    """The table at the end of a run."""
-    title = f"{folder.name}: {summary['iterations']} iterations in {summary['wall_seconds']:.0f} s"
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("")
-    for column in ("before", "after", "change"):
-        table.add_column(column, justify="right")
-    evaluation = summary["evaluation"]
-    before, after = (evaluation[when]["scores"] if evaluation[when] else {} for when in ("before", "after"))
-    for name in before | after:
-        table.add_row(name.removeprefix("eval/"), *_before_after(before.get(name), after.get(name)))
-    ratio, overhead = summary["effective_task_ratio"], summary["selection_overhead_fraction"]
-    facts = {
-        "selector": summary["selector"],
-        "effective task ratio": "–" if ratio is None else f"{ratio:.3f}{_by_group(summary)}",
-        "distinct / effective tasks": f"{summary['distinct_tasks']:,} / {summary['effective_tasks']:,.0f} "
-        f"of {summary['pool_tasks']:,}",
-        "rollouts / tokens": f"{summary['rollouts']:,} / {summary['generated_tokens']:,}",
-        "selection overhead": "–" if overhead is None else f"{100 * overhead:.3f} %",
-        "belief": _belief_facts(summary.get("belief")),
-        **_step_facts(summary),
-        "files": str(folder),
-    }
-    console = Console()
-    console.print()
-    console.print(table)
-    for label, fact in facts.items():
-        if fact is not None:
-            console.print(f"{label:<28}{fact}", highlight=False)
-
-
-def _step_facts(summary: dict[str, Any]) -> dict[str, str]:
-    """Seconds of a mean step, and of its phases with their shares; those below a thousandth are left out.
-
-    Tokens per second are shown of rolling out, and of the whole step, of which that may be a small share.
-    """
-    seconds, ahead = summary["timing_s"], summary["rollout_ahead_s"]
-    speeds = {"step": summary["tokens_per_second"], "rollout": summary["rollout_tokens_per_second"]}
-    if speeds["step"] is None:
-        return {}
-    whole = sum(seconds.values())
-    told = {phase: f"  {_digits(speed)} tokens/s" for phase, speed in speeds.items() if speed is not None}
-    shown = {phase: value for phase, value in seconds.items() if value >= whole / 1000}
-    facts = {"step": f"{whole:8.3f} s        {told['step']}, all phases"}
-    facts |= {
-        f"  {phase}": f"{value:8.3f} s {100 * value / whole:5.1f} %{told.get(phase, '')}"
-        for phase, value in shown.items()
-    }
-    return facts | ({"  rollout, asynchronous": f"{ahead:8.3f} s"} if ahead else {})
-
-
-def _digits(speed: float) -> str:
-    return f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
-
-
-def _by_group(summary: dict[str, Any], most: int = 6) -> str:
-    """The ratio of each group in brackets, of the first few by name; empty if there is one group only."""
-    ratios = summary.get("effective_task_ratio_by_group") or {}
-    if len(ratios) < 2:
-        return ""
-    shown = [f"{group} {ratio:.2f}" for group, ratio in list(ratios.items())[:most]]
-    return f" ({', '.join(shown)}{', …' if len(ratios) > most else ''})"
-
-
-def _belief_facts(means: dict[str, float] | None) -> str | None:
-    if means is None:
-        return None
-    errors = f"RMSE {means['rmse']:.3f}, log p {means['log_predictive']:.2f}"
-    return f"{errors}, {means['coverage_90']:.0%} in 90 % intervals"
-
-
-def _before_after(before: float | None, after: float | None) -> tuple[str, str, str]:
-    if before is None or after is None:
-        shown = ["–" if value is None else f"{value:.3f}" for value in (before, after)]
-        return shown[0], shown[1], "–"
-    return f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"

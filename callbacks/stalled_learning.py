@@ -41,6 +41,9 @@ class StalledLearning(Callback):
         group_rollouts: of a group that is never solved.
         stuck_rollouts: in a row that all have the lowest reward, or all the highest.
         cut_share: of an iteration's completions; more are too many.
+
+    Raises:
+        ValueError: an option is out of bounds.
     """
 
     def __init__(self, group_rollouts: int = 1024, stuck_rollouts: int = 1024, cut_share: float = 0.5) -> None:
@@ -66,6 +69,7 @@ class StalledLearning(Callback):
         self._watch_groups(step)
 
     def _groups_of(self, pool: Any) -> list[str]:
+        """L labels, sorted; a pool without groups has one, the empty label."""
         if len(pool) != self._pool_size:  # tasks may be added while the run goes on
             self._groups, self._pool_size = np.unique(pool.groups).tolist() or [""], len(pool)
         return self._groups
@@ -118,10 +122,10 @@ class StalledLearning(Callback):
                 )
 
     def _warn(self, what: str, message: str, step: _Step, shown: Tensor) -> None:
-        """On all ranks alike: they exchange a completion to show.
+        """Warns once, on all ranks alike: they exchange a completion to show.
 
         Args:
-            what: of which there is one warning.
+            what: is warned of once.
             message: what has been seen, and what to do.
             step: the present one.
             shown: (R,) bool, this rank's completions that show it.
