@@ -111,17 +111,25 @@ class Requests:
             failure = _root_cause(error)
         path = httpx.URL(url).path
         if status and not httpx.codes.is_success(status):  # reported by its status, even if the rest is cut or stalls
-            said = body.decode(errors="replace")[:500]
-            hint = f"; it redirects to {location!r}, so name that address in urls" if location else ""
-            raise ServerFaultError(f"{path}: HTTP {status}: {said}{f' ({failure})' if failure else ''}{hint}", status)
+            raise _error_answer(path, status, location, body, failure)
         if failure:
             raise ServerFaultError(f"{path}: {failure}")
         if len(body) > max_bytes:
-            raise ServerFaultError(
-                f"{path}: the answer is longer than {max_bytes:,} bytes, which suffice for what was asked. Is there a "
-                "rollout server at this address? If so, raise max_answer_bytes."
-            )
+            raise _too_long(path, max_bytes)
         return body
+
+
+def _error_answer(path: str, status: int, location: str | None, body: bytearray, failure: str | None) -> Exception:
+    said = body.decode(errors="replace")[:500]
+    hint = f"; it redirects to {location!r}, so name that address in urls" if location else ""
+    return ServerFaultError(f"{path}: HTTP {status}: {said}{f' ({failure})' if failure else ''}{hint}", status)
+
+
+def _too_long(path: str, max_bytes: int) -> Exception:
+    return ServerFaultError(
+        f"{path}: the answer is longer than {max_bytes:,} bytes, which are enough for what was asked. Is there a "
+        "rollout server at this address? If so, raise max_answer_bytes."
+    )
 
 
 @cache

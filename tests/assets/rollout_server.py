@@ -1,121 +1,40 @@
-"""Servers with the endpoints, answers and habits of vLLM (and SGLang's native ones), for tiny models; and faults.
+"""Servers with the endpoints and answers of vLLM (and SGLang's native ones), for tiny models; and with faults.
 
     python rollout_server.py
 
 Reads lines from standard input: `PORT MODEL_FOLDER` (port 0 takes a free one) forks a server and prints its process id
-and port. All of them end with the input. The servers know no adapters at first, like real ones. POST /fault makes one
+and port. All of them end with the input. The servers have no adapters at first, like real ones. POST /fault makes one
 fail:
 
     {"kind": "error", "times": 3}    the next three completions are answered so: error, busy, slow, hang, garbage,
                                      truncated, nested, drip (a byte every 0.1 s), endless, cut_error (a 500 that
                                      promises more), stalled_error (and keeps the connection), wrong (the base model
-                                     answers), die (kill -9, the answer unsent), or by a lie, one of `LIES`
-    {"kind": "die", "after": 30}     so is the 30th completion from now
-    {"kind": "stale", "times": 1}    the next adapter is loaded, they say, and an older one serves under its name
+                                     answers), die (kill -9, the answer unsent), or one of `LIES`
+    {"kind": "die", "after": 30}     the server dies at the 30th completion from now
+    {"kind": "stale", "times": 1}    the next adapter seems to be loaded, and an older one serves under its name
     {"kind": "forget"}               all adapters are gone
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
-import math
 import os
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
-from peft import PeftModel
+from served_model import DEFAULT_TOP_K, LIES, Served
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 MAX_LENGTH = 128
-DEFAULT_TOP_K = 2  # as a checkpoint's generation config has one, which servers take for requests that name none
 PROMISED = 10_000  # bytes, of answers that have fewer
-Choices = list[dict[str, Any]]  # true completions, as vLLM gives them
-
-
-def _tokens(lie: int) -> Callable[[Choices], object]:
-    return lambda choices: choices[-1]["token_ids"].__setitem__(0, lie)
-
-
-def _logprobs(lie: float) -> Callable[[Choices], object]:
-    return lambda choices: [one["logprobs"].update(token_logprobs=[lie] * len(one["token_ids"])) for one in choices]
-
-
-LIES: dict[str, Callable[[Choices], object]] = {  # what becomes of them
-    "beyond_vocabulary": _tokens(10**6),
-    "far_beyond_vocabulary": _tokens(2**70),
-    "negative_token": _tokens(-1),
-    "nan_logprobs": _logprobs(math.nan),
-    "infinite_logprobs": _logprobs(-math.inf),
-    "positive_logprobs": _logprobs(3.0),
-    "fewer": lambda choices: choices.pop(),
-    "more": lambda choices: choices.append(choices[-1] | {"index": len(choices)}),
-    "twice": lambda choices: choices[-1].update(index=0),
-    "fewer_logprobs": lambda choices: choices[-1]["logprobs"]["token_logprobs"].pop(),
-    "no_tokens": lambda choices: choices[-1].update(token_ids=[], logprobs={"token_logprobs": []}, stop_reason=None),
-    "other_end": lambda choices: choices[-1].update(finish_reason="\ud800" * 10**4),
-}
-
-
-class Served:
-    """A base model and its adapters, by name."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.base, self.adapters, self.paths = model, {}, {}
-        self.faults: Counter[str] = Counter()
-        self.calls: list[str] = []
-        self.left = -1  # completions until it dies, if it is to
-        self.lock = Lock()
-
-    def load(self, name: str, path: str) -> None:
-        if self.fault("stale"):
-            weights = list(self.adapters.values())[-1]
-        else:
-            weights = PeftModel.from_pretrained(copy.deepcopy(self.base), path).eval()
-        self.adapters[name], self.paths[name] = weights, path
-
-    def fault(self, kind: str) -> bool:
-        """Whether that is to go wrong now; counts down."""
-        self.faults[kind] -= (due := self.faults[kind] > 0)
-        return due
-
-    @torch.no_grad()
-    def sample(self, model: Any, prompt: list[int], n: int, options: dict[str, Any]) -> list[dict[str, Any]]:
-        """Tokens and log-probabilities of n completions, the j-th by a generator of seed + j; without a cache."""
-        stops = set(options["stop_token_ids"]) | (set() if options["ignore_eos"] else {self.base.config.eos_token_id})
-        generators = [torch.Generator().manual_seed(seed) for seed in options["seeds"]]
-        ids = torch.tensor([prompt] * n)
-        logprobs: list[torch.Tensor] = []
-        for _ in range(options["max_tokens"]):
-            logits = model(input_ids=ids, use_cache=False).logits[:, -1].float()
-            if options["temperature"] == 0:
-                chosen, scores = logits.argmax(dim=1), logits.log_softmax(dim=1)
-            else:
-                scores = logits / options["temperature"]
-                if options["top_k"] > 0:
-                    scores = scores.masked_fill(scores < scores.topk(options["top_k"]).values[:, -1:], -torch.inf)
-                scores = scores.log_softmax(dim=1)
-                noise = torch.stack([torch.empty(logits.shape[1]).exponential_(generator=g) for g in generators])
-                chosen = (scores.exp() / noise).argmax(dim=1)
-            ids = torch.cat([ids, chosen.unsqueeze(1)], dim=1)
-            logprobs.append(scores.gather(1, chosen.unsqueeze(1)).squeeze(1))
-        rows = zip(ids[:, len(prompt) :].tolist(), torch.stack(logprobs, dim=1).tolist(), strict=True)
-        return [_cut(tokens, values, stops) for tokens, values in rows]
-
-
-def _cut(tokens: list[int], logprobs: list[float], stops: set[int]) -> dict[str, Any]:
-    end = next((i + 1 for i, token in enumerate(tokens) if token in stops), None)
-    stop = None if end is None else tokens[end - 1]
-    return {"tokens": tokens[:end], "logprobs": logprobs[:end], "stop": stop}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -213,49 +132,41 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, answers)
 
     def went_wrong(self) -> bool:
-        """Answers, or does not, as the faults want it."""
-        fault = self.served.fault
+        """Answers, or does not, as the fault that is due; False if there is none."""
         self.served.left -= 1
-        if fault("die") or self.served.left == 0:
+        if self.served.fault("die") or self.served.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        if fault("slow"):
+        if self.served.fault("slow"):
             time.sleep(0.3)
-        elif fault("hang"):
-            self.served.lock.release()
-            time.sleep(5)
-            self.served.lock.acquire()
-            return True
-        elif fault("error"):
-            self.refuse(500, "EngineCore encountered an issue.")
-            return True
-        elif fault("busy"):
-            self.refuse(503, "Service Unavailable")
-            return True
-        elif fault("garbage"):
-            self.send(200, b"<html>proxy says no</html>")
-            return True
-        elif fault("truncated"):
-            self.send(200, b'{"model": "x", "choices": [', PROMISED)
-            return True
-        elif fault("nested"):
-            self.send(200, b"[" * 100_000)
-            return True
-        elif fault("cut_error"):
-            self.send(500, b"EngineCore", PROMISED)
-            return True
-        elif fault("stalled_error"):
-            self.go_on(500, b"EngineCore", pause=60.0)
-            return True
-        elif fault("drip"):
-            self.go_on(200, b"[", pause=0.1)
-            return True
-        elif fault("endless"):
-            self.go_on(200, b"1," * 2**15)
-            return True
+        for kind, answer in self.wrong_answers().items():
+            if self.served.fault(kind):
+                answer()
+                return True
         return False
 
+    def wrong_answers(self) -> dict[str, Callable[[], None]]:
+        """By kind of fault."""
+        return {
+            "hang": self.hang,
+            "error": partial(self.refuse, 500, "EngineCore encountered an issue."),
+            "busy": partial(self.refuse, 503, "Service Unavailable"),
+            "garbage": partial(self.send, 200, b"<html>proxy says no</html>"),
+            "truncated": partial(self.send, 200, b'{"model": "x", "choices": [', PROMISED),
+            "nested": partial(self.send, 200, b"[" * 100_000),
+            "cut_error": partial(self.send, 500, b"EngineCore", PROMISED),
+            "stalled_error": partial(self.go_on, 500, b"EngineCore", pause=60.0),
+            "drip": partial(self.go_on, 200, b"[", pause=0.1),
+            "endless": partial(self.go_on, 200, b"1," * 2**15),
+        }
+
+    def hang(self) -> None:
+        """Answers nothing for a while, and serves others."""
+        self.served.lock.release()
+        time.sleep(5)
+        self.served.lock.acquire()
+
     def go_on(self, status: int, content: bytes, pause: float = 0.0) -> None:
-        """Says that again and again, for as long as the client listens, while others are served."""
+        """Sends the content again and again, for as long as the client listens, and serves others."""
         self.served.lock.release()
         with contextlib.suppress(OSError):
             self.send_response(status)

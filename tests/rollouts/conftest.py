@@ -1,4 +1,4 @@
-"""Inference servers for tests: real processes and HTTP."""
+"""Inference servers in processes of their own, a policy with adapters, and static caches without the compiler."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from rollout_helpers import moved
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from bots_lightning.policy.loading import LoRA, load_policy
+from bots_lightning.rollouts import decoding
+from bots_lightning.rollouts.static import next_logits
 
 SCRIPT = Path(__file__).parents[1] / "assets" / "rollout_server.py"
 
@@ -60,3 +68,32 @@ def servers() -> Iterator[Servers]:
     servers = Servers()
     yield servers
     servers.close()
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Static caches, and steps that are not compiled."""
+    monkeypatch.setattr(decoding, "compiled_step", lambda _: next_logits)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
+    """Counts the graphs that are compiled; they are not optimised."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    step = torch.compile(next_logits, backend=counter)
+    monkeypatch.setattr(decoding, "compiled_step", lambda _: step)
+    yield counter
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def url(servers: Servers, checkpoint: str) -> str:
+    """Of a server of the checkpoint's model."""
+    return servers.start(checkpoint)
+
+
+@pytest.fixture
+def policy(checkpoint: str) -> nn.Module:
+    """With adapters that matter."""
+    return moved(load_policy(checkpoint, LoRA(r=4, alpha=8)).eval(), seed=0)

@@ -4,185 +4,45 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from decoding_helpers import VOCABULARY, build, recorded
 from peft import LoraConfig, get_peft_model
+from rollout_helpers import request_for, rows_of
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MambaConfig,
     MistralConfig,
-    OPTConfig,
-    Phi3Config,
-    PreTrainedConfig,
     PreTrainedModel,
-    Qwen2Config,
-    Qwen3Config,
-    Qwen3NextConfig,
 )
 
 from bots_lightning.policy.logprobs import completion_logprobs
-from bots_lightning.rollouts import GenerateEngine, GenerationRequest, Rollouts, SamplingParams, decoding
+from bots_lightning.rollouts import GenerateEngine, SamplingParams, decoding
 from bots_lightning.rollouts import compact as compact_module
 from bots_lightning.rollouts import generate as generate_module
-from bots_lightning.rollouts import reader as reader_module
 from bots_lightning.rollouts.compact import CompactEngine
 from bots_lightning.rollouts.noise import uniform_noise
 
-VOCABULARY = 40
-SPECIAL: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
-SHAPE: dict[str, Any] = {
-    **SPECIAL,
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,
-}
-OLD: dict[str, Any] = {**SPECIAL, "vocab_size": VOCABULARY, "initializer_range": 0.3}
-GEMMA: dict[str, Any] = {**SHAPE, "head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 16}
-FAMILIES: dict[str, PreTrainedConfig] = {
-    "qwen3": Qwen3Config(**SHAPE, head_dim=16),
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen2, one layer sliding": Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=5, max_window_layers=1),
-    "llama": LlamaConfig(**SHAPE),
-    "mistral, sliding": MistralConfig(**SHAPE, sliding_window=5),
-    "gemma2, alternating": Gemma2Config(**GEMMA),
-    "gemma3, alternating": Gemma3TextConfig(**GEMMA, layer_types=["sliding_attention", "full_attention"]),
-    "gpt2, absolute positions": GPT2Config(**OLD, n_embd=32, n_layer=2, n_head=2, n_positions=128),
-    "opt, absolute positions": OPTConfig(
-        **SPECIAL,
-        vocab_size=VOCABULARY,
-        init_std=0.3,
-        hidden_size=32,
-        ffn_dim=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=128,
-        word_embed_proj_dim=32,
-    ),
-    "bloom, no positions": BloomConfig(**OLD, hidden_size=32, n_layer=2, n_head=2),
-    "gpt-neox": GPTNeoXConfig(**{k: v for k, v in SHAPE.items() if k != "num_key_value_heads"}),
-}
-EXPERTS = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
-LINEAR = {"linear_num_value_heads": 2, "linear_num_key_heads": 1, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
-OTHERS: dict[str, tuple[PreTrainedConfig, str]] = {
-    "mamba": (
-        MambaConfig(**SPECIAL, vocab_size=40, hidden_size=32, num_hidden_layers=2, state_size=8),
-        "takes no past",
-    ),
-    "qwen3-next": (
-        Qwen3NextConfig(**SHAPE, **EXPERTS, **LINEAR, layer_types=["linear_attention", "full_attention"]),
-        "has cache layers of kind LinearAttentionLayer",
-    ),
-    "phi3": (Phi3Config(**SHAPE), "prepares its inputs in a way of its own"),
-}
+MISTRAL = MistralConfig(
+    vocab_size=VOCABULARY,
+    pad_token_id=0,
+    eos_token_id=1,
+    bos_token_id=None,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    max_position_embeddings=128,
+    initializer_range=0.3,
+    sliding_window=5,
+)
 SAMPLING = SamplingParams(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0)
 PROMPTS = [[5, 6, 7], [8], [9, 10]]
 SEEDS = [1, 2, 3]
-
-
-def request_for(
-    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
-) -> GenerationRequest:
-    """n completions of every prompt."""
-    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
-
-
-def build(config: PreTrainedConfig) -> PreTrainedModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config).eval()
-
-
-def random_prompts(number: int, longest: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, longest + 1, (number,), generator=generator).tolist()
-    return [torch.randint(2, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
-
-
-def rows_of(rollouts: Rollouts) -> list[list[int]]:
-    rows = zip(rollouts.completion_ids, rollouts.completion_mask, strict=True)
-    return [ids[mask].tolist() for ids, mask in rows]
-
-
-@contextmanager
-def recorded(model: PreTrainedModel) -> Iterator[list[tuple[int, int]]]:
-    """(rows, columns) of every pass through the model."""
-    passes: list[tuple[int, int]] = []
-
-    def record(_: Any, args: Any, kwargs: dict[str, Tensor]) -> None:
-        passes.append(tuple(kwargs["input_ids"].shape))
-
-    hook = model.register_forward_pre_hook(record, with_kwargs=True)
-    try:
-        yield passes
-    finally:
-        hook.remove()
-
-
-# --- model families ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore:BloomForCausalLM prepares its inputs")  # before transformers 5.23
-@pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_tokens_are_those_of_generate(family: str) -> None:
-    model, prompts = build(FAMILIES[family]), random_prompts(200, longest=24)
-    sampling = SamplingParams(max_completion_length=20, stop_token_ids=(1, 2, 3), pad_token_id=0, temperature=0)
-    expected = rows_of(GenerateEngine().generate(request_for(model, prompts, 1, sampling, range(200))))
-    assert (
-        rows_of(CompactEngine(max_tokens=100 * 44).generate(request_for(model, prompts, 1, sampling, range(200))))
-        == expected
-    )
-    assert len({tuple(row) for row in expected}) > 30
-    assert len({len(row) for row in expected}) > 1
-
-
-@pytest.mark.parametrize("other", OTHERS)
-def test_a_cache_that_cannot_drop_rows_is_left_to_generate_with_one_warning(other: str) -> None:
-    config, reason = OTHERS[other]
-    model, prompts = build(config), random_prompts(6, longest=5)
-    engine = CompactEngine(max_tokens=40)
-    with pytest.warns(UserWarning, match=reason):
-        first = engine.generate(request_for(model, prompts, 2, SAMPLING, range(6)))
-    with warnings.catch_warnings(), recorded(model) as passes:
-        warnings.simplefilter("error")
-        second = engine.generate(request_for(model, prompts, 2, SAMPLING, range(6)))
-    assert (
-        rows_of(first)
-        == rows_of(second)
-        == rows_of(GenerateEngine().generate(request_for(model, prompts, 2, SAMPLING, range(6))))
-    )
-    longest = max(map(len, prompts))
-    assert max(rows for rows, _ in passes) == 40 // (longest + 6)  # the budget holds here too
-
-
-def test_prompts_are_read_in_pieces_where_they_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, prompts = build(FAMILIES["gemma3, alternating"]), random_prompts(20, longest=24)
-    whole = CompactEngine().generate(request_for(model, prompts, 2, SAMPLING, range(20)))
-    monkeypatch.setattr(reader_module, "PREFILL_TOKENS", 7 * 20)
-    with recorded(model) as passes:
-        pieces = CompactEngine().generate(request_for(model, prompts, 2, SAMPLING, range(20)))
-    longest = max(map(len, prompts))
-    assert passes[: longest // 7] == [(20, 7)] * (longest // 7)
-    assert rows_of(pieces) == rows_of(whole)
-
-
-# --- what it saves ----------------------------------------------------------------------------------------------
 
 
 def test_each_prompt_is_read_once_and_ended_rows_are_dropped(model: PreTrainedModel) -> None:
@@ -212,7 +72,7 @@ def test_a_token_budget_bounds_the_cache(model: PreTrainedModel) -> None:
 @pytest.mark.parametrize("check_every", [1, 4])
 def test_the_last_rows_of_a_budget_wait_for_each_other(monkeypatch: pytest.MonkeyPatch, check_every: int) -> None:
     """One row in 16 goes on to the limit; in 4 budgets of 32 rows, 2 each, they are read again and end together."""
-    model = build(FAMILIES["mistral, sliding"])
+    model = build(MISTRAL)
     prompts = [[2 + i % 30] * (9 + i // 16 % 2) for i in range(128)]
     sampling = SamplingParams(max_completion_length=24, stop_token_ids=(0,), pad_token_id=3)
 
@@ -267,9 +127,6 @@ def test_a_budget_is_positive() -> None:
         CompactEngine(max_tokens=0)
 
 
-# --- out of memory ----------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def memory_for(model: PreTrainedModel, rows: int) -> Iterator[None]:
     """The model runs out of memory at its third column with more rows than these."""
@@ -309,9 +166,6 @@ def test_other_errors_are_raised(model: PreTrainedModel) -> None:
         CompactEngine().generate(request_for(model, [[5, 99]], 2, SAMPLING, [1]))  # there are 12 words
 
 
-# --- log-probabilities ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_recorded_logprobs_are_those_of_the_sampling_distribution(model: PreTrainedModel, temperature: float) -> None:
     sampling = SamplingParams(6, (1,), 0, temperature)
@@ -334,9 +188,6 @@ def test_what_is_certain_has_log_probability_zero(model: PreTrainedModel) -> Non
     rollouts = CompactEngine(logprobs=True).generate(request_for(model, PROMPTS, 2, greedy, SEEDS))
     assert rollouts.logprobs is not None
     assert (rollouts.logprobs[rollouts.completion_mask] == 0).all()
-
-
-# --- how policies come ------------------------------------------------------------------------------------------
 
 
 def test_adapters_are_at_work_unmerged(model: PreTrainedModel) -> None:

@@ -4,33 +4,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
-from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from rollout_helpers import Reports, request_for
+from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
-from bots_lightning.policy.loading import LoRA, language_model, load_policy
 from bots_lightning.rollouts import (
     CompactEngine,
     GenerateEngine,
     GenerationRequest,
     RolloutEngine,
-    Rollouts,
     SamplingParams,
-    ServerDialect,
-    ServerEngine,
-    SGLangDialect,
-    VLLMDialect,
     completion_mask,
     decoding,
 )
@@ -38,8 +29,6 @@ from bots_lightning.rollouts import compact as compact_module
 from bots_lightning.rollouts import generate as generate_module
 from bots_lightning.rollouts.completed import own_tokens
 from bots_lightning.rollouts.noise import uniform_noise
-from bots_lightning.rollouts.server_client import Server
-from bots_lightning.rollouts.server_dialect import Completion
 
 PROMPTS = [[5, 6, 7], [8], [9, 10], [5, 6, 7]]
 SEEDS = [1, 2, 3, 4]
@@ -54,44 +43,9 @@ BUILDERS = [
 NAMES = ["generate", "generate in chunks", "compact", "compact in small chunks", "compact with logprobs"]
 
 
-def request_for(
-    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
-) -> GenerationRequest:
-    """n completions of every prompt."""
-    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
-
-
 @pytest.fixture(params=BUILDERS, ids=NAMES)
 def engine(request: pytest.FixtureRequest) -> RolloutEngine:
     return request.param()
-
-
-class Reports:
-    """What an engine reports, in order."""
-
-    def __init__(self, when: Callable[[], Any] = lambda: None) -> None:
-        self.calls: list[tuple[int, list[list[int]]]] = []
-        self.times: list[Any] = []
-        self.when = when
-
-    def __call__(self, position: int, token_lists: list[list[int]]) -> None:
-        self.calls.append((position, token_lists))
-        self.times.append(self.when())
-
-    @property
-    def positions(self) -> list[int]:
-        return [position for position, _ in self.calls]
-
-    def assert_all_of(self, rollouts: Rollouts, n: int) -> None:
-        """Each prompt once, with the rows of the result, n for each."""
-        self.assert_each_of(rollouts, [n] * (len(rollouts) // n))
-
-    def assert_each_of(self, rollouts: Rollouts, counts: list[int]) -> None:
-        """Each prompt once, with the rows of the result, as many as its count."""
-        pairs = zip(rollouts.completion_ids, rollouts.completion_mask, strict=True)
-        rows = iter([ids[mask].tolist() for ids, mask in pairs])
-        assert sorted(self.calls) == [(p, list(islice(rows, n))) for p, n in enumerate(counts)]
-        assert list(rows) == []
 
 
 def set_lengths(monkeypatch: pytest.MonkeyPatch, lengths: list[int]) -> SamplingParams:
@@ -120,9 +74,6 @@ def recorded(model: PreTrainedModel) -> Iterator[list[list[list[int]]]]:
         yield passes
     finally:
         hook.remove()
-
-
-# --- what is reported -------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.sets(st.integers(0, 5), min_size=1), st.integers(1, 9))
@@ -184,9 +135,6 @@ def test_what_the_listener_raises_is_raised_even_if_it_looks_like_running_out_of
     with pytest.raises(type(error)) as caught:
         engine.generate(request_for(model, PROMPTS, 2, SAMPLING, SEEDS, on_completed=fail))
     assert caught.value is error
-
-
-# --- when -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("check_every", "times"), [(1, [2, 5, 24]), (4, [4, 8, 24])])
@@ -277,104 +225,3 @@ def test_what_was_reported_before_memory_ran_out_is_not_sampled_again(
     assert reported.times == [0, 1, 1]
     read = [prompt for rows in passes if len(rows[0]) == 3 for prompt in rows]
     assert sorted(read) == [[5, 5, 5], [5, 5, 5], [6, 6, 6], [7, 7, 7], [7, 7, 7]]
-
-
-# --- servers ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def policy(checkpoint: str) -> nn.Module:
-    policy = load_policy(checkpoint, LoRA(r=4, alpha=8)).eval()
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in policy.named_parameters():
-        if ".default." in name:
-            weight.data.normal_(0, 0.3, generator=generator)
-    return policy
-
-
-@pytest.mark.parametrize("dialect", [None, SGLangDialect()])
-@pytest.mark.parametrize("temperature", [0, 1])
-def test_the_server_engine_reports_of_each_prompt_what_it_returns(
-    policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path, dialect: Any, temperature: float
-) -> None:
-    engine, reported = ServerEngine([servers.start(checkpoint)], str(tmp_path), dialect), Reports()
-    sampling = SamplingParams(6, (1, 4, 9), pad_token_id=4, temperature=temperature)
-    engine.sync(policy, 0)
-    rollouts = engine.generate(request_for(language_model(policy), PROMPTS, 4, sampling, SEEDS, on_completed=reported))
-    reported.assert_all_of(rollouts, 4)
-    assert rollouts.finished.any()
-
-
-@pytest.mark.parametrize("temperature", [0, 1])
-def test_the_server_engine_reports_as_many_completions_as_were_asked_for(
-    policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path, temperature: float
-) -> None:
-    engine, reported, counts = ServerEngine([servers.start(checkpoint)], str(tmp_path)), Reports(), [3, 1, 5, 2]
-    sampling = SamplingParams(6, (1, 4, 9), pad_token_id=4, temperature=temperature)
-    engine.sync(policy, 0)
-    model = language_model(policy)
-    rollouts = engine.generate(GenerationRequest(model, PROMPTS, counts, sampling, SEEDS, on_completed=reported))
-    reported.assert_each_of(rollouts, counts)
-
-
-class Verbose(ServerDialect):
-    """A vLLM whose completions go on behind their ends."""
-
-    def __init__(self) -> None:
-        self.plain = VLLMDialect()
-
-    def load(self, server: Server, adapter: Any) -> None:
-        self.plain.load(server, adapter)
-
-    def unload(self, server: Server, adapter: Any) -> None:
-        self.plain.unload(server, adapter)
-
-    def complete(self, server: Server, *args: Any) -> list[Completion]:
-        completions = self.plain.complete(server, *args)
-        return [Completion([*c.tokens, 7, 1, 7], [*c.logprobs, *[float("nan")] * 3]) for c in completions]
-
-
-def test_what_a_server_gives_beyond_the_end_is_neither_reported_nor_returned(
-    policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path
-) -> None:
-    urls = [servers.start(checkpoint)]
-    rollouts = []
-    for dialect in (VLLMDialect(), Verbose()):
-        engine, reported = ServerEngine(urls, str(tmp_path), dialect), Reports()
-        engine.sync(policy, 0)
-        rollouts.append(
-            engine.generate(request_for(language_model(policy), PROMPTS, 4, SAMPLING, SEEDS, on_completed=reported))
-        )
-        reported.assert_all_of(rollouts[-1], 4)
-    assert torch.equal(rollouts[0].completion_ids, rollouts[1].completion_ids)
-    assert 0 < int(rollouts[0].finished.sum()) < len(rollouts[0])
-
-
-def test_the_server_engine_reports_an_answer_before_it_asks_for_the_next(
-    policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path
-) -> None:
-    url = servers.start(checkpoint)
-
-    def asked() -> int:
-        calls = json.loads(urlopen(f"{url}/calls", timeout=5).read())
-        return sum(call.startswith("/v1/completions") for call in calls)
-
-    engine, reported = ServerEngine([url], str(tmp_path), requests_per_server=1), Reports(asked)
-    engine.sync(policy, 0)
-    engine.generate(request_for(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS, on_completed=reported))
-    assert reported.positions == [0, 1, 2, 3]
-    assert reported.times == [1, 2, 3, 4]
-
-
-def test_the_server_engine_raises_what_the_listener_raises(
-    policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path
-) -> None:
-    engine, error = ServerEngine([servers.start(checkpoint)], str(tmp_path)), OSError("no room")
-
-    def fail(position: int, token_lists: list[list[int]]) -> None:
-        raise error
-
-    engine.sync(policy, 0)
-    with pytest.raises(OSError, match="no room") as caught:
-        engine.generate(request_for(language_model(policy), PROMPTS, 2, SAMPLING, SEEDS, on_completed=fail))
-    assert caught.value is error

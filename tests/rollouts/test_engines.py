@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from rollout_helpers import request_for, rows_of
 from scipy.stats import chisquare
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
@@ -33,22 +34,9 @@ NAMES = ["generate", "compact", "compact in small chunks", "compact with logprob
 Build = Callable[[], RolloutEngine]
 
 
-def request_for(
-    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
-) -> GenerationRequest:
-    """n completions of every prompt."""
-    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
-
-
 @pytest.fixture(params=BUILDERS, ids=NAMES)
 def engine(request: pytest.FixtureRequest) -> RolloutEngine:
     return request.param()
-
-
-def rows_of(rollouts: Rollouts) -> list[list[int]]:
-    """Each completion's own tokens."""
-    rows = zip(rollouts.completion_ids, rollouts.completion_mask, strict=True)
-    return [ids[mask].tolist() for ids, mask in rows]
 
 
 def test_rows_are_in_the_order_of_prompts_which_are_padded_left(model: PreTrainedModel, engine: RolloutEngine) -> None:

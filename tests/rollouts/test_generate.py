@@ -3,17 +3,15 @@
 # P prompts, n completions each, R = P·n rows.
 
 import contextlib
-from typing import Any
 
 import pytest
 import torch
+from rollout_helpers import request_for, rows_of
 from scipy.stats import chisquare
 from transformers import GenerationConfig, PreTrainedModel
 
 from bots_lightning.rollouts import (
     GenerateEngine,
-    GenerationRequest,
-    Rollouts,
     SamplingParams,
     derive_seed,
     rollout_mode,
@@ -22,13 +20,6 @@ from bots_lightning.rollouts import (
 PROMPTS = [[5, 6, 7], [8], [9, 10]]
 SEEDS = [1, 2, 3]
 SAMPLING = SamplingParams(max_completion_length=6, stop_token_ids=(1,), pad_token_id=0)
-
-
-def request_for(
-    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
-) -> GenerationRequest:
-    """n completions of every prompt."""
-    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
 
 
 def test_rows_are_ordered_by_prompt_and_prompts_padded_left(model: PreTrainedModel) -> None:
@@ -84,12 +75,6 @@ def test_neither_neighbours_nor_memory_limits_change_completions(model: PreTrain
             == whole[4 * i : 4 * i + 4]
         )
     assert len({tuple(row) for row in whole}) > 6
-
-
-def rows_of(rollouts: Rollouts) -> list[list[int]]:
-    """Each completion's own tokens."""
-    rows = zip(rollouts.completion_ids, rollouts.completion_mask, strict=True)
-    return [ids[mask].tolist() for ids, mask in rows]
 
 
 def test_an_unfinished_completion_is_cut_at_the_limit(model: PreTrainedModel) -> None:

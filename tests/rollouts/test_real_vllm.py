@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
 import torch
 import yaml
+from rollout_helpers import request_for
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from bots_lightning.cli import main
@@ -38,13 +38,6 @@ PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6, 7]]
 SEEDS = [1, 2, 3, 4]
 SAMPLING = SamplingParams(max_completion_length=24, stop_token_ids=(1, 4), pad_token_id=0, temperature=0.7)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PYTHON is None, reason="VLLM_PYTHON is not set")]
-
-
-def request_for(
-    model: Any, prompts: Any, n: int, sampling: SamplingParams, seeds: Any, **more: Any
-) -> GenerationRequest:
-    """n completions of every prompt."""
-    return GenerationRequest(model, prompts, [n] * len(prompts), sampling, seeds, **more)
 
 
 @pytest.fixture(scope="module")
