@@ -1,4 +1,4 @@
-"""Where the quickstart keeps what it has made: weights and measured pass rates."""
+"""The quickstart's cache of weights and measured pass rates."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from filelock import FileLock
 
 
 def cache_root() -> Path:
-    """`$BOTS_LIGHTNING_CACHE`, else `bots_lightning` in the user's cache folder."""
+    """The cache folder: `$BOTS_LIGHTNING_CACHE`, else `bots_lightning` in the user's cache folder."""
     users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return Path(os.environ.get("BOTS_LIGHTNING_CACHE") or users / "bots_lightning").expanduser()
 
 
 def digest(description: Any) -> str:
-    """A short name for anything that JSON can hold."""
+    """Hash of anything that JSON can represent, 16 hex characters."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
-    """The folder, built on first use by one process while others wait; an interrupted build leaves nothing behind.
+    """Builds a folder on first use, by one process while others wait; an interrupted build leaves nothing behind.
 
     Args:
-        folder: where the result lives.
-        build: fills an empty folder, which then takes that name.
+        folder: path of the result.
+        build: fills an empty temporary folder, which is then renamed.
+
+    Returns:
+        `folder`, which exists.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):

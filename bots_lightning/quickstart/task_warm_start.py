@@ -1,4 +1,4 @@
-"""A tiny policy that has been shown any source's tasks, for runs on a CPU."""
+"""A tiny policy after supervised training on the tasks of any source, for runs on a CPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from bots_lightning.options import check_numbers
 from bots_lightning.quickstart.cache import digest
 from bots_lightning.quickstart.warm_start import POLICY, SupervisedStart
 from bots_lightning.tasks import TaskPool, TaskSource
@@ -14,20 +15,20 @@ from bots_lightning.tasks import TaskPool, TaskSource
 class TaskWarmStart(SupervisedStart):
     """A small Qwen3 model after a short supervised training on the answers of a pool, made on first use and cached.
 
-    It reads and writes characters, those of the pool's prompts and answers. Give it tasks that the held-out ones share
-    no question with.
+    Its tokens are the characters of the pool's prompts and answers. Use tasks that share no question with held-out
+    ones.
 
     Args:
-        source: of tasks whose prompts are strings, drawn alike.
-        steps: of the optimizer.
+        source: of tasks whose prompts are strings, drawn uniformly.
+        steps: number of optimizer steps.
         hidden_size: width of the transformer.
-        num_layers: its depth.
+        num_layers: depth of the transformer.
         batch_size: examples per step.
         learning_rate: of AdamW, constant after a short warm-up.
         seed: of weights and examples.
 
     Raises:
-        ValueError: `steps` is out of range, or (when it is made) a prompt is no string.
+        ValueError: `steps` is out of range.
     """
 
     def __init__(
@@ -40,8 +41,7 @@ class TaskWarmStart(SupervisedStart):
         learning_rate: float = 3e-3,
         seed: int = 0,
     ) -> None:
-        if steps < 1:
-            raise ValueError(f"steps={steps}; expected at least 1.")
+        check_numbers(1, steps=steps)
         super().__init__({POLICY: steps}, hidden_size, num_layers, batch_size, learning_rate, seed)
         self._source = source
 
@@ -51,10 +51,10 @@ class TaskWarmStart(SupervisedStart):
 
     @cached_property
     def _shown(self) -> list[tuple[str, str]]:
-        """All (prompt, answer) of the pool."""
+        """All (prompt, answer) pairs of the pool."""
         prompts, answers = self._pool.table["prompt"].to_pylist(), self._pool.table["answer"].to_pylist()
         if not all(isinstance(prompt, str) for prompt in prompts):
-            raise ValueError("the warm start reads characters; expected prompts that are strings, not chat messages.")
+            raise ValueError("TaskWarmStart needs prompts that are strings, not chat messages. Use another source.")
         return list(zip(prompts, answers, strict=True))
 
     @property
@@ -64,15 +64,15 @@ class TaskWarmStart(SupervisedStart):
 
     @property
     def positions(self) -> int:
-        """Twice those of the longest prompt and answer with its stop token, since others may be longer."""
+        """Twice the length of the longest prompt and the longest answer, since other tasks may be longer."""
         prompts, answers = zip(*self._shown, strict=True)
         return 2 * (max(map(len, prompts)) + max(map(len, answers)) + 1)
 
     def key(self) -> str:
-        """Changes with everything that the weights depend on; examples count by the ids of their tasks."""
+        """Hash of everything that the weights depend on; examples are identified by the pool's fingerprint."""
         options = [self.stops, self.hidden_size, self.num_layers, self.batch_size, self.learning_rate, self.seed]
         return digest(["tasks", *options, self.positions, self._pool.fingerprint])
 
     def examples(self, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
-        """Draws n (prompt, answer), each task as likely as any other."""
+        """Draws n (prompt, answer) pairs, uniformly over tasks."""
         return [self._shown[i] for i in rng.integers(len(self._shown), size=n).tolist()]

@@ -1,4 +1,4 @@
-"""The quickstart's pool: procedural tasks with the measured pass rates of two reference models."""
+"""The quickstart's pool: procedural tasks with measured pass rates of two reference models."""
 
 # Shapes: N tasks in the pool.
 
@@ -28,22 +28,25 @@ from bots_lightning.rollouts import (
 from bots_lightning.tasks import ProceduralTasks, TaskPool, TaskSource
 
 COLUMNS = {WEAK: "weak_pass_rate", STRONG: "strong_pass_rate"}
-DRAWN = "by the noise of each task"  # how completions come about; part of the cache's key
+DRAWN = "by the noise of each task"  # names how completions are sampled; part of the cache's key
 
 
 class QuickstartTasks(TaskSource):
-    """Procedural tasks of the warm start's families, all eight levels by default, with measured reference pass rates.
+    """Procedural tasks of the warm start's families, with measured reference pass rates.
 
-    The columns `weak_pass_rate` and `strong_pass_rate` come from rolling out two warm-start checkpoints over the train
-    split; they are made on first use and cached. Held-out tasks carry none.
+    The columns `weak_pass_rate` and `strong_pass_rate` are measured by rollouts of two warm-start checkpoints on the
+    train split, on first use, and cached. Held-out tasks have neither.
 
     Args:
         num_tasks: N.
         seed: of the tasks and of the references' rollouts.
         split: "train", or "heldout" for tasks that share no prompt with it.
         reference_rollouts: completions per task and reference.
-        warm_start: the references' training run; the same as the policy's unless told otherwise.
-        levels: difficulties from 1 (mostly solved) to 8 (never); none takes all.
+        warm_start: the references' training run; by default that of the policy.
+        levels: difficulties from 1 (mostly solved) to 8 (never solved); None uses all.
+
+    Raises:
+        ValueError: an option is not allowed or out of range.
     """
 
     def __init__(
@@ -62,7 +65,11 @@ class QuickstartTasks(TaskSource):
         self.reference_rollouts = reference_rollouts
 
     def load(self) -> TaskPool:
-        """The pool, with both reference columns if it is the train split."""
+        """Draws the pool; the train split has both reference columns.
+
+        Raises:
+            ValueError: there are fewer tasks than `num_tasks`.
+        """
         pool = self.tasks.load()
         if self.split == "heldout":
             return pool
@@ -77,7 +84,7 @@ class QuickstartTasks(TaskSource):
         pq.write_table(pa.table({"id": pool.ids} | columns), folder / "pass_rates.parquet")
 
     def _pass_rates(self, pool: TaskPool, name: str) -> list[float]:
-        """(N,) pass rates of one warm-start checkpoint."""
+        """Measures the pass rates of one warm-start checkpoint, N numbers."""
         checkpoint = self.warm_start.checkpoint(name)
         model = AutoModelForCausalLM.from_pretrained(checkpoint)
         tokenizer = load_tokenizer(checkpoint)

@@ -1,4 +1,4 @@
-"""A character tokenizer, as a tokenizer folder like any other."""
+"""A character tokenizer for transformers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ PAD, STOP, UNKNOWN = "<pad>", "<stop>", "<unk>"
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """One token per character, and three special ones: pad, stop, unknown.
+    """Makes a tokenizer with one token per character and three special ones: pad, stop and unknown.
 
     Args:
-        alphabet: all characters that the model may read or write.
+        alphabet: all characters that the model reads or writes.
     """
     tokens = [PAD, STOP, UNKNOWN, *sorted(set(alphabet))]
     tokenizer = Tokenizer(WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=UNKNOWN))

@@ -1,6 +1,4 @@
-"""The quickstart's policy: a tiny transformer, taught just enough to have something to improve."""
-
-# Shapes: R examples per step, L tokens of the longest.
+"""The quickstart's policy: a tiny transformer after a short supervised training, so that RL can improve it."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.tasks.procedural import ALPHABET, sample_examples
 
 WEAK, POLICY, STRONG = "weak", "policy", "strong"
-# What a tiny model learns to a useful degree in a minute; levels 7 and 8 are never shown to it.
+# Families and levels that a tiny model learns in part within a minute; it is not trained on levels 7 and 8.
 FAMILIES = ("add", "sub", "mul", "bit", "ord", "imp", "rev", "rot", "srt")
 LEVELS = (1, 2, 3, 4, 5, 6)
 
@@ -29,12 +27,12 @@ LEVELS = (1, 2, 3, 4, 5, 6)
 class SupervisedStart(PretrainedSource):
     """A small Qwen3 model after a short supervised training, made on first use and cached.
 
-    Subclasses say what it is shown.
+    Subclasses implement `examples`, `alphabet` and `key`.
 
     Args:
-        stops: optimizer steps after which a checkpoint is left, by its name; one is `POLICY`.
+        stops: name of each checkpoint -> optimizer steps before it; one is `POLICY`.
         hidden_size: width of the transformer.
-        num_layers: its depth.
+        num_layers: depth of the transformer.
         batch_size: examples per step.
         learning_rate: of AdamW, constant after a short warm-up.
         seed: of weights and examples.
@@ -51,30 +49,35 @@ class SupervisedStart(PretrainedSource):
     @property
     @abstractmethod
     def alphabet(self) -> str:
-        """All characters that the model may read or write."""
+        """All characters that the model reads or writes."""
 
     @property
     def positions(self) -> int:
-        """Tokens of prompt and answer that the model's configuration declares."""
+        """Largest number of tokens of prompt and answer together."""
         return 128
 
     @abstractmethod
     def key(self) -> str:
-        """Changes with everything that the weights depend on, the examples included."""
+        """Hash of everything that the weights depend on, including the examples."""
 
     @abstractmethod
     def examples(self, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
-        """Draws n (prompt, answer)."""
+        """Draws n (prompt, answer) pairs."""
 
     def prepare(self) -> str:
-        """The folder of the policy's checkpoint."""
+        """The folder of the policy's checkpoint, made on first use."""
         return str(self.checkpoint(POLICY))
 
     def checkpoint(self, name: str) -> Path:
-        """The folder of one of the checkpoints."""
+        """The folder of a checkpoint, made on first use.
+
+        Args:
+            name: `WEAK`, `POLICY` or `STRONG`.
+        """
         return cached_folder(cache_root() / f"warm-start-{self.key()}", self._build) / name
 
     def _build(self, folder: Path) -> None:
+        """Trains the model and saves its checkpoints."""
         tokenizer = character_tokenizer(self.alphabet)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -94,7 +97,7 @@ class SupervisedStart(PretrainedSource):
             if step % 20 == 0:
                 steps.set_postfix(loss=f"{loss.item():.3f}")
             if step in names:
-                model.should_save_on_this_rank = lambda _: True  # not on rank 0 alone: any may be the one that builds
+                model.should_save_on_this_rank = lambda _: True  # any rank may be the one that builds
                 model.save_pretrained(folder / names[step])
                 tokenizer.save_pretrained(folder / names[step])
 
@@ -119,20 +122,23 @@ class SupervisedStart(PretrainedSource):
 class WarmStart(SupervisedStart):
     """A small Qwen3 model after a short supervised training on procedural tasks, made on first use and cached.
 
-    One training run leaves three checkpoints: an early one (the weak reference), the policy that RL starts from, and a
-    longer-trained one (the strong reference).
+    One training run saves three checkpoints: an early one (the weak reference), the policy from which RL starts, and a
+    late one (the strong reference).
 
     Args:
-        families: of the procedural tasks that it is shown; none takes nine that are learned quickly.
-        levels: the difficulties that it is shown; none takes 1 to 6 of 8.
+        families: of the procedural tasks to train on; None uses nine that are learned quickly.
+        levels: difficulties to train on; None uses 1 to 6 of 8.
         weak_steps: optimizer steps of the weak reference.
-        policy_steps: of the policy.
-        strong_steps: of the strong reference.
+        policy_steps: optimizer steps of the policy.
+        strong_steps: optimizer steps of the strong reference.
         hidden_size: width of the transformer.
-        num_layers: its depth.
+        num_layers: depth of the transformer.
         batch_size: examples per step.
         learning_rate: of AdamW, constant after a short warm-up.
         seed: of weights and examples.
+
+    Raises:
+        ValueError: the numbers of steps do not increase.
     """
 
     def __init__(
@@ -160,33 +166,34 @@ class WarmStart(SupervisedStart):
 
     @property
     def alphabet(self) -> str:
-        """That of the procedural tasks."""
+        """All characters of the procedural tasks."""
         return ALPHABET
 
     def key(self) -> str:
-        """Changes with everything that the weights depend on, the examples included."""
+        """Hash of everything that the weights depend on, including the examples."""
         sample = self.examples(np.random.default_rng(0), 256)
         return digest([vars(self), sample, ALPHABET])
 
     def examples(self, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
-        """Draws n (prompt, answer) of the train split; families and levels alike."""
+        """Draws n (prompt, answer) pairs of the train split, uniformly over families and levels."""
         return sample_examples(rng, n, self.families, self.levels)
 
 
 def _supervised_loss(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[tuple[str, str]]
 ) -> torch.Tensor:
-    """Mean negative log-likelihood of the answers and their stop tokens, prompts not counted."""
+    """Mean negative log-likelihood of the answers and their stop tokens, without the prompts."""
     batch = _supervised_batch(tokenizer, examples)
     return model(**batch).loss
 
 
 def _supervised_batch(tokenizer: PreTrainedTokenizerBase, examples: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Token ids and labels of examples, each (examples, tokens of the longest)."""
     prompts = tokenizer([prompt for prompt, _ in examples])["input_ids"]
     answers = tokenizer([answer for _, answer in examples])["input_ids"]
     width = max(len(p) + len(a) + 1 for p, a in zip(prompts, answers, strict=True))
     ids = np.full((len(examples), width), tokenizer.pad_token_id)
-    labels = np.full((len(examples), width), -100)  # transformers leaves this label out of the loss
+    labels = np.full((len(examples), width), -100)  # transformers ignores this label in the loss
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         row = [*prompt, *answer, tokenizer.eos_token_id]
         ids[i, : len(row)] = row

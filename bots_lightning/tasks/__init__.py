@@ -1,15 +1,16 @@
-"""Tasks and where they come from."""
+"""Tasks, pools of tasks, and their sources: files, datasets, generators; filters, splits and mixtures."""
 
 from bots_lightning.tasks.datasets import DatasetTasks
 from bots_lightning.tasks.files import JsonlTasks, ParquetTasks
 from bots_lightning.tasks.filters import FilteredTasks, Groups, PassRates, PromptCharacters, PromptTokens, TaskFilter
 from bots_lightning.tasks.mixed import MixedTasks
 from bots_lightning.tasks.pass_rates import WithPassRates
-from bots_lightning.tasks.pool import Task, TaskPool, task_id
+from bots_lightning.tasks.pool import TaskPool
 from bots_lightning.tasks.procedural import ProceduralTasks
 from bots_lightning.tasks.reasoning_gym import ReasoningGymTasks
 from bots_lightning.tasks.source import TaskSource
 from bots_lightning.tasks.splits import SplitTasks
+from bots_lightning.tasks.task import Prompt, Task, task_id
 
 __all__ = [
     "DatasetTasks",
@@ -20,6 +21,7 @@ __all__ = [
     "ParquetTasks",
     "PassRates",
     "ProceduralTasks",
+    "Prompt",
     "PromptCharacters",
     "PromptTokens",
     "ReasoningGymTasks",

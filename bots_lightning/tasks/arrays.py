@@ -1,10 +1,11 @@
-"""Columns that are Python sequences or Arrow data, the ways between the two, and tables that become one."""
+"""Columns as Python sequences or Arrow data, conversions between the two, and concatenation of tables."""
 
 # Shapes: N tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from reprlib import repr as short
 from typing import Any, TypeAlias
 
@@ -13,19 +14,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bots_lightning.tasks.places import Place
+
 Column: TypeAlias = "Sequence[Any] | pa.ChunkedArray"
 
-# Names a row for an error message: row -> "tasks.jsonl, line 7".
-Place = Callable[[int], str]
+SLICE = 4096  # rows of Arrow data converted to Python objects at a time
 
-SLICE = 4096  # rows of Arrow data that are Python objects at a time
-
-# Reasons for which values do not fit into one Arrow column.
+# Errors of values that do not fit into one Arrow column.
 MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
 
 
 def values(column: Column) -> Iterator[Any]:
-    """The column's values, one after the other."""
+    """Iterates over the values of a column, as Python objects."""
     if not isinstance(column, pa.ChunkedArray):
         yield from column
         return
@@ -33,21 +33,31 @@ def values(column: Column) -> Iterator[Any]:
         yield from column.slice(start, SLICE).to_pylist()
 
 
+def value_at(column: Column, row: int) -> Any:
+    """One value of a column, as a Python object."""
+    return column[row].as_py() if isinstance(column, pa.ChunkedArray) else column[row]
+
+
 def is_number(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds numbers, or nothing but nulls."""
+    """Whether a column of this type holds numbers, or only nulls."""
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind))
 
 
 def numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """(N,) the numbers of a column, NaN for null."""
+    """The numbers of a column, (N,), NaN for null."""
     return pc.cast(column, pa.float64(), safe=False).to_numpy()
 
 
 def arrow(name: str, column: Column, place: Place) -> pa.ChunkedArray:
-    """A column as Arrow data.
+    """Converts a column to Arrow data.
+
+    Args:
+        name: of the column, for the error message.
+        column: N values.
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first row that does not fit those before it.
+        ValueError: names the first row that does not fit those before it.
     """
     if isinstance(column, pa.ChunkedArray):
         return column
@@ -61,20 +71,20 @@ def arrow(name: str, column: Column, place: Place) -> pa.ChunkedArray:
         ) from error
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{place(_first_misfit(column))}: column {name!r} holds half a character ({error}). "
-            "Remove it, or write both halves of the surrogate pair."
+            f"{place(_first_misfit(column))}: column {name!r} holds an unpaired surrogate ({error}). "
+            "Remove it, or write both characters of the surrogate pair."
         ) from error
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
 
 
 def stacked(tables: Mapping[str, pa.Table]) -> pa.Table:
-    """The rows of all tables, one table after the other; a column that a table lacks is null there.
+    """Concatenates the rows of tables; a column that a table lacks is null there.
 
     Args:
-        tables: by what they are called in the error message.
+        tables: by their name in error messages.
 
     Raises:
-        ValueError: naming the first table whose columns do not fit those before it.
+        ValueError: names the first table whose columns do not fit those before it.
     """
     schema = pa.schema([])
     for name, table in tables.items():
@@ -82,14 +92,14 @@ def stacked(tables: Mapping[str, pa.Table]) -> pa.Table:
             schema = pa.unify_schemas([schema, table.schema], promote_options="permissive")
         except MISFITS as error:
             raise ValueError(
-                f"the columns of {name} do not fit those of {next(iter(tables))} and what follows it ({error}). "
+                f"the columns of {name} do not fit those of {next(iter(tables))} and the tables after it ({error}). "
                 "Give a column one type everywhere, or rename it."
             ) from error
     return pa.concat_tables(tables.values(), promote_options="permissive")
 
 
 def _first_misfit(column: Sequence[Any]) -> int:
-    """The first row that cannot be of one column with those before it."""
+    """The first row that does not fit into one column with those before it, by bisection."""
     low, high = 0, len(column)
     while low < high:
         middle = (low + high) // 2
@@ -100,3 +110,14 @@ def _first_misfit(column: Sequence[Any]) -> int:
         else:
             low = middle + 1
     return low
+
+
+def is_null(value: Any) -> bool:
+    """Whether a value is None or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def kind_of(value: Any) -> str:
+    """The type of a value in words of JSON, for error messages."""
+    names = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), f"of type {type(value).__name__}")

@@ -1,7 +1,7 @@
-"""What makes a task valid; the pool and the readers share these checks, each with its own way to name a row.
+"""Checks of columns, shared by the pool and the readers, each of which names rows in its own way.
 
-A column is a Python sequence or Arrow data. Of Arrow data, what is surely sound is told apart as a whole; only the rest
-becomes Python objects, so that a check of a large pool costs little time and memory.
+A column is a Python sequence or Arrow data. Arrow data are checked as a whole first; only rows that may be invalid are
+converted to Python objects, so that the check of a large pool takes little time and memory.
 """
 
 # Shapes: N tasks.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from reprlib import repr as short
 from typing import Any
 
@@ -18,77 +18,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bots_lightning.tasks.arrays import Column, Place, is_number, numbers, values
-from bots_lightning.tasks.prompts import ROLES, is_text, suspects
+from bots_lightning.tasks.arrays import Column, is_null, is_number, kind_of, numbers, value_at, values
+from bots_lightning.tasks.places import Place
+from bots_lightning.tasks.prompts import is_text
 
-# Columns of a program's tests, which may stand there instead of in the answer.
+# Columns that may hold the tests of a program instead of the answer.
 TEST_COLUMNS = ("test", "test_list")
 
 
-def check_prompts(prompts: Column, place: Place) -> None:
-    """Every prompt is a string, or every prompt is a list of chat messages; none is empty or ends with an answer.
-
-    Raises:
-        ValueError: naming the first row for which that does not hold.
-    """
-    first = next(values(prompts), None)
-    rows: Iterable[tuple[int, Any]] = enumerate(prompts)
-    if isinstance(prompts, pa.ChunkedArray):
-        rows = ((row, prompts[row].as_py()) for row in suspects(prompts).tolist())  # no take: it copies the column
-    for row, prompt in rows:
-        fault = _prompt_fault(prompt)
-        if fault:
-            raise ValueError(f"{place(row)}: {fault}")
-        if isinstance(prompt, str) != isinstance(first, str):
-            raise ValueError(
-                f"{place(row)}: the prompt is {_kind(prompt)}, but that of {place(0)} is {_kind(first)}; expected "
-                "one kind. Write all prompts as strings, or all as lists of {role, content} messages."
-            )
-
-
-def _prompt_fault(prompt: Any) -> str:
-    """What is wrong with a prompt and what to do; empty if nothing is."""
-    if _is_null(prompt) or prompt == [] or (isinstance(prompt, str) and not prompt.strip()):
-        return f"the prompt is empty ({prompt!r}). Give the task a prompt or remove it."
-    if isinstance(prompt, str):
-        return ""
-    if not isinstance(prompt, list):
-        return (
-            f"the prompt is {_kind(prompt)}; expected a string or a list of {{role, content}} messages. "
-            "Rewrite it, or name another `prompt_column`."
-        )
-    fault = next(filter(None, (_message_fault(number, message) for number, message in enumerate(prompt, start=1))), "")
-    if fault:
-        return fault
-    if not any(message["content"].strip() for message in prompt):
-        return "the prompt is empty: no message has content. Give the task a prompt or remove it."
-    if prompt[-1]["role"] == "assistant":
-        return "the last message is the assistant's; nothing is left to answer. End the prompt with a user's message."
-    return ""
-
-
-def _message_fault(number: int, message: Any) -> str:
-    if not isinstance(message, dict):
-        return (
-            f"message {number} of the prompt is {_kind(message)}; expected an object with role and content. "
-            'Write it as {"role": "user", "content": …}.'
-        )
-    for key in ("role", "content"):
-        if not isinstance(message.get(key), str):
-            return (
-                f"message {number} of the prompt has {key}={short(message.get(key))}; expected a string. "
-                "Give every message a role and a content."
-            )
-    if message["role"] not in ROLES:
-        return f"message {number} of the prompt has role={message['role']!r}; use one of {', '.join(ROLES)}."
-    return ""
-
-
 def answer_texts(answers: Column, place: Place) -> Column:
-    """The answers as strings: 42 becomes "42", 0.5 becomes "0.5"; where all are lists or objects, their JSON text.
+    """Converts answers to strings: 42 becomes "42", 0.5 becomes "0.5"; lists and objects become JSON text.
+
+    Args:
+        answers: N values, all strings and numbers or all lists and objects.
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first row whose answer is null or of another kind.
+        ValueError: names the first row whose answer is null or of another kind.
     """
     if not isinstance(next(values(answers), None), (list, dict)):
         return texts("answer", answers, place)
@@ -96,30 +42,34 @@ def answer_texts(answers: Column, place: Place) -> Column:
 
 
 def check_filled(answers: Column, columns: Mapping[str, Column], place: Place) -> None:
-    """No answer is empty, except where the tests of a program stand in a column of their own.
+    """Checks that no answer is empty, unless a column of `TEST_COLUMNS` has tests for it.
 
-    An empty completion would match it.
+    An empty completion would match an empty answer.
 
     Args:
         answers: N strings.
-        columns: of the same rows, `TEST_COLUMNS` perhaps among them.
-        place: names a row.
+        columns: all columns of the same rows.
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first row whose answer is.
+        ValueError: names the first row whose answer is empty.
     """
     empty = [row for row, answer in enumerate(values(answers)) if not answer.strip()]
     tests = [columns[name] for name in TEST_COLUMNS if name in columns]
     for row in empty:
-        if not any(_at(column, row) for column in tests):
+        if not any(value_at(column, row) for column in tests):
             raise ValueError(
-                f"{place(row)}: the answer is empty. Fill it in (with any text, if no reward reads it) or remove the "
+                f"{place(row)}: the answer is empty. Fill it in (with any text, if no reward uses it) or remove the "
                 "task."
             )
 
 
 def id_texts(ids: Sequence[Any], place: Place) -> list[str]:
-    """The ids as strings, unique.
+    """Converts ids to strings and checks that they are unique.
+
+    Args:
+        ids: N strings or numbers.
+        place: describes where a row comes from.
 
     Raises:
         ValueError: an id is null or neither string nor number, or appears twice.
@@ -130,10 +80,15 @@ def id_texts(ids: Sequence[Any], place: Place) -> list[str]:
 
 
 def texts(name: str, column: Column, place: Place) -> Column:
-    """Strings as they are, numbers as they are written.
+    """Converts strings and numbers to strings.
+
+    Args:
+        name: what the values are, for the error message.
+        column: N values.
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first row that is null or neither string nor number.
+        ValueError: names the first row that is null or neither string nor number.
     """
     if isinstance(column, pa.ChunkedArray) and is_text(column.type) and not column.null_count:
         return column
@@ -141,26 +96,36 @@ def texts(name: str, column: Column, place: Place) -> Column:
 
 
 def check_no_nul(name: str, labels: pa.ChunkedArray, place: Place) -> None:
-    """No label holds a NUL: numpy drops it at the end of a text, and takes two labels for one.
+    """Checks that no label holds a NUL character: NumPy drops trailing ones, so that two labels would become equal.
+
+    Args:
+        name: what the labels are, for the error message.
+        labels: N values.
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first row that does.
+        ValueError: names the first row that holds one.
     """
     row = pc.index(pc.match_substring(labels, "\0"), True).as_py() if is_text(labels.type) else -1
     if row >= 0:
         raise ValueError(
-            f"{place(row)}: the {name} {labels[row].as_py()!r} holds a NUL character; expected text without. Remove it."
+            f"{place(row)}: the {name} {labels[row].as_py()!r} holds a NUL character; expected text without one. "
+            "Remove it."
         )
 
 
 def check_unique(ids: Column, place: Place) -> None:
-    """No id appears twice.
+    """Checks that no id appears twice.
+
+    Args:
+        ids: N strings.
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first few that do, with two places each.
+        ValueError: names the first few repeated ids, with two places each.
     """
     hashes = np.fromiter(map(hash, values(ids)), np.int64, len(ids))
-    hashes.sort()  # in place: 8 bytes an id, a tenth of what a set takes
+    hashes.sort()  # in place: 8 bytes per id, a tenth of the memory of a set
     if (hashes[1:] != hashes[:-1]).all():
         return
     first: dict[str, int] = {}
@@ -173,16 +138,21 @@ def check_unique(ids: Column, place: Place) -> None:
         more = ", …" if len(repeats) > len(named) else ""
         raise ValueError(
             f"{len(repeats)} task ids appear more than once: {', '.join(named)}{more}. Task ids must be unique: remove "
-            "the repeated tasks (of a file: drop_duplicates=true), or give each a different id. (Without an id "
+            "the repeated tasks (for a file: drop_duplicates=true), or give each a different id. (Without an id "
             "column, a task's id is the hash of its prompt and answer.)"
         )
 
 
 def check_rates(name: str, rates: Column, place: Place) -> None:
-    """Every reference pass rate is a number in [0, 1]; None and NaN mean unknown.
+    """Checks that every reference pass rate is a number in [0, 1], or None or NaN if unknown.
+
+    Args:
+        name: of the reference column, for the error message.
+        rates: N values.
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first row for which that does not hold.
+        ValueError: names the first row that holds no pass rate.
     """
     if isinstance(rates, pa.ChunkedArray) and is_number(rates.type):
         known = numbers(rates)
@@ -193,8 +163,8 @@ def check_rates(name: str, rates: Column, place: Place) -> None:
             continue
         if isinstance(rate, bool) or not isinstance(rate, (int, float)):
             raise ValueError(
-                f"{place(row)}: {name} is {_kind(rate)} {short(rate)}; expected a number in [0, 1] or null. "
-                "Write it as a number, or leave the column out of the source's `references`."
+                f"{place(row)}: {name} is {kind_of(rate)} {short(rate)}; expected a number in [0, 1] or null. "
+                "Write it as a number, or remove the column from the source's `references`."
             )
         if not (0 <= rate <= 1 or math.isnan(rate)):
             raise ValueError(
@@ -206,11 +176,11 @@ def check_rates(name: str, rates: Column, place: Place) -> None:
 def _text(name: str, value: Any, place: Place, row: int) -> str:
     if isinstance(value, str):
         return value
-    if _is_null(value):
+    if is_null(value):
         raise ValueError(f"{place(row)}: the {name} is null. Fill it in or remove the task.")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(
-            f"{place(row)}: the {name} is {_kind(value)} {short(value)}; expected a string or a number. "
+            f"{place(row)}: the {name} is {kind_of(value)} {short(value)}; expected a string or a number. "
             f"Rewrite it, or name another `{name}_column`."
         )
     if math.isinf(value):
@@ -219,30 +189,17 @@ def _text(name: str, value: Any, place: Place, row: int) -> str:
 
 
 def _json(answer: Any, place: Place, row: int) -> str:
-    if _is_null(answer):
+    if is_null(answer):
         raise ValueError(f"{place(row)}: the answer is null. Fill it in or remove the task.")
     if not isinstance(answer, (list, dict)):
         raise ValueError(
-            f"{place(row)}: the answer is {_kind(answer)}, but that of {place(0)} is a list or an object. "
-            "Write all answers alike, for example as JSON text."
+            f"{place(row)}: the answer is {kind_of(answer)}, but that of {place(0)} is a list or an object. "
+            "Write all answers in the same way, for example as JSON text."
         )
     try:
         return json.dumps(answer, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError as error:
         raise ValueError(
-            f"{place(row)}: the answer {short(answer)} holds a number that JSON has not (NaN or infinity). Write it as "
+            f"{place(row)}: the answer {short(answer)} holds NaN or infinity, which JSON cannot represent. Write it as "
             "text."
         ) from error
-
-
-def _at(column: Column, row: int) -> Any:
-    return column[row].as_py() if isinstance(column, pa.ChunkedArray) else column[row]
-
-
-def _is_null(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _kind(value: Any) -> str:
-    names = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return names.get(type(value), f"of type {type(value).__name__}")

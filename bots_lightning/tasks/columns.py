@@ -1,4 +1,4 @@
-"""The columns of a pool as arrays of numbers or labels, read one at a time."""
+"""The columns of a pool as arrays of numbers or labels, converted when they are read."""
 
 # Shapes: N tasks in the pool, F numbers of an embedding.
 
@@ -16,14 +16,15 @@ from bots_lightning.tasks.arrays import MISFITS, numbers
 from bots_lightning.tasks.checks import check_no_nul
 from bots_lightning.tasks.prompts import characters, is_text
 
-# Made from the prompt: the natural logarithm of its characters, of all messages together.
+# Computed from the prompt: natural logarithm of its number of characters, over all messages.
 PROMPT_LENGTH = "log_prompt_length"
 
 
 class PoolColumns(Mapping[str, npt.NDArray[Any]]):
-    """Numbers (N,) with NaN for null, labels (N,) with "" for null, and lists of numbers as embeddings (N, F).
+    """Maps names to columns: numbers (N,) with NaN for null, labels (N,) with "" for null, or embeddings (N, F).
 
-    Beside the table's columns there is `log_prompt_length`.
+    It has the table's columns except id, prompt and answer, and `log_prompt_length`. Reading a column that holds
+    neither numbers, strings nor lists of numbers raises a ValueError.
 
     Args:
         table: of a pool.
@@ -63,7 +64,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def log_lengths(prompts: Sequence[Any]) -> npt.NDArray[np.float64]:
-    """(N,) natural logarithm of each prompt's characters, NaN where there is no prompt.
+    """Natural logarithm of each prompt's number of characters, (N,), NaN where there is no prompt.
 
     Args:
         prompts: N strings, lists of chat messages, or nulls.
@@ -80,11 +81,11 @@ def _length(prompt: str | list[dict[str, str]]) -> int:
 
 
 def _length_of_lists(name: str, column: pa.ChunkedArray) -> int:
-    """F, the one length of all lists."""
+    """The length F of all lists."""
     lengths = pc.unique(pc.list_value_length(column)).to_pylist()
     if len(lengths) != 1 or not lengths[0]:
         raise ValueError(
             f"column {name!r} holds lists of the lengths {sorted(map(str, lengths))}; expected one length F for all "
-            "tasks, none null or empty."
+            "tasks, and no null or empty list."
         )
     return int(lengths[0])

@@ -1,4 +1,4 @@
-"""What a pool asks and expects, in hashes: enough to tell one whose answers were corrected from another pool."""
+"""Hashes of a pool's prompts, answers and pass rates, to distinguish corrected answers from another pool."""
 
 # Shapes: N tasks in the pool.
 
@@ -24,9 +24,9 @@ class Contents:
     """Hashes of a pool; 4 bytes for each answer, and 4 for its pass rates.
 
     Attributes:
-        prompts: 16 hex characters that stand for all prompts, in their order.
-        answers: (N,) int32.
-        references: (N,) int32, of each task's reference pass rates; empty if there are none.
+        prompts: hash of all prompts in their order, 16 hex characters.
+        answers: (N,) int32, checksum of each answer.
+        references: (N,) int32, checksum of each task's reference pass rates; empty if there are none.
     """
 
     prompts: str
@@ -35,7 +35,12 @@ class Contents:
 
     @classmethod
     def of(cls, table: pa.Table, references: tuple[str, ...]) -> Contents:
-        """Those of a pool's table."""
+        """Computes the hashes of a pool.
+
+        Args:
+            table: of the pool.
+            references: its reference columns.
+        """
         rates = [np.where(np.isnan(column := numbers(table[name])), np.nan, column) for name in references]
         rows = np.stack(rates, axis=1).astype("<f8").tobytes() if rates else b""
         width = 8 * len(rates) or 1
@@ -46,13 +51,13 @@ class Contents:
         )
 
     def changed_answers(self, before: Contents) -> npt.NDArray[np.int64]:
-        """Positions of the tasks that had other answers before, in a pool of as many tasks."""
+        """Positions of the tasks whose answers have changed; `before` must have as many tasks."""
         return np.flatnonzero(self.answers != before.answers)
 
     def is_correction_of(self, before: Contents) -> bool:
-        """Whether the prompts are the same, and the pass rates but for those of tasks with other answers.
+        """Whether only answers have changed, and pass rates of tasks whose answer has.
 
-        A pass rate that was measured by a wrong answer goes when the answer is corrected.
+        A pass rate that was measured with a wrong answer becomes invalid when the answer is corrected.
         """
         if self.prompts != before.prompts or len(self.references) != len(before.references):
             return False
@@ -61,22 +66,22 @@ class Contents:
 
 
 def _digest(prompts: pa.ChunkedArray) -> str:
-    """Of strings or chats, however Arrow holds them; texts are hashed as they lie, many at a time."""
+    """Hash of strings or chats; strings are hashed in Arrow's buffers, many at a time."""
     digest = sha256()
     for start in range(0, len(prompts), SLICE):
-        part = prompts.slice(start, SLICE).combine_chunks()
-        if is_text(part.type):
-            _feed_texts(digest, part)
+        batch = prompts.slice(start, SLICE).combine_chunks()
+        if is_text(batch.type):
+            _feed_texts(digest, batch)
             continue
-        _feed_lengths(digest, pc.list_value_length(part))
-        messages = part.flatten()
+        _feed_lengths(digest, pc.list_value_length(batch))
+        messages = batch.flatten()
         for name in ("role", "content"):
             _feed_texts(digest, pc.struct_field(messages, name))
     return digest.hexdigest()[:16]
 
 
 def _feed_texts(digest: Any, texts: pa.Array) -> None:
-    """Adds how long each text is, in bytes, and then all texts."""
+    """Adds the lengths of all texts in bytes, then the texts."""
     _feed_lengths(digest, pc.binary_length(texts))
     held = texts.cast(pa.large_binary())
     _, ends, data = held.buffers()
@@ -89,5 +94,5 @@ def _feed_lengths(digest: Any, lengths: pa.Array) -> None:
     digest.update(lengths.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
 
 
-def _checksums(parts: Iterable[bytes], count: int) -> npt.NDArray[np.int32]:
-    return np.fromiter(map(crc32, parts), np.uint32, count).view(np.int32)
+def _checksums(items: Iterable[bytes], count: int) -> npt.NDArray[np.int32]:
+    return np.fromiter(map(crc32, items), np.uint32, count).view(np.int32)

@@ -1,4 +1,4 @@
-"""Task pools from files: one JSON object per line, or Parquet."""
+"""Task pools from files: JSONL (one JSON object per line) or Parquet."""
 
 # Shapes: N tasks.
 
@@ -16,20 +16,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bots_lightning.tasks.arrays import Column, Place, stacked
-from bots_lightning.tasks.tables import Rows, TableTasks
-from bots_lightning.tasks.texts import UnsoundJSONError, read_json
+from bots_lightning.tasks.arrays import Column, stacked
+from bots_lightning.tasks.places import Place
+from bots_lightning.tasks.rows import Rows
+from bots_lightning.tasks.tables import TableTasks
+from bots_lightning.tasks.texts import StrictJSONError, read_json
 
 PARQUET_MAGIC = b"PAR1"
-# Read piece by piece, a Parquet file takes little more memory than its rows do.
+# A Parquet file is read in batches, so that it takes little more memory than its rows.
 BATCH_ROWS = 16_384
 BUFFER_BYTES = 2**20
 
 
 class JsonlTasks(TableTasks):
-    """Tasks of a JSONL file, of all *.jsonl in a folder, or of a glob's files: one object per line.
+    """Tasks of a JSONL file, of all *.jsonl in a folder, or of the files that match a glob: one object per line.
 
-    Lines of white space are skipped. A key that some lines lack is null there.
+    Blank lines are skipped. A key that some lines lack is null there. For the options, see `TableTasks`.
     """
 
     def _read(self) -> Rows:
@@ -47,7 +49,7 @@ class JsonlTasks(TableTasks):
         return Rows(columns, len(rows), place, Path(self.path).stem, "line")
 
     def _read_file(self, file: Path, rows: list[dict[str, Any]], numbers: list[int]) -> None:
-        """Appends a file's objects, up to `limit` in all, and the numbers of their lines."""
+        """Appends a file's objects, up to `limit` in total, and their line numbers."""
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if len(rows) == self.limit:
@@ -58,9 +60,10 @@ class JsonlTasks(TableTasks):
 
 
 class ParquetTasks(TableTasks):
-    """Tasks of a Parquet file, of all *.parquet in a folder, or of a glob's files; rows count from 0 in each file.
+    """Tasks of a Parquet file, of all *.parquet in a folder, or of the files that match a glob.
 
-    Columns stay Arrow data, of which no second copy is made. A column that some files lack is null there.
+    Rows are counted from 0 in each file. Columns stay Arrow data and are not copied. A column that some files lack is
+    null there. For the options, see `TableTasks`.
     """
 
     def _read(self) -> Rows:
@@ -77,7 +80,14 @@ class ParquetTasks(TableTasks):
 
 
 def find_files(path: str | Path, pattern: str) -> list[Path]:
-    """The file of this path, the files of this folder that match the pattern, or those that match a path with * or ?.
+    """Finds the files of a path.
+
+    Args:
+        path: a file, a folder, or a glob with * or ?.
+        pattern: the glob that files of a folder must match.
+
+    Returns:
+        At least one file, sorted.
 
     Raises:
         FileNotFoundError: there is none.
@@ -88,7 +98,7 @@ def find_files(path: str | Path, pattern: str) -> list[Path]:
     if here.is_dir():
         files = sorted(file for file in here.glob(pattern) if file.is_file())
         if not files:
-            raise FileNotFoundError(f"the folder {here} holds no {pattern}. Correct the source's `path`.")
+            raise FileNotFoundError(f"the folder {here} has no {pattern}. Correct the source's `path`.")
         return files
     files = sorted(Path(file) for file in glob(str(here), recursive=True) if Path(file).is_file())
     if not files:
@@ -100,7 +110,7 @@ def find_files(path: str | Path, pattern: str) -> list[Path]:
 def _place(
     files: Sequence[Path], counts: Sequence[int], word: str, numbers: npt.NDArray[np.int64] | None = None
 ) -> Place:
-    """Names the file of a row and its number there; without numbers, rows count from 0 in each file."""
+    """Describes a row by its file and its number there; without `numbers`, rows are counted from 0 in each file."""
     ends = list(accumulate(counts))
 
     def place(row: int) -> str:
@@ -112,16 +122,16 @@ def _place(
 
 
 def _object(file: Path, number: int, line: bytes) -> dict[str, Any]:
-    """One line as a JSON object."""
+    """Parses one line as a JSON object."""
     if number == 1 and line.startswith(PARQUET_MAGIC):
         raise ValueError(f"{file} is a Parquet file, not JSON lines. Use ParquetTasks.")
     try:
         row = read_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}, line {number}: not UTF-8 ({error}). Save the file as UTF-8.") from error
-    except UnsoundJSONError as error:
+    except StrictJSONError as error:
         raise ValueError(f"{file}, line {number}: {error}") from error
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and endless nesting too
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits and deep nesting
         raise ValueError(
             f"{file}, line {number}: not JSON ({error}). Write one complete JSON object per line."
         ) from error
@@ -134,7 +144,7 @@ def _object(file: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path, limit: int | None) -> pa.Table:
-    """The first rows of a file; what stands behind them stays unread."""
+    """The first rows of a file; the rest is not read."""
     with path.open("rb") as file:
         magic = file.read(len(PARQUET_MAGIC))
     batches: list[pa.RecordBatch] = []
@@ -147,19 +157,19 @@ def _read_parquet(path: Path, limit: int | None) -> pa.Table:
                 pa.default_memory_pool().release_unused()
             return pa.Table.from_batches(batches, file.schema_arrow).slice(0, limit)
     except (pa.ArrowInvalid, OSError) as error:
-        if "Invalid UTF8" in str(error):  # of a category
+        if "Invalid UTF8" in str(error):  # in a dictionary-encoded column
             raise ValueError(f"{path} holds text that is not UTF-8 ({error}). Write it as UTF-8.") from error
         if magic == PARQUET_MAGIC:
-            raise ValueError(f"{path} is cut off or damaged ({error}). Write or fetch it again.") from error
+            raise ValueError(f"{path} is truncated or damaged ({error}). Write or download it again.") from error
         raise ValueError(f"{path} is not a Parquet file ({error}). Use JsonlTasks for JSON lines.") from error
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"{path} has several columns of the names {twice}; expected one of each. Rename or drop some.")
+        raise ValueError(f"{path} has several columns named {twice}; expected one of each. Rename or drop some.")
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The values themselves, where the file holds categories."""
+    """The values of a dictionary-encoded column; other columns unchanged."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column

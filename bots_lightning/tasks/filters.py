@@ -1,4 +1,4 @@
-"""Which tasks of a source stay in the pool. What each filter removed is logged; none removes silently."""
+"""Filters, which remove tasks from a pool. The number of tasks that each removes is logged."""
 
 # Shapes: N tasks in the pool.
 
@@ -22,30 +22,34 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class TaskFilter(ABC):
-    """Decides task by task. To write one, implement `keeps`; its repr stands in the report."""
+    """Decides which tasks are kept. Subclasses implement `keeps`; their repr appears in the log."""
 
     @abstractmethod
     def keeps(self, pool: TaskPool) -> BoolArray:
-        """(N,) whether each task stays."""
+        """Whether each task of a pool is kept, (N,)."""
 
 
 @dataclass(frozen=True)
 class PromptCharacters(TaskFilter):
-    """Keeps prompts of at most `maximum` characters, of all messages together."""
+    """Keeps prompts of at most `maximum` characters.
+
+    Attributes:
+        maximum: characters, summed over all messages.
+    """
 
     maximum: int
 
     def keeps(self, pool: TaskPool) -> BoolArray:
-        """(N,) whether each prompt is short enough."""
+        """Whether each prompt is short enough, (N,)."""
         return characters(pool.table["prompt"]) <= self.maximum
 
 
 @dataclass(frozen=True)
 class PromptTokens(TaskFilter):
-    """Keeps prompts of at most `maximum` tokens, counted as the policy sees them, chat template included.
+    """Keeps prompts of at most `maximum` tokens, including those of the chat template.
 
     Attributes:
-        maximum: of tokens; the policy's `max_prompt_length`.
+        maximum: tokens; the policy's `max_prompt_length`.
         tokenizer: a checkpoint folder or a Hub name; that of the policy.
     """
 
@@ -53,7 +57,7 @@ class PromptTokens(TaskFilter):
     tokenizer: str
 
     def keeps(self, pool: TaskPool) -> BoolArray:
-        """(N,) whether each prompt is short enough."""
+        """Whether each prompt is short enough, (N,)."""
         from transformers import AutoTokenizer
 
         tokenizer, prompts = AutoTokenizer.from_pretrained(self.tokenizer), pool.table["prompt"]
@@ -73,13 +77,13 @@ class Groups(TaskFilter):
     """Keeps the tasks of some groups.
 
     Attributes:
-        keep: their names; "" is that of tasks without a group.
+        keep: their names; "" is the name for tasks without a group.
     """
 
     keep: list[str]
 
     def keeps(self, pool: TaskPool) -> BoolArray:
-        """(N,) whether each task is of one of the groups.
+        """Whether each task belongs to one of the groups, (N,).
 
         Raises:
             ValueError: the pool has no such group.
@@ -88,7 +92,7 @@ class Groups(TaskFilter):
         unknown = sorted(set(self.keep) - set(groups.tolist()))
         if unknown:
             raise ValueError(
-                f"no task is of the groups {unknown}; there are {np.unique(groups).tolist()}. Correct the filter's "
+                f"no task has the groups {unknown}; there are {np.unique(groups).tolist()}. Correct the filter's "
                 "`keep`, or set the source's `group_column`."
             )
         return np.isin(groups, self.keep)
@@ -96,13 +100,16 @@ class Groups(TaskFilter):
 
 @dataclass(frozen=True)
 class PassRates(TaskFilter):
-    """Keeps the tasks that a reference model solves neither too seldom nor too often.
+    """Keeps the tasks whose reference pass rate lies within a range.
 
     Attributes:
         reference: name of the reference column.
-        low: smallest pass rate that stays.
-        high: largest pass rate that stays.
-        keep_unknown: whether tasks stay whose pass rate is not known.
+        low: smallest pass rate that is kept.
+        high: largest pass rate that is kept.
+        keep_unknown: whether tasks without a pass rate are kept.
+
+    Raises:
+        ValueError: the range is empty or not within [0, 1].
     """
 
     reference: str
@@ -115,7 +122,11 @@ class PassRates(TaskFilter):
             raise ValueError(f"low={self.low}, high={self.high}; expected 0 ≤ low ≤ high ≤ 1.")
 
     def keeps(self, pool: TaskPool) -> BoolArray:
-        """(N,) whether each pass rate lies in the band, ends included."""
+        """Whether each pass rate lies within the range, ends included, (N,).
+
+        Raises:
+            ValueError: the pool has no column `reference`.
+        """
         rates = pool.features().reference(self.reference)
         return np.where(np.isnan(rates), self.keep_unknown, (rates >= self.low) & (rates <= self.high))
 
@@ -124,8 +135,8 @@ class FilteredTasks(TaskSource):
     """The tasks of a source that all filters keep.
 
     Args:
-        source: the tasks.
-        filters: asked in this order, each of what those before it kept.
+        source: of the tasks.
+        filters: applied in this order, each to the tasks that those before it kept.
     """
 
     def __init__(self, source: TaskSource, filters: list[TaskFilter]) -> None:
@@ -144,7 +155,7 @@ class FilteredTasks(TaskSource):
             kept = task_filter.keeps(pool)
             report += f"; {task_filter} removed {np.count_nonzero(~kept)}"
             if not kept.any():
-                raise ValueError(f"{report}; none is left. Loosen the filters.")
+                raise ValueError(f"{report}; none is left. Relax the filters.")
             pool = pool if kept.all() else pool.where(kept)
         log.info("%s; %d remain", report, len(pool))
         return pool

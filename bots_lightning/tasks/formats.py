@@ -1,4 +1,4 @@
-"""The shapes in which public task sets come, as data: which columns tell them, and what each column is."""
+"""The formats of public datasets, as data: by which columns they are recognised, and what each column holds."""
 
 # Shapes: N tasks.
 
@@ -12,7 +12,8 @@ from reprlib import repr as short
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bots_lightning.tasks.arrays import Column, Place, values
+from bots_lightning.tasks.arrays import Column, values
+from bots_lightning.tasks.places import Place
 
 IDS = ("id", "task_id")
 GROUPS = ("group", "data_source", "ability")
@@ -21,18 +22,18 @@ COUNTS = re.compile(r"\s*(\d+)\s*/\s*(\d+)\s*")
 
 @dataclass(frozen=True)
 class Format:
-    """A shape of rows. Where several columns could serve, the first that is present does.
+    """The columns of a dataset. Of several candidates, the first that is present is used.
 
     Attributes:
         name: for messages.
-        needs: columns, all present, by which the format is recognised.
-        prompt: columns of prompts; dotted names reach into structs.
-        answer: columns of answers.
-        id: columns of ids; without one, a task is named by the hash of its prompt and answer.
-        group: columns of groups.
-        references: columns of reference pass rates, the weaker model's first; all that are present are read.
-        counts: those of `references` written as text, passed/attempts: "3/8". They must be for recognition.
-        answer_mark: the answer is what stands behind the last such mark, the text before it is a worked solution.
+        needs: columns that must all be present for the format to be recognised.
+        prompt: candidates for the column of prompts; dotted names refer to fields of structs.
+        answer: candidates for the column of answers.
+        id: candidates for the column of ids; without one, a task's id is the hash of its prompt and answer.
+        group: candidates for the column of groups.
+        references: columns of reference pass rates, the weaker model's first; all that are present are used.
+        counts: those of `references` that hold text, passed/attempts: "3/8"; required for recognition.
+        answer_mark: the answer follows the last such mark, after a worked solution; "" if there is none.
     """
 
     name: str
@@ -47,13 +48,13 @@ class Format:
 
     @property
     def rewritten(self) -> set[str]:
-        """Columns of which the pool holds another reading, so that the original is kept too."""
+        """Columns whose values the pool converts, so that the original is kept too."""
         return {*self.counts, *(self.answer if self.answer_mark else ())}
 
 
 TRL = Format("TRL", ("prompt",), ("prompt",), ("answer", "solution"), references=("reference_pass_rate",))
 
-# The first that fits is taken. verl's is also that of GURU, DAPO and One-Shot-RLVR.
+# The first that fits is used. GURU, DAPO and One-Shot-RLVR have that of verl.
 FORMATS = (
     Format(
         "verl",
@@ -92,15 +93,20 @@ FORMATS = (
 
 
 def recognise(columns: Mapping[str, Column]) -> Format:
-    """The format of these columns; TRL's where none fits, so that what is missing goes by its names."""
+    """The format of these columns; TRL's if none fits, so that errors about missing columns use its names."""
     fitting = (kind for kind in FORMATS if all(name in columns for name in kind.needs))
     return next((kind for kind in fitting if all(_holds_counts(columns[name]) for name in kind.counts)), TRL)
 
 
 def find(columns: Mapping[str, Column], name: str) -> Column | None:
-    """The column of this name, or the field inside a struct that a dotted name means; None if there is none.
+    """Finds a column by name, or a field of a struct by a dotted name.
 
-    A column whose name has a dot comes before a field.
+    Args:
+        columns: all columns, by name.
+        name: of the column; a column whose name has a dot takes precedence over a field.
+
+    Returns:
+        The column; None if there is none.
     """
     if name in columns:
         return columns[name]
@@ -117,19 +123,32 @@ def find(columns: Mapping[str, Column], name: str) -> Column | None:
 
 
 def rates_of_counts(name: str, counts: Column, place: Place) -> list[float | None]:
-    """(N,) pass rates of "3/8" and the like; None where null or empty.
+    """Converts text such as "3/8" to pass rates.
+
+    Args:
+        name: of the column, for the error message.
+        counts: N strings, or null.
+        place: describes where a row comes from.
+
+    Returns:
+        N pass rates, None where null or empty.
 
     Raises:
-        ValueError: naming the first row that holds something else.
+        ValueError: names the first row that holds something else.
     """
     return [_rate(name, count, place, row) for row, count in enumerate(values(counts))]
 
 
 def behind_mark(answers: Column, mark: str, place: Place) -> list[str]:
-    """What stands behind the last mark of each answer, the whole where there is no mark.
+    """The text after the last mark of each answer; the whole answer if it has no mark.
+
+    Args:
+        answers: N strings.
+        mark: such as "####".
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first row that has nothing there.
+        ValueError: names the first row with nothing after its mark.
     """
     return [_behind_mark(answer, mark, place, row) for row, answer in enumerate(values(answers))]
 
@@ -140,13 +159,13 @@ def _behind_mark(answer: str, mark: str, place: Place, row: int) -> str:
     if final := answer.rpartition(mark)[2].strip():
         return final
     raise ValueError(
-        f"{place(row)}: nothing stands behind the last {mark!r} of the answer {short(answer)}; expected the final "
-        "answer there. Fill it in or remove the task."
+        f"{place(row)}: nothing follows the last {mark!r} of the answer {short(answer)}; expected the final answer "
+        "there. Fill it in or remove the task."
     )
 
 
 def _holds_counts(column: Column) -> bool:
-    """Whether the first value that is not null reads like 3/8."""
+    """Whether the first value that is not null is text such as "3/8"."""
     first = next((value for value in values(column) if value is not None), None)
     return isinstance(first, str) and COUNTS.fullmatch(first) is not None
 
@@ -154,8 +173,8 @@ def _holds_counts(column: Column) -> bool:
 def _rate(name: str, count: str | float | None, place: Place, row: int) -> float | None:
     if count is None or count == "" or count != count:  # NaN is not itself
         return None
-    parts = COUNTS.fullmatch(count) if isinstance(count, str) else None
-    passed, attempts = map(int, parts.groups()) if parts else (0, 0)
+    match = COUNTS.fullmatch(count) if isinstance(count, str) else None
+    passed, attempts = map(int, match.groups()) if match else (0, 0)
     if attempts == 0 or passed > attempts:
         raise ValueError(
             f"{place(row)}: {name}={count!r}; expected passed/attempts such as '3/8', null if unknown. "

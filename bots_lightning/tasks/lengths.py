@@ -1,4 +1,4 @@
-"""Which prompts may have no tokens or too many: most can be told from their bytes, the rest in batches."""
+"""Finds prompts without tokens or with too many; the bytes of most are few enough that they need not be encoded."""
 
 # Shapes: N prompts of a pool, n of a batch.
 
@@ -15,22 +15,22 @@ from jinja2 import TemplateError
 
 from bots_lightning.tasks.prompts import as_prompt, is_text
 
-BATCH = 1024  # prompts that are encoded at a time
+BATCH = 1024  # prompts encoded at a time
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
 
 class LengthCheck:
-    """Sorts out the prompts whose tokens need not be counted one by one.
+    """Selects the prompts whose tokens must be counted one by one.
 
-    Every token stands for a byte of text at least, except those that the tokenizer adds. That holds if it does not make
-    texts longer before it splits them. All of Unicode's normal forms leave ASCII as it is; what else a tokenizer may do
-    to it is tried with every character.
+    Every token, except those that the tokenizer adds, represents at least one byte of text, provided that the
+    tokenizer does not lengthen texts before it splits them. Unicode normalization does not change ASCII; any other
+    change by the tokenizer is tested with every ASCII character.
 
     Args:
         tokenizer: of transformers.
-        most: tokens that a prompt may have.
+        most: largest number of tokens that a prompt may have.
     """
 
     def __init__(self, tokenizer: Any, most: float) -> None:
@@ -40,25 +40,25 @@ class LengthCheck:
         self._added, *tokens = self._count(["", *characters, *(2 * character for character in characters)])
         once, twice = np.split(np.array(tokens), 2)
         visible = np.array([not character.isspace() for character in characters])
-        self._tells = bool((twice <= once + 1).all() and (once[visible] > self._added).all())
-        self._beyond = int(once.max()) - 1  # tokens of a text beyond its bytes, at most
+        self._bounded = bool((twice <= once + 1).all() and (once[visible] > self._added).all())
+        self._beyond = int(once.max()) - 1  # a text has at most this many more tokens than bytes
 
     def doubtful(self, prompts: pa.ChunkedArray) -> BoolArray:
-        """(N,) whether a prompt may have no tokens or too many, by its bytes alone; chats may.
+        """Whether a prompt may have no tokens or too many, by its bytes alone, (N,); always True for chats.
 
         Args:
-            prompts: sound ones, strings or chats.
+            prompts: N valid strings or chats.
         """
-        if not self._tells or not is_text(prompts.type):
+        if not self._bounded or not is_text(prompts.type):
             return np.ones(len(prompts), dtype=np.bool_)
         plain, size = pc.string_is_ascii(prompts).to_numpy(), pc.binary_length(prompts).to_numpy()
         return ~(plain & (size + self._beyond <= self.most))
 
     def still_doubtful(self, prompts: Sequence[Any]) -> BoolArray:
-        """(n,) whether prompts may have no tokens or too many, now that they are encoded.
+        """Whether prompts may have no tokens or too many, (n,), after they were encoded as a batch.
 
         Args:
-            prompts: all strings, or all chats; those that the template refuses stay doubtful.
+            prompts: n strings, or n chats; all are doubtful if the chat template raises an error.
         """
         if isinstance(prompts[0], str):
             counts = np.array(self._count(prompts))
@@ -75,14 +75,22 @@ class LengthCheck:
         return doubtful
 
     def _count(self, texts: Sequence[str], **options: Any) -> list[int]:
-        """Tokens of each text."""
+        """Number of tokens of each text."""
         return [
             len(tokens) for tokens in self.tokenizer(list(texts), return_attention_mask=False, **options)["input_ids"]
         ]
 
 
 def picked(prompts: pa.ChunkedArray, chosen: BoolArray) -> Iterator[tuple[IntArray, list[Any]]]:
-    """Positions and prompts of those that are chosen (N,), a batch at a time."""
+    """Iterates over the chosen prompts in batches.
+
+    Args:
+        prompts: N strings or chats.
+        chosen: (N,) mask.
+
+    Yields:
+        Positions and prompts, up to `BATCH` each.
+    """
     for start in range(0, len(prompts), BATCH):
         mask = chosen[start : start + BATCH]
         if mask.any():

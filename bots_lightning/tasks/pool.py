@@ -5,13 +5,9 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from itertools import accumulate
-from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 import numpy as np
@@ -19,45 +15,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from bots_lightning.beliefs import TaskFeatures
-from bots_lightning.tasks.arrays import SLICE, Place, numbers, stacked, values
-from bots_lightning.tasks.checks import check_no_nul, check_prompts, check_rates, check_unique
+from bots_lightning.tasks.arrays import SLICE, numbers, stacked, values
+from bots_lightning.tasks.checks import check_no_nul, check_rates, check_unique
 from bots_lightning.tasks.columns import PoolColumns
 from bots_lightning.tasks.contents import Contents
+from bots_lightning.tasks.places import Place, chosen_places, joined_places
+from bots_lightning.tasks.prompt_checks import check_prompts
 from bots_lightning.tasks.prompts import as_prompt, is_text
+from bots_lightning.tasks.task import Prompt, Task, task_id
 
-Prompt = str | list[dict[str, str]]
+__all__ = ["Prompt", "Task", "TaskPool", "task_id"]
+
 OWN_COLUMNS = ("id", "prompt", "answer", "group")
-MANY_CHUNKS = 1000  # beyond them, reading one row takes long
-TASKS_AT_A_TIME = 256  # that are Python objects while a pool is iterated; one may have megabytes of tests
-
-
-def task_id(prompt: Prompt, answer: str) -> str:
-    """A stable name of a task without an id: 16 hex characters of the hash of its prompt and answer, as JSON."""
-    if isinstance(prompt, str):
-        asked = quoted(prompt)
-    else:
-        messages = (quoted(message["role"]) + ", " + quoted(message["content"]) for message in prompt)
-        asked = f"[[{'], ['.join(messages)}]]" if prompt else "[]"
-    return sha256(f"[{asked}, {quoted(answer)}]".encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task.
-
-    Attributes:
-        id: names the task, stable across runs and files.
-        prompt: a string, or chat messages with `role` and `content`.
-        answer: what the reward function compares with.
-        group: domain or data source; empty if the pool has none.
-        columns: all other columns of the row, by name; reward functions receive them.
-    """
-
-    id: str
-    prompt: Prompt
-    answer: str
-    group: str = ""
-    columns: dict[str, Any] = field(default_factory=dict)
+MANY_CHUNKS = 1000  # with more chunks, reading one row takes long
+TASKS_AT_A_TIME = 256  # converted to Python objects during iteration; a task may have megabytes of tests
 
 
 class TaskPool:
@@ -65,10 +36,10 @@ class TaskPool:
 
     Args:
         table: N rows with `id` (string), `prompt` (string, or list of {role, content} structs), `answer` (string),
-            if the tasks have groups `group` (string), and any further columns.
+            optionally `group` (string), and any further columns.
         references: names of numeric columns that hold the pass rates of reference models, null or NaN where unknown.
         name: for messages only.
-        place: names a row of the table as a person would find it: "tasks.jsonl, line 7".
+        place: describes where a row of the table comes from: "tasks.jsonl, line 7".
 
     Raises:
         ValueError: a column is missing or of the wrong type, there is no task, a prompt is empty, an answer is null,
@@ -87,7 +58,16 @@ class TaskPool:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]], references: Sequence[str] = (), name: str = "") -> TaskPool:
-        """A pool of rows such as {"id": …, "prompt": …, "answer": …}; a key that a row lacks is null there."""
+        """Makes a pool from dictionaries.
+
+        Args:
+            rows: such as {"id": …, "prompt": …, "answer": …}; a key that a row lacks is null there.
+            references: names of keys that hold reference pass rates.
+            name: for messages only.
+
+        Raises:
+            ValueError: the rows are not valid tasks.
+        """
         names = dict.fromkeys(key for row in rows for key in row)
         return cls(pa.table({key: [row.get(key) for row in rows] for key in names}), references, name)
 
@@ -100,7 +80,7 @@ class TaskPool:
         return _task({name: self.table[name][int(index)].as_py() for name in self.table.column_names})
 
     def __iter__(self) -> Iterator[Task]:
-        """All tasks, from first to last; faster than one by one."""
+        """Iterates over all tasks; faster than indexing."""
         for start in range(0, len(self), TASKS_AT_A_TIME):
             yield from map(_task, self.table.slice(start, TASKS_AT_A_TIME).to_pylist())
 
@@ -111,12 +91,12 @@ class TaskPool:
 
     @property
     def extra_columns(self) -> list[str]:
-        """Names of the columns that only reward functions read."""
+        """Names of all columns except id, prompt, answer and group."""
         return [name for name in self.table.column_names if name not in OWN_COLUMNS]
 
     @cached_property
     def groups(self) -> npt.NDArray[np.str_]:
-        """(N,) the group of each task; empty if the pool has no groups."""
+        """The group of each task, (N,); empty if the pool has no groups."""
         if "group" not in self.table.column_names:
             return np.empty(0, dtype=np.str_)
         groups = self.table["group"].combine_chunks().dictionary_encode(null_encoding="encode")
@@ -125,9 +105,9 @@ class TaskPool:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex characters that stand for ids, order and reference pass rates, whatever the pool's name."""
+        """Hash of ids, order and reference pass rates, 16 hex characters."""
         digest = sha256(b"[")
-        for start in range(0, len(self), SLICE):  # the ids as one JSON list
+        for start in range(0, len(self), SLICE):  # hashes the ids as one JSON list
             ids = json.dumps(self.table["id"].slice(start, SLICE).to_pylist())[1:-1]
             digest.update((ids if start == 0 else f", {ids}").encode())
         digest.update(b"]")
@@ -137,28 +117,36 @@ class TaskPool:
 
     @cached_property
     def contents(self) -> Contents:
-        """What prompts, answers and pass rates are, in hashes; about a second for a million tasks."""
+        """Hashes of prompts, answers and pass rates; takes about a second for a million tasks."""
         return Contents.of(self.table, self.references)
 
     def features(self) -> TaskFeatures:
-        """What beliefs and selectors may know of the tasks; columns are read when they are asked for."""
+        """Features of the tasks, for beliefs and selectors; further columns are converted when they are read."""
         references = {name: self._rates(name) for name in self.references}
         return TaskFeatures(len(self), references, self.groups, self.fingerprint, PoolColumns(self.table))
 
     def extended(self, more: TaskPool) -> TaskPool:
-        """This pool with further tasks behind its own; a column that one of the two lacks is null there.
+        """A pool with the tasks of another one after its own; a column that one of them lacks is null there.
+
+        Args:
+            more: the tasks to add.
 
         Raises:
-            ValueError: an id appears in both, or the columns do not fit.
+            ValueError: an id appears in both, or the columns do not fit together.
         """
         table = stacked({"the pool": self.table, "the further tasks": more.table})
-        return TaskPool(table, self.references, self.name, places_of([self, more]))
+        place = joined_places([len(self), len(more)], [self.place, more.place])
+        return TaskPool(table, self.references, self.name, place)
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]], references: Sequence[str]) -> TaskPool:
-        """A pool with further (or replaced) columns of N values; `references` are all of its reference columns.
+        """A pool with columns added or replaced.
+
+        Args:
+            columns: N values each, by name.
+            references: names of all reference columns of the result.
 
         Raises:
-            ValueError: a column has another length, or the result is no valid pool.
+            ValueError: a column has another length, or the result is not a valid pool.
         """
         table = self.table
         for name, column in columns.items():
@@ -170,7 +158,14 @@ class TaskPool:
         return TaskPool(table, references, self.name, self.place)
 
     def select(self, indices: Iterable[int]) -> TaskPool:
-        """The pool of some of the tasks, in the order of their positions in `indices`."""
+        """A pool of some of the tasks.
+
+        Args:
+            indices: their positions, in the order of the result.
+
+        Raises:
+            IndexError: a position is out of range.
+        """
         chosen = np.asarray(list(indices), dtype=np.int64)
         if ((chosen < 0) | (chosen >= len(self))).any():
             raise IndexError(f"task indices {chosen.min()} to {chosen.max()}; the pool has {len(self)}, from 0.")
@@ -179,12 +174,12 @@ class TaskPool:
         )
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> TaskPool:
-        """The pool of the tasks that are chosen (N,), in their order."""
+        """A pool of the tasks where `chosen`, (N,), is True."""
         place = chosen_places(self.place, np.flatnonzero(chosen))
         return TaskPool(self.table.filter(pa.array(chosen)), self.references, self.name, place)
 
     def _rates(self, name: str) -> npt.NDArray[np.float64]:
-        """(N,) the pass rates of a reference column, NaN where unknown, the same bits for every NaN."""
+        """The pass rates of a reference column, (N,); unknown ones are the same NaN, bit for bit, for hashing."""
         rates = numbers(self.table[name])
         return np.where(np.isnan(rates), np.nan, rates)
 
@@ -218,25 +213,8 @@ class TaskPool:
             check_no_nul(name, column, self.place)
 
     def named(self, row: int) -> str:
-        """A task by its id and its place."""
+        """Describes a task by its id and its place."""
         return f"task {self.ids[row]!r} ({self.place(row)})"
-
-
-def chosen_places(place: Place, rows: npt.NDArray[np.int64]) -> Place:
-    """Where the tasks of a part lie: those of these (n,) rows of the whole."""
-    kept = rows.astype(np.min_scalar_type(int(rows.max(initial=0))))  # a pool may have millions
-    return lambda row: place(int(kept[row]))
-
-
-def places_of(pools: Sequence[TaskPool]) -> Place:
-    """Where the tasks of several pools lie, one pool after the other."""
-    ends, places = list(accumulate(map(len, pools))), [pool.place for pool in pools]
-
-    def place(row: int) -> str:
-        at = bisect_right(ends, row)
-        return places[at](row - (ends[at - 1] if at else 0))
-
-    return place
 
 
 def _task(row: dict[str, Any]) -> Task:

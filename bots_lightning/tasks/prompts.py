@@ -1,6 +1,6 @@
-"""Columns of prompts as Arrow data: which are sound, how long they are, and how they become chats."""
+"""Columns of prompts as Arrow data: validity, length, and conversion to chats."""
 
-# Shapes: N prompts, M messages of all of them together.
+# Shapes: N prompts, M messages of all prompts.
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 ROLES = ("system", "user", "assistant", "tool")
 PLACEHOLDER = "{prompt}"
 
-# Matches what holds a character that is no white space to anyone: printable ASCII, or beyond U+3000, the last space.
+# Matches text with a character that is certainly not white space: printable ASCII, or beyond U+3000, the last space.
 _SURELY_TEXT = r"[!-~\x{3001}-\x{10FFFF}]"
 
 BoolArray = npt.NDArray[np.bool_]
@@ -23,21 +23,24 @@ IntArray = npt.NDArray[np.int64]
 
 
 def prompt_tokens(tokenizer: Any, prompt: Any) -> list[int]:
-    """The tokens of a prompt as the policy sees them.
+    """The tokens of a prompt, as the policy reads them.
 
     Args:
         tokenizer: of transformers.
-        prompt: a string, taken as it is, with the first token that the tokenizer puts before texts unless it begins
-            with that; or chat messages, put through the tokenizer's template, which writes all special tokens itself.
+        prompt: a string, to which the tokenizer adds its first special token unless the string begins with it; or
+            chat messages, to which the tokenizer's chat template is applied, which writes all special tokens itself.
+
+    Returns:
+        Token ids.
     """
     if not isinstance(prompt, str):
         chat = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
         return chat["input_ids"]
     first, last = tokenizer.bos_token, tokenizer.eos_token
-    rendered = bool(first) and prompt.startswith(first)  # by a chat template, say
+    rendered = bool(first) and prompt.startswith(first)  # such as by a chat template
     tokens = tokenizer(prompt, add_special_tokens=not rendered)["input_ids"]
     ended = bool(last) and tokens[-1:] == [tokenizer.eos_token_id] and not prompt.endswith(last)
-    return tokens[:-1] if ended else tokens  # some tokenizers end each text, and a prompt is to go on
+    return tokens[:-1] if ended else tokens  # some tokenizers add an end token, but a prompt is continued
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -46,7 +49,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_chat(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds lists of messages with the strings role and content."""
+    """Whether a column of this type holds lists of messages with the string fields role and content."""
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(kind.value_type):
         return False
     fields = {field.name: field.type for field in kind.value_type}
@@ -54,12 +57,12 @@ def is_chat(kind: pa.DataType) -> bool:
 
 
 def suspects(prompts: pa.ChunkedArray) -> IntArray:
-    """Positions of the prompts that may be faulty; all others surely hold text and end with something to answer."""
-    return np.flatnonzero(~_by_chunk(_surely_sound, prompts, np.dtype(np.bool_)))
+    """Positions of the prompts that may be invalid; all others certainly are not empty and can be answered."""
+    return np.flatnonzero(~_by_chunk(_surely_valid, prompts, np.dtype(np.bool_)))
 
 
 def characters(prompts: pa.ChunkedArray) -> IntArray:
-    """(N,) characters of each prompt, of all its messages together; 0 for null.
+    """Number of characters of each prompt, (N,), summed over its messages; 0 for null.
 
     Args:
         prompts: N strings or chats.
@@ -68,18 +71,21 @@ def characters(prompts: pa.ChunkedArray) -> IntArray:
 
 
 def plain(prompts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Sound prompts as strings or lists of messages, whatever way Arrow holds them (fixed-size lists, views, …)."""
+    """Converts valid prompts of other Arrow types (fixed-size lists, views, …) to strings or lists of messages."""
     if is_text(prompts.type) or is_chat(prompts.type):
         return prompts
     return pa.chunked_array([chunk.to_pylist() for chunk in prompts.chunks])
 
 
 def as_prompt(value: Any) -> Any:
-    """A sound prompt as Python data, its messages without null fields: chat templates ask which fields there are.
+    """A valid prompt as Python data, its messages without null fields, since chat templates test which fields exist.
 
-    Arrow gives every object of a column the keys of all others, at any depth: the arguments of one tool call those of
-    every tool. A null that the file has is no longer told from those and goes too, except in a list. Arguments as JSON
-    text, as OpenAI has them, stay what they are.
+    Arrow gives every object of a column the keys of all others, at any depth: the arguments of one tool call get those
+    of every tool, as nulls. Nulls of the file cannot be distinguished from these and are removed too, except in lists.
+    Arguments given as JSON text, as by OpenAI, do not change.
+
+    Args:
+        value: a string or a list of messages.
     """
     return value if isinstance(value, str) else [_without_null_keys(message) for message in value]
 
@@ -91,18 +97,23 @@ def _without_null_keys(value: Any) -> Any:
 
 
 def fill_template(prompts: pa.ChunkedArray, template: str) -> pa.ChunkedArray:
-    """Strings with each prompt in the template's place for it."""
-    before, after, between = (pa.scalar(part, prompts.type) for part in (*template.split(PLACEHOLDER), ""))
+    """Inserts prompts into a template.
+
+    Args:
+        prompts: N strings.
+        template: text with {prompt} in it once.
+    """
+    before, after, between = (pa.scalar(text, prompts.type) for text in (*template.split(PLACEHOLDER), ""))
     return pc.binary_join_element_wise(before, prompts, after, between)
 
 
 def as_chats(prompts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Strings as chats of one user message."""
+    """Converts strings to chats of one user message."""
     return _chunks(_one_message, prompts)
 
 
 def with_system_prompt(chats: pa.ChunkedArray, text: str) -> pa.ChunkedArray:
-    """Chats that open with this system message; it takes the place of one that is there."""
+    """Adds a system message to chats, in place of an existing one."""
     return _chunks(lambda chunk: _opened(chunk, text), chats)
 
 
@@ -120,30 +131,30 @@ def _mask(array: pa.Array) -> BoolArray:
 
 
 def _messages(chats: pa.Array) -> tuple[IntArray, pa.StructArray]:
-    """(N + 1,) where each chat's messages start, and the M messages."""
+    """Offsets of each chat's messages, (N + 1,), and the M messages."""
     offsets = chats.offsets.to_numpy().astype(np.int64)
     return offsets - offsets[0], chats.values.slice(offsets[0], offsets[-1] - offsets[0])
 
 
 def _sums(values: npt.NDArray[Any], offsets: IntArray) -> IntArray:
-    """(N,) the sum over each chat of values (M,)."""
+    """Sums values, (M,), over each chat, (N,)."""
     running = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
     return np.diff(running[offsets])
 
 
-def _surely_sound(prompts: pa.Array) -> BoolArray:
+def _surely_valid(prompts: pa.Array) -> BoolArray:
     if is_text(prompts.type):
         return _mask(pc.match_substring_regex(prompts, _SURELY_TEXT))
-    sound = np.zeros(len(prompts), dtype=np.bool_)
+    valid = np.zeros(len(prompts), dtype=np.bool_)
     if not is_chat(prompts.type):
-        return sound
+        return valid
     offsets, messages = _messages(prompts)
     role, content = pc.struct_field(messages, "role"), pc.struct_field(messages, "content")
     complete = _mask(pc.is_in(role, pa.array(ROLES, role.type))) & _mask(content.is_valid())
     text = _mask(pc.match_substring_regex(content, _SURELY_TEXT))
     filled = _mask(prompts.is_valid()) & (np.diff(offsets) > 0)
-    sound[filled] = ~_mask(pc.equal(role, "assistant"))[offsets[1:][filled] - 1]
-    return sound & (_sums(~complete, offsets) == 0) & (_sums(text, offsets) > 0)
+    valid[filled] = ~_mask(pc.equal(role, "assistant"))[offsets[1:][filled] - 1]
+    return valid & (_sums(~complete, offsets) == 0) & (_sums(text, offsets) > 0)
 
 
 def _characters(prompts: pa.Array) -> IntArray:
@@ -160,7 +171,7 @@ def _one_message(prompts: pa.Array) -> pa.ListArray:
 
 
 def _opened(chats: pa.Array, text: str) -> pa.Array:
-    """Each chat behind the system message: its own messages, taken by their positions, without its own such."""
+    """Puts the system message before each chat, whose messages are gathered without a system message of their own."""
     offsets, messages = _messages(chats)
     system = pa.array([{"role": "system", "content": text}], messages.type)
     own = np.ones(len(messages), dtype=np.bool_)

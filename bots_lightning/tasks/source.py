@@ -1,4 +1,4 @@
-"""The contract of everything that yields a task pool."""
+"""The interface of sources of tasks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from bots_lightning.tasks.pool import TaskPool
 
 
 class TaskSource(ABC):
-    """Where tasks come from. To write one, implement `load`."""
+    """Loads a pool of tasks. Subclasses implement `load`."""
 
     @abstractmethod
     def load(self) -> TaskPool:
-        """Reads or makes the pool, the same each time. It may be slow: keep the result."""
+        """Reads or makes the pool, the same at every call. It may be slow: keep the result."""

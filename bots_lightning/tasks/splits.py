@@ -1,4 +1,4 @@
-"""One source, two pools that never share a task: for training, and held out for evaluation."""
+"""Splits a source into two disjoint pools: for training, and held out for evaluation."""
 
 # Shapes: N tasks in the pool.
 
@@ -10,39 +10,46 @@ from typing import Literal
 
 import numpy as np
 
+from bots_lightning.options import check_numbers, check_option
 from bots_lightning.tasks.arrays import values
-from bots_lightning.tasks.pool import Prompt, TaskPool
+from bots_lightning.tasks.pool import TaskPool
 from bots_lightning.tasks.source import TaskSource
+from bots_lightning.tasks.task import Prompt
+
+Split = Literal["train", "heldout"]
+By = Literal["prompt", "id"]
 
 
 class SplitTasks(TaskSource):
-    """The training or the held-out part of a source.
+    """The training split or the held-out split of a source.
 
-    A task's part depends on its own hash alone: not on the order of the file, nor on the other tasks, and what is held
-    out at one fraction stays so at a larger one. By prompt, tasks that ask the same under different ids or with
-    different system messages or white space are never parted, which would leak. By id, a task that is reworded stays
-    where it is; then see to it yourself that no prompt appears twice.
+    The split of a task depends on its own hash alone, not on the order of the file or on other tasks, and tasks held
+    out at one fraction are also held out at any larger one. Hashed by prompt, tasks with the same question but
+    different ids, system messages or white space get the same split, which avoids leaks. Hashed by id, a reworded task
+    keeps its split; then make sure that no prompt appears twice.
 
     Args:
-        source: the tasks, the same for both parts.
-        split: which part.
-        heldout_fraction: about this share of the tasks is held out.
+        source: of the tasks, the same for both splits.
+        split: which split to load.
+        heldout_fraction: approximate share of the tasks that is held out.
         by: what is hashed.
-        salt: another text gives another division.
+        salt: a different string gives a different division.
+
+    Raises:
+        ValueError: an option is not allowed or out of range.
     """
 
     def __init__(
         self,
         source: TaskSource,
-        split: Literal["train", "heldout"] = "train",
+        split: Split = "train",
         heldout_fraction: float = 0.1,
-        by: Literal["prompt", "id"] = "prompt",
+        by: By = "prompt",
         salt: str = "",
     ) -> None:
-        if split not in ("train", "heldout") or by not in ("prompt", "id"):
-            raise ValueError(f"split={split!r}, by={by!r}; expected train or heldout, by prompt or id.")
-        if not 0 < heldout_fraction < 1:
-            raise ValueError(f"heldout_fraction={heldout_fraction}; expected more than 0 and less than 1.")
+        check_option("split", split, Split)
+        check_option("by", by, By)
+        check_numbers(0, above=True, high=1, below=True, heldout_fraction=heldout_fraction)
         self.source = source
         self.split = split
         self.heldout_fraction = heldout_fraction
@@ -50,10 +57,10 @@ class SplitTasks(TaskSource):
         self.salt = salt
 
     def load(self) -> TaskPool:
-        """Loads the source and takes the part.
+        """Loads the source and selects the tasks of the split.
 
         Raises:
-            ValueError: the part is empty.
+            ValueError: the split has no tasks.
         """
         pool = self.source.load()
         places = (_place(f"{self.salt}\n{key}") for key in self._keys(pool))
@@ -62,7 +69,7 @@ class SplitTasks(TaskSource):
         if not chosen.any():
             raise ValueError(
                 f"heldout_fraction={self.heldout_fraction} of {len(pool)} tasks leaves none for split={self.split!r}. "
-                "Choose a fraction nearer to one half, or add tasks."
+                "Choose a fraction closer to one half, or add tasks."
             )
         return pool.where(chosen)
 
@@ -72,11 +79,11 @@ class SplitTasks(TaskSource):
 
 
 def question(prompt: Prompt) -> str:
-    """What a prompt asks: a string or its messages but the system's, with single spaces for white space."""
+    """The question of a prompt: its text without system messages, with white space normalized to single spaces."""
     messages = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt if m["role"] != "system"]
     return " ".join(" ".join(messages).split())
 
 
 def _place(key: str) -> float:
-    """A number in [0, 1) that the text alone determines, uniform over texts."""
+    """Hashes a text to a number in [0, 1), uniformly."""
     return int.from_bytes(sha256(key.encode()).digest()[:6], "big") / 2**48

@@ -1,4 +1,4 @@
-"""What texts of task files hold: JSON, read more strictly than Python does, chats and objects as JSON, and UTF-8."""
+"""Texts in task files: strict JSON, chats and objects given as JSON text, and checks of UTF-8."""
 
 # Shapes: N tasks.
 
@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bots_lightning.tasks.arrays import SLICE, Column, Place, values
+from bots_lightning.tasks.arrays import SLICE, Column, value_at, values
+from bots_lightning.tasks.places import Place
 from bots_lightning.tasks.prompts import is_text
 
 _LIST_OF_OBJECTS = r'^\s*\[\s*\{\s*"'
@@ -23,16 +24,19 @@ _AS_JSON = re.compile(_LIST_OF_OBJECTS)
 _AS_PYTHON = r"^\s*\[\s*\{\s*'(role|content)'\s*:"
 
 
-class UnsoundJSONError(ValueError):
-    """JSON that Python would read, though it does not say one thing only."""
+class StrictJSONError(ValueError):
+    """JSON that Python accepts although it is ambiguous or not standard."""
 
 
 def read_json(text: str) -> Any:
-    """What JSON text says. NaN, which Python writes, is taken: pass rates may be unknown.
+    """Parses JSON strictly. NaN, which Python writes, is accepted, since pass rates may be unknown.
+
+    Args:
+        text: JSON.
 
     Raises:
-        UnsoundJSONError: an object has a key twice, or a number is infinite.
-        ValueError: it is no JSON.
+        StrictJSONError: an object has a key twice, or a number is infinite.
+        ValueError: the text is not JSON.
     """
     return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
 
@@ -41,21 +45,25 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        raise UnsoundJSONError(f"an object has the key {twice[0]!r} more than once. Keep one of them.")
+        raise StrictJSONError(f"an object has the key {twice[0]!r} more than once. Keep one of them.")
     return found
 
 
 def _constant(name: str) -> float:
     if name != "NaN":
-        raise UnsoundJSONError(f"{name} is no number of JSON. Write a finite number, or null where it is unknown.")
+        raise StrictJSONError(f"{name} is not a JSON number. Write a finite number, or null if it is unknown.")
     return math.nan
 
 
 def check_encoding(columns: Mapping[str, Column], place: Place) -> None:
-    """Every string of Arrow data is UTF-8, at any depth; Arrow itself reads them unseen.
+    """Checks that all strings of Arrow data, at any depth, are UTF-8, which Arrow does not do when it reads them.
+
+    Args:
+        columns: N values each, by name.
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first row that has another, and its column.
+        ValueError: names the first row that is not UTF-8, and its column.
     """
     for name, column in columns.items():
         if not isinstance(column, pa.ChunkedArray):
@@ -71,27 +79,31 @@ def check_encoding(columns: Mapping[str, Column], place: Place) -> None:
 
 def _first_undecodable(column: pa.ChunkedArray) -> int | None:
     for start in range(0, len(column), SLICE):
-        part = column.slice(start, SLICE)
+        rows = column.slice(start, SLICE)
         try:
-            part.to_pylist()
+            rows.to_pylist()
         except UnicodeDecodeError:
-            for row in range(len(part)):
+            for row in range(len(rows)):
                 try:
-                    part[row].as_py()
+                    rows[row].as_py()
                 except UnicodeDecodeError:
                     return start + row
     return None
 
 
 def chats_of_texts(prompts: Column, place: Place) -> Column:
-    """The chats, where the prompts are texts that hold them as JSON, as in CSV; other prompts as they are.
+    """Parses prompts that are chats as JSON text, as in CSV; other prompts are returned unchanged.
+
+    Args:
+        prompts: N prompts.
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first row that is a text where others are chats, or a chat as Python prints it.
+        ValueError: names the first row that is plain text while others are chats, or a chat printed by Python.
     """
     if (row := _first_match(prompts, _AS_PYTHON)) is not None:
         raise ValueError(
-            f"{place(row)}: the prompt is a chat as Python prints it, {short(_value(prompts, row))}; expected JSON or "
+            f"{place(row)}: the prompt is a chat printed by Python, {short(value_at(prompts, row))}; expected JSON or "
             "a list of messages. Write it with json.dumps."
         )
     if _first_match(prompts, _LIST_OF_OBJECTS) is None:
@@ -110,10 +122,15 @@ def chats_of_texts(prompts: Column, place: Place) -> Column:
 
 
 def objects_of_texts(name: str, column: Column, place: Place) -> Column:
-    """The objects, where a column's texts hold them as JSON; a column whose first text holds something else as it is.
+    """Parses a column of objects as JSON text; a column whose first value is not such text is returned unchanged.
+
+    Args:
+        name: of the column, for the error message.
+        column: N values.
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first row that holds no object.
+        ValueError: names the first row that holds no object.
     """
     first = next((value for value in values(column) if value is not None), None)
     if not isinstance(first, str) or not isinstance(_parsed(first, place, 0), dict):
@@ -129,10 +146,14 @@ def objects_of_texts(name: str, column: Column, place: Place) -> Column:
 
 
 def group_labels(groups: Column, place: Place) -> Column:
-    """The groups as strings, "" for null and NaN.
+    """Converts groups to strings, "" for null and NaN.
+
+    Args:
+        groups: N values.
+        place: describes where a row comes from.
 
     Raises:
-        ValueError: naming the first row whose group is a list or an object.
+        ValueError: names the first row whose group is a list or an object.
     """
     if isinstance(groups, pa.ChunkedArray) and is_text(groups.type):
         return groups
@@ -145,7 +166,7 @@ def group_labels(groups: Column, place: Place) -> Column:
 
 
 def _chat(value: Any, place: Place, row: int) -> Any:
-    """A list of messages if the text is such a list in JSON, else the value itself."""
+    """The list of messages if the value is one in JSON, else the value itself."""
     if not isinstance(value, str) or not _AS_JSON.match(value):
         return value
     found = _parsed(value, place, row)
@@ -153,19 +174,19 @@ def _chat(value: Any, place: Place, row: int) -> Any:
 
 
 def _parsed(value: Any, place: Place, row: int) -> Any:
-    """What JSON text says, the value itself where it is none."""
+    """The value that JSON text holds; other values unchanged."""
     if not isinstance(value, str):
         return value
     try:
         return read_json(value)
-    except UnsoundJSONError as error:
+    except StrictJSONError as error:
         raise ValueError(f"{place(row)}: {error}") from error
     except (ValueError, RecursionError):
         return value
 
 
 def _first_match(column: Column, pattern: str) -> int | None:
-    """The first row that is a text which begins so."""
+    """The first row that is a string whose beginning matches the pattern; None if there is none."""
     if isinstance(column, pa.ChunkedArray):
         if not is_text(column.type):
             return None
@@ -173,7 +194,3 @@ def _first_match(column: Column, pattern: str) -> int | None:
         return None if row < 0 else row
     begins = re.compile(pattern)
     return next((row for row, value in enumerate(column) if isinstance(value, str) and begins.match(value)), None)
-
-
-def _value(column: Column, row: int) -> Any:
-    return column[row].as_py() if isinstance(column, pa.ChunkedArray) else column[row]

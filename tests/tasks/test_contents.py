@@ -1,4 +1,4 @@
-"""Hashes of a pool's contents tell corrected answers from another pool."""
+"""Hashes of a pool's contents distinguish corrected answers from another pool."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def test_a_folder_of_json_lines_is_read_too(tmp_path: Path) -> None:
     folder = tmp_path / "sums"
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
-    assert [task.prompt for task in DatasetTasks(str(folder), system_prompt="Reckon.").load()] == [
-        [{"role": "system", "content": "Reckon."}, {"role": "user", "content": "1+1="}]
+    assert [task.prompt for task in DatasetTasks(str(folder), system_prompt="Compute.").load()] == [
+        [{"role": "system", "content": "Compute."}, {"role": "user", "content": "1+1="}]
     ]
 
 
@@ -89,11 +89,11 @@ def test_a_split_that_is_not_there_is_refused(parquet: Path, tmp_path: Path) -> 
 
 def test_a_folder_without_data_and_a_damaged_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty cannot be read as a data set .*Correct the source's `path`"):
+    with pytest.raises(ValueError, match=r"empty cannot be read as a dataset .*Correct the source's `path`"):
         DatasetTasks(str(tmp_path / "empty")).load()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "train.parquet").write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(ValueError, match=r"bad cannot be read as a data set"):
+    with pytest.raises(ValueError, match=r"bad cannot be read as a dataset"):
         DatasetTasks(str(tmp_path / "bad")).load()
 
 

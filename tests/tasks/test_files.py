@@ -19,7 +19,7 @@ CHAT = [{"role": "user", "content": "1+1="}]
 
 
 def jsonl(folder: Path, rows: Sequence[Any], **options: Any) -> JsonlTasks:
-    """A source of rows; a row that is a string is written as it is."""
+    """A source of rows; a row that is a string is written unchanged."""
     path = folder / "sums.jsonl"
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -91,7 +91,7 @@ def test_id_wins_over_task_id_and_group_over_data_source(source: Any, tmp_path: 
 
 @BOTH
 def test_chat_prompts(source: Any, tmp_path: Path) -> None:
-    chat = [{"role": "system", "content": "Reckon."}, *CHAT]
+    chat = [{"role": "system", "content": "Compute."}, *CHAT]
     assert load(source, tmp_path, [{"prompt": chat, "answer": "2"}])[0].prompt == chat
 
 

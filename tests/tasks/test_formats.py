@@ -204,7 +204,7 @@ def test_columns_that_are_listed_stay_and_no_others(kind: str, tmp_path: Path) -
     pool = pool_of(kind, tmp_path, row, columns=["level"], references=["rate"])
     assert pool[0].columns == {"level": 3, "rate": 0.5}
     assert pool_of(kind, tmp_path, row, columns=[])[0].columns == {}
-    with pytest.raises(ValueError, match=r"has no column 'grade'; .* Set `columns` to what the file has\."):
+    with pytest.raises(ValueError, match=r"has no column 'grade'; .* Set `columns` to a column of the file\."):
         pool_of(kind, tmp_path, row, columns=["grade"])
 
 
@@ -231,4 +231,4 @@ def test_rows_that_come_again_are_left_out_if_so_asked(
     with caplog.at_level(logging.INFO):
         pool = pool_of(kind, tmp_path, *rows, drop_duplicates=True)
     assert [(task.prompt, task.columns["level"]) for task in pool] == [("a", 0), ("b", 1), ("c", 3)]
-    assert "3 rows left out whose id had come before" in caplog.text
+    assert "3 rows removed whose id had occurred before" in caplog.text

@@ -1,4 +1,4 @@
-"""No prompt without tokens or with too many passes for sound, with any tokenizer; short plain ones are not encoded."""
+"""Every prompt without tokens or with too many is found, with any tokenizer; short ASCII ones are not encoded."""
 
 # Shapes: N prompts.
 
@@ -73,7 +73,7 @@ def compatibility() -> PreTrainedTokenizerFast:
 
 
 def growing() -> PreTrainedTokenizerFast:
-    """Writes out a sign, and leaves out another."""
+    """Writes out one character and removes another."""
     tokenizer = character_tokenizer("abcdefghij")
     grown = [normalizers.Replace("&", " and "), normalizers.Replace(Regex("#+"), "")]
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(grown)
@@ -97,29 +97,29 @@ texts = st.one_of(
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(prompts=st.lists(texts, min_size=1, max_size=5), most=st.integers(0, 24))
-def test_what_is_not_doubtful_is_sound_and_what_is_faulty_stays_doubtful(
+def test_prompts_that_are_not_doubtful_are_valid_and_invalid_ones_stay_doubtful(
     name: str, prompts: list[str], most: int
 ) -> None:
     tokenizer = TOKENIZERS[name]
     check = LengthCheck(tokenizer, most)
-    sound = np.array([1 <= len(prompt_tokens(tokenizer, prompt)) <= most for prompt in prompts])
-    assert sound[~check.doubtful(pa.chunked_array([prompts]))].all()
-    assert sound[~check.still_doubtful(prompts)].all()
+    valid = np.array([1 <= len(prompt_tokens(tokenizer, prompt)) <= most for prompt in prompts])
+    assert valid[~check.doubtful(pa.chunked_array([prompts]))].all()
+    assert valid[~check.still_doubtful(prompts)].all()
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    sound = np.array([1 <= len(prompt_tokens(tokenizer, chat)) <= most for chat in chats])
+    valid = np.array([1 <= len(prompt_tokens(tokenizer, chat)) <= most for chat in chats])
     assert check.doubtful(pa.chunked_array([chats])).all()
-    assert sound[~check.still_doubtful(chats)].all()
+    assert valid[~check.still_doubtful(chats)].all()
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_plain_short_text_is_told_by_its_bytes_where_the_tokenizer_allows(name: str) -> None:
+def test_short_ascii_text_is_checked_by_its_bytes_if_the_tokenizer_allows(name: str) -> None:
     check = LengthCheck(TOKENIZERS[name], 20)
     doubtful = check.doubtful(pa.chunked_array([["16 characters ok", "as é is not"], ["longer than 20 characters"]]))
     assert doubtful.tolist() == [name in ("spaces of three bytes", "growing"), True, True]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_encoded_prompts_are_told_apart_by_the_limit(name: str) -> None:
+def test_encoded_prompts_are_compared_with_the_limit(name: str) -> None:
     tokenizer = TOKENIZERS[name]
     prompts = ["abc " * count for count in (1, 3, 30)]
     counts = [len(tokenizer(prompt)["input_ids"]) for prompt in prompts]
@@ -136,7 +136,7 @@ def test_a_prompt_of_which_no_token_is_left_is_doubtful() -> None:
     assert ended.still_doubtful(["", "a"]).tolist() == [True, False]
 
 
-def test_chats_that_the_template_refuses_are_doubtful() -> None:
+def test_chats_that_the_template_rejects_are_doubtful() -> None:
     tokenizer = TOKENIZERS["bytes"]
     chats = [[{"role": "user", "content": "a"}], [{"role": "system", "content": "b"}, {"role": "user", "content": "a"}]]
     assert LengthCheck(tokenizer, 99).still_doubtful(chats).all()

@@ -1,4 +1,4 @@
-"""Pools that are wrong in some way: every error names file, row and remedy, and no row is dropped in silence."""
+"""Pools that are wrong in some way: every error names file, row and remedy, and no row is dropped silently."""
 
 # Shapes: N tasks.
 
@@ -29,12 +29,12 @@ def lines(*rows: Any) -> bytes:
 
 
 def chat(*messages: Any) -> bytes:
-    """A sound chat, then this one."""
+    """A valid chat, then this one."""
     return lines({"prompt": [USER], "answer": "2"}, {"prompt": list(messages), "answer": "3"})
 
 
 def second(**values: Any) -> bytes:
-    """A sound task, then one with these values."""
+    """A valid task, then one with these values."""
     return lines(GOOD, {"prompt": "2+2=", "answer": "4"} | values)
 
 
@@ -43,27 +43,27 @@ def counts(difficulty: str) -> bytes:
     return lines(POLARIS, POLARIS | {"problem": "2+2=", "difficulty": difficulty})
 
 
-# What the errors say is to be done.
+# Remedies, as the error messages name them.
 PROMPT = "Give the task a prompt or remove it."
 ANOTHER_PROMPT = "Rewrite it, or name another `prompt_column`."
 FILL_IN = "Fill it in or remove the task."
-FILL_IN_TEXT = "Fill it in (with any text, if no reward reads it) or remove the task."
-FINITE = "Write a finite number, or null where it is unknown."
+FILL_IN_TEXT = "Fill it in (with any text, if no reward uses it) or remove the task."
+FINITE = "Write a finite number, or null if it is unknown."
 ONE_KEY = "Keep one of them."
 NUL = "Remove it."
 ROLES = "use one of system, user, assistant, tool."
 MESSAGE = "Give every message a role and a content."
 AS_MESSAGE = 'Write it as {"role": "user", "content": …}.'
 UNIQUE = (
-    "remove the repeated tasks (of a file: drop_duplicates=true), or give each a different id. (Without an id column, "
+    "remove the repeated tasks (for a file: drop_duplicates=true), or give each a different id. (Without an id column, "
     "a task's id is the hash of its prompt and answer.)"
 )
 DIVIDE = "Divide counts by their number of attempts and percentages by 100."
-NUMBER = "Write it as a number, or leave the column out of the source's `references`."
+NUMBER = "Write it as a number, or remove the column from the source's `references`."
 COUNT = "Correct it, or set the source's `references`."
 LINE = "Write one complete JSON object per line."
 ADD = "Add tasks, or correct the source's `path`."
-AGAIN = "Write or fetch it again."
+AGAIN = "Write or download it again."
 
 JSONL: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
     # what is wrong: (the file, options, what the error says that it saw where, what it says to do)
@@ -71,19 +71,19 @@ JSONL: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
         lines({"text": "p", "answer": "2"}),
         {},
         r"no column 'prompt'; it has \['text', 'answer'\]",
-        "Set `prompt_column` to what the file has.",
+        "Set `prompt_column` to a column of the file.",
     ),
     "no answer column": (
         lines({"prompt": "p"}),
         {},
         r"no column 'answer'; it has \['prompt'\]",
-        "Set `answer_column` to what the file has.",
+        "Set `answer_column` to a column of the file.",
     ),
     "no such reference": (
         lines(GOOD),
         {"references": ["rate"]},
         r"no column 'rate'; it has",
-        "Set `references` to what the file has.",
+        "Set `references` to a column of the file.",
     ),
     "NaN prompt": (second(prompt=NAN), {}, r"line 2: the prompt is empty \(nan\)", PROMPT),
     "null prompt": (second(prompt=None), {}, r"line 2: the prompt is empty \(None\)", PROMPT),
@@ -98,11 +98,11 @@ JSONL: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
         "line 2: the prompt is a list, but that of .*line 1 is a string; expected one kind",
         "Write all prompts as strings, or all as lists of {role, content} messages.",
     ),
-    "half a character": (
+    "unpaired surrogate": (
         second(prompt="p\ud800"),
         {},
-        "line 2: column 'prompt' holds half a character",
-        "Remove it, or write both halves of the surrogate pair.",
+        "line 2: column 'prompt' holds an unpaired surrogate",
+        "Remove it, or write both characters of the surrogate pair.",
     ),
     "duplicate id": (
         lines(GOOD | {"id": 1}, GOOD | {"id": 2}, GOOD | {"id": "1"}),
@@ -137,7 +137,7 @@ JSONL: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
         lines({"prompt": "p", "answer": ["2"]}, GOOD),
         {},
         "line 2: the answer is a string, but that of .*line 1 is a list or an object",
-        "Write all answers alike, for example as JSON text.",
+        "Write all answers in the same way, for example as JSON text.",
     ),
     "truth absent": (
         lines(GURU, GURU | {"reward_model": {"style": "rule"}}),
@@ -149,13 +149,13 @@ JSONL: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
         lines(GURU | {"reward_model": {"style": "rule"}}),
         {},
         r"no column 'reward_model.ground_truth'; .*'reward_model' is \{'style': 'rule'\}\)",
-        "Set `answer_column` to what the file has.",
+        "Set `answer_column` to a column of the file.",
     ),
     "a long struct": (
         lines(GURU | {"reward_model": {"style": "rule" * 10_000}}),
         {},
         r"'reward_model' is \{'style': '[rule]+\.\.\.[rule]+'\}\)",
-        "Set `answer_column` to what the file has.",
+        "Set `answer_column` to a column of the file.",
     ),
     "unknown role": (chat({"role": "bot", "content": "x"}), {}, "line 2: message 1 of the .*role='bot'", ROLES),
     "null role": (chat({"role": None, "content": "x"}), {}, "line 2: message 1 of the .*role=None; ex", MESSAGE),
@@ -163,7 +163,7 @@ JSONL: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
     "null content": (chat(USER, {"role": "user", "content": None}), {}, "line 2: message 2 .*content=None", MESSAGE),
     "absent content": (chat({"role": "user"}), {}, "line 2: message 1 of the prompt has content=None", MESSAGE),
     "number as content": (chat({"role": "user", "content": 5}), {}, "line 2: message 1 .* has content=5", MESSAGE),
-    "parts as content": (
+    "content as a list": (
         chat({"role": "user", "content": [{"type": "text"}]}),
         {},
         r"line 2: message 1 of the prompt has content=\[\{'type': 'text'\}\]; expected a string",
@@ -180,8 +180,8 @@ JSONL: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
     "assistant last": (
         chat(USER, {"role": "assistant", "content": "2"}),
         {},
-        "line 2: the last message is the assistant's; nothing is left to answer",
-        "End the prompt with a user's message.",
+        "line 2: the last message is the assistant's, so that there is nothing to answer",
+        "End the prompt with a user's.",
     ),
     "rate above 1": (second(rate=3), RATE, r"line 2: rate=3; expected a pass rate in \[0, 1\]", DIVIDE),
     "rate below 0": (second(rate=-0.1), RATE, r"line 2: rate=-0\.1; expected a pass rate", DIVIDE),
@@ -197,12 +197,12 @@ JSONL: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
     "nothing behind the mark": (
         lines(GSM8K, GSM8K | {"answer": "1+1=2\n#### "}),
         {},
-        r"line 2: nothing stands behind the last '####' of the answer '1\+1=2",
+        r"line 2: nothing follows the last '####' of the answer '1\+1=2",
         FILL_IN,
     ),
-    "nothing behind the last mark": (lines(GSM8K | {"answer": "#### 2 ####"}), {}, "line 1: nothing stands", FILL_IN),
-    "infinite answer": (second(answer=INFINITE), {}, "line 2: Infinity is no number of JSON", FINITE),
-    "infinite level": (second(level=[{"x": -INFINITE}]), {}, "line 2: -Infinity is no number of JSON", FINITE),
+    "nothing after the last mark": (lines(GSM8K | {"answer": "#### 2 ####"}), {}, "line 1: nothing follows", FILL_IN),
+    "infinite answer": (second(answer=INFINITE), {}, "line 2: Infinity is not a JSON number", FINITE),
+    "infinite level": (second(level=[{"x": -INFINITE}]), {}, "line 2: -Infinity is not a JSON number", FINITE),
     "answer beyond floats": (
         b'{"prompt": "p", "answer": 1e999}',
         {},
@@ -212,7 +212,7 @@ JSONL: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
     "NaN in a list": (
         lines({"prompt": "p", "answer": [1]}, {"prompt": "q", "answer": [NAN]}),
         {},
-        r"line 2: the answer \[nan\] holds a number that JSON has not",
+        r"line 2: the answer \[nan\] holds NaN or infinity, which JSON cannot represent",
         "Write it as text.",
     ),
     "a key twice": (
@@ -245,10 +245,10 @@ JSONL: dict[str, tuple[bytes, dict[str, Any], str, str]] = {
         r"line 2: the id 'a\\x00' holds a NUL character",
         NUL,
     ),
-    "a chat as Python prints it": (
+    "a chat printed by Python": (
         lines(GOOD | {"prompt": str([USER])}),
         {},
-        r"line 1: the prompt is a chat as Python prints it, .*; expected JSON",
+        r"line 1: the prompt is a chat printed by Python, .*; expected JSON",
         "Write it with json.dumps.",
     ),
     "a chat as JSON, and a text": (
@@ -367,7 +367,7 @@ PARQUET: dict[str, tuple[Callable[[Path], None], dict[str, Any], str, str]] = {
         table(answer=["2"]),
         {},
         r"no column 'prompt'; it has \['answer'\]",
-        "Set `prompt_column` to what the file has.",
+        "Set `prompt_column` to a column of the file.",
     ),
     "NaN prompts": (table(**TWO | {"prompt": [NAN, NAN]}), {}, r"row 0: the prompt is empty \(nan\)", PROMPT),
     "null prompt": (table(**TWO | {"prompt": ["p", None]}), {}, r"row 1: the prompt is empty \(None\)", PROMPT),
@@ -402,7 +402,7 @@ PARQUET: dict[str, tuple[Callable[[Path], None], dict[str, Any], str, str]] = {
         table(prompt=[[USER]], reward_model=[{"style": "rule"}]),
         {},
         "no column 'reward_model.ground_truth'",
-        "Set `answer_column` to what the file has.",
+        "Set `answer_column` to a column of the file.",
     ),
     "rate below 0": (table(rate=[0.5, -0.5], **TWO), RATE, r"row 1: rate=-0\.5; expected a pass rate", DIVIDE),
     "infinite rate": (table(rate=[0.5, float("inf")], **TWO), RATE, "row 1: rate=inf; expected a pass rate", DIVIDE),
@@ -463,8 +463,8 @@ PARQUET: dict[str, tuple[Callable[[Path], None], dict[str, Any], str, str]] = {
         "is not a Parquet file",
         "Use JsonlTasks for JSON lines.",
     ),
-    "cut off": (cut_off, {}, "is cut off or damaged", AGAIN),
-    "scribbled on": (scribbled_on, {}, "is cut off or damaged", AGAIN),
+    "truncated": (cut_off, {}, "is truncated or damaged", AGAIN),
+    "scribbled on": (scribbled_on, {}, "is truncated or damaged", AGAIN),
 }
 
 
@@ -481,7 +481,7 @@ def test_a_malformed_parquet_file_is_refused(fault: str, tmp_path: Path) -> None
     [
         ("nowhere.jsonl", r"nowhere\.jsonl is not a file \(looked in .*Correct the source's `path`"),
         ("*.json", r"\*\.json matches no file .*Correct the source's `path`"),
-        ("folder", r"folder holds no \*\.jsonl\. Correct the source's `path`"),
+        ("folder", r"folder has no \*\.jsonl\. Correct the source's `path`"),
         ("fold*", "matches no file"),  # a folder is no file
     ],
 )
@@ -494,7 +494,7 @@ def test_a_path_without_files_is_refused(path: str, message: str, tmp_path: Path
 def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     arrays = [pa.array([name]) for name in ("1+1=", "2", "x", "y")]
     pq.write_table(pa.table(arrays, names=["prompt", "answer", "note", "note"]), tmp_path / "tasks.parquet")
-    with pytest.raises(ValueError, match=r"tasks\.parquet has several columns of the names \['note'\].*Rename or drop"):
+    with pytest.raises(ValueError, match=r"tasks\.parquet has several columns named \['note'\].*Rename or drop"):
         ParquetTasks(tmp_path / "tasks.parquet").load()
 
 
@@ -502,12 +502,12 @@ def test_a_column_that_would_take_another_s_name_is_refused(tmp_path: Path) -> N
     path = tmp_path / "tasks.jsonl"
     for order in (("answer", "original_answer"), ("original_answer", "answer")):
         path.write_bytes(lines({"prompt": "p", "final": "2"} | dict.fromkeys(order, "x")))
-        with pytest.raises(ValueError, match=r"line 1: column 'answer' is to be kept as 'original_answer'.*Rename"):
+        with pytest.raises(ValueError, match=r"line 1: column 'answer' would be kept as 'original_answer'.*Rename"):
             JsonlTasks(path, answer_column="final").load()
 
 
 def test_files_of_different_types_are_refused(tmp_path: Path) -> None:
-    """Even if the first file lacks the column in which two others differ."""
+    """Also if the first file lacks the column in which two others differ."""
     table(**TWO)(tmp_path / "a.parquet")
     table(level=[1, 2], **TWO)(tmp_path / "b.parquet")
     table(level=["hard", "easy"], **TWO)(tmp_path / "c.parquet")

@@ -102,7 +102,7 @@ def test_prompts_of_a_parquet_file_do_not_become_python_objects(tmp_path: Path) 
     del columns, contents
     tracemalloc.start()
     try:
-        pool = ParquetTasks(tmp_path / "tasks.parquet", system_prompt="Reckon.").load()
+        pool = ParquetTasks(tmp_path / "tasks.parquet", system_prompt="Compute.").load()
         pool.features().column("log_prompt_length")
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -55,7 +55,7 @@ def test_messages_with_other_fields_go_together() -> None:
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (Rows({"id": "c"}, {"id": "b"}), r"1 tasks of the source 'y' are in another source too: 'b' in 'x'\. Remove"),
+        (Rows({"id": "c"}, {"id": "b"}), r"1 tasks of the source 'y' are also in another source: 'b' in 'x'\. Remove"),
         (Rows({"id": "c", "prompt": CHAT}), r"the prompts of \['x'\] are strings, those of \['y'\] .*Set `chat: true`"),
         (Rows({"id": "c", "level": "hard"}), r"columns of the source 'y' do not fit those of the source 'x' .*level"),
     ],

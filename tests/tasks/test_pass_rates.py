@@ -34,7 +34,7 @@ def load(**tables: str) -> TaskPool:
     return WithPassRates(Rows(), tables).load()
 
 
-def test_tables_are_joined_by_id_beside_the_references_that_are_there(tmp_path: Path) -> None:
+def test_tables_are_joined_by_id_and_existing_references_are_kept(tmp_path: Path) -> None:
     weak = write(tmp_path / "weak.parquet", {"d": 0.25, "a": 0.0, "c": None, "b": 1.0}, seed=[0] * 4)
     strong = write(tmp_path / "strong.parquet", {"c": 0.75, "b": 0.5})
     pool = load(weak=weak, strong=strong)
@@ -64,7 +64,7 @@ def test_ids_that_the_pool_lacks_are_counted_and_named(tmp_path: Path, caplog: p
     path = write(tmp_path / "t.parquet", {"a": 0.5, "v": 0.1, "w": 0.1, "x": 0.1, "y": 0.1})
     with caplog.at_level(logging.INFO):
         load(rate=path)
-    assert f"{path}: 4 tasks are not in the pool and left out: 'v', 'w', 'x', …" in caplog.text
+    assert f"{path}: ignored 4 tasks that are not in the pool: 'v', 'w', 'x', …" in caplog.text
     assert f"{path}: rate of 4 tasks, 3 unknown" in caplog.text
 
 
@@ -76,7 +76,7 @@ def test_a_table_of_another_pool_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["small", "answer", "group"])
 def test_a_column_that_is_there_is_not_replaced(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"the pool has the columns \['{name}'\] already"):
+    with pytest.raises(ValueError, match=rf"the pool already has the columns \['{name}'\]"):
         load(**{name: write(tmp_path / "t.parquet", {"a": 0.5})})
 
 
@@ -90,7 +90,7 @@ def test_a_missing_file_is_named_and_a_run_that_was_begun(tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match=r"t.parquet is not a file .*Write it with `bots-lightning predict"):
         load(rate=str(path))
     (tmp_path / "t.rank-0.jsonl").touch()
-    with pytest.raises(FileNotFoundError, match=r"t.rank-0.jsonl shows that it was begun"):
+    with pytest.raises(FileNotFoundError, match=r"t.rank-0.jsonl is from an interrupted run"):
         load(rate=str(path))
 
 

@@ -1,4 +1,4 @@
-"""The pool: its rows, what a selector may know of it, and what it refuses."""
+"""The pool: its rows, its features, and the errors of invalid ones."""
 
 # Shapes: N tasks in the pool.
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bots_lightning.tasks import Task, TaskPool, task_id
-from bots_lightning.tasks.pool import Prompt
+from bots_lightning.tasks.task import Prompt
 
 NAN = float("nan")
 ROWS: list[dict[str, Any]] = [
@@ -105,11 +105,11 @@ def test_the_fingerprint_is_that_of_all_ids_as_one_json_list() -> None:
 
 def test_many_chunks_become_one_so_that_a_task_is_found_quickly() -> None:
     one = TaskPool.from_rows(ROWS).table
-    parts = [one.slice(0, 1).set_column(0, "id", pa.array([str(i)])) for i in range(1500)]
-    pool = TaskPool(pa.concat_tables(parts))
+    tables = [one.slice(0, 1).set_column(0, "id", pa.array([str(i)])) for i in range(1500)]
+    pool = TaskPool(pa.concat_tables(tables))
     assert pool.table["prompt"].num_chunks == 1
     assert pool[1234].id == "1234"
-    assert TaskPool(pa.concat_tables(parts[:3])).table["prompt"].num_chunks == 3  # no copy is made of a few
+    assert TaskPool(pa.concat_tables(tables[:3])).table["prompt"].num_chunks == 3  # no copy is made of a few
 
 
 def test_where_keeps_the_tasks_that_are_chosen() -> None:

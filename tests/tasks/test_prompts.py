@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bots_lightning.tasks import JsonlTasks, TaskPool, task_id
-from bots_lightning.tasks.checks import check_prompts
+from bots_lightning.tasks.prompt_checks import check_prompts
 from bots_lightning.tasks.prompts import as_chats, characters, fill_template, suspects, with_system_prompt
 
 SPACE = st.text(alphabet=" \t\n\x1c\x1f\x85\xa0\u2003\u3000")
 TEXT = SPACE | st.text(max_size=5) | st.sampled_from(["x", "漢", "é", "\u200b"])
-ROLES = st.sampled_from(["system", "user", "assistant", "tool", "judge", None])
+ROLES = st.sampled_from(["system", "user", "assistant", "tool", "critic", None])
 MESSAGES = st.fixed_dictionaries({"role": ROLES, "content": st.none() | TEXT})
 CHATS = st.none() | st.lists(st.none() | MESSAGES, max_size=4)
-SOUND_CHATS = st.lists(
+VALID_CHATS = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "tool"]), "content": TEXT}), max_size=4
 )
 STRUCT = pa.struct([("role", pa.string()), ("content", pa.string())])
@@ -57,12 +57,12 @@ def test_every_faulty_chat_is_a_suspect(prompts: list[Any], kind: pa.DataType, c
     )
 
 
-def test_sound_prompts_are_no_suspects() -> None:
+def test_valid_prompts_are_not_suspects() -> None:
     """Else the check would be right but slow."""
     assert suspects(pa.chunked_array([["What is 1+1?", "1+1は?"], ["漢字"]])).tolist() == []
     chat = [{"role": "system", "content": ""}, {"role": "user", "content": "漢字"}]
     assert suspects(pa.chunked_array([[chat, chat[1:]], [chat]])).tolist() == []
-    assert suspects(pa.chunked_array([["é", "e"]])).tolist() == [0]  # is looked at closely, and found sound
+    assert suspects(pa.chunked_array([["é", "e"]])).tolist() == [0]  # is checked closely, and valid
 
 
 @given(st.lists(CHATS, max_size=6), LISTS, st.integers(0, 6))
@@ -79,17 +79,17 @@ def test_a_column_and_its_python_values_have_the_same_first_fault(
     assert fault(chunked(prompts, kind, cut)) == fault(prompts)
 
 
-@given(st.lists(SOUND_CHATS, max_size=6), LISTS, st.integers(0, 6))
+@given(st.lists(VALID_CHATS, max_size=6), LISTS, st.integers(0, 6))
 def test_a_chat_has_the_characters_of_all_its_messages(prompts: list[Any], kind: pa.DataType, cut: int) -> None:
     expected = [sum(len(message["content"]) for message in prompt) for prompt in prompts]
     assert characters(chunked(prompts, kind, cut)).tolist() == expected
 
 
-@given(st.lists(SOUND_CHATS, max_size=6), LISTS, st.integers(0, 6))
+@given(st.lists(VALID_CHATS, max_size=6), LISTS, st.integers(0, 6))
 def test_a_system_prompt_opens_every_chat(prompts: list[Any], kind: pa.DataType, cut: int) -> None:
-    system = {"role": "system", "content": "Reckon."}
+    system = {"role": "system", "content": "Compute."}
     expected = [[system, *(prompt[1:] if prompt and prompt[0]["role"] == "system" else prompt)] for prompt in prompts]
-    assert with_system_prompt(chunked(prompts, kind, cut), "Reckon.").to_pylist() == expected
+    assert with_system_prompt(chunked(prompts, kind, cut), "Compute.").to_pylist() == expected
 
 
 @given(st.lists(TEXT, max_size=6), st.sampled_from([pa.string(), pa.large_string()]), st.integers(0, 6))
@@ -102,8 +102,8 @@ def test_strings_in_a_template_and_as_chats(prompts: list[str], kind: pa.DataTyp
 
 def test_messages_keep_their_other_fields_behind_a_system_prompt() -> None:
     chat = [{"role": "user", "content": "1+1=", "name": "Ada"}]
-    opened = with_system_prompt(pa.chunked_array([[chat]]), "Reckon.").to_pylist()
-    assert opened == [[{"role": "system", "content": "Reckon.", "name": None}, *chat]]
+    opened = with_system_prompt(pa.chunked_array([[chat]]), "Compute.").to_pylist()
+    assert opened == [[{"role": "system", "content": "Compute.", "name": None}, *chat]]
 
 
 def test_a_message_has_no_fields_of_other_messages() -> None:
@@ -128,7 +128,7 @@ def source_of(folder: Path, prompt: Any, **options: Any) -> JsonlTasks:
     return JsonlTasks(path, **options)
 
 
-USER, SYSTEM = {"role": "user", "content": "1+1="}, {"role": "system", "content": "Reckon."}
+USER, SYSTEM = {"role": "user", "content": "1+1="}, {"role": "system", "content": "Compute."}
 
 
 @pytest.mark.parametrize(
@@ -136,11 +136,11 @@ USER, SYSTEM = {"role": "user", "content": "1+1="}, {"role": "system", "content"
     [
         ("1+1=", {"chat": True}, [USER]),
         ([USER], {"chat": True}, [USER]),
-        ("1+1=", {"system_prompt": "Reckon."}, [SYSTEM, USER]),
-        ([USER], {"system_prompt": "Reckon."}, [SYSTEM, USER]),
-        ([{"role": "system", "content": "Guess."}, USER], {"system_prompt": "Reckon."}, [SYSTEM, USER]),
+        ("1+1=", {"system_prompt": "Compute."}, [SYSTEM, USER]),
+        ([USER], {"system_prompt": "Compute."}, [SYSTEM, USER]),
+        ([{"role": "system", "content": "Guess."}, USER], {"system_prompt": "Compute."}, [SYSTEM, USER]),
         ("1+1=", {"prompt_template": "Q: {prompt} A: {}"}, "Q: 1+1= A: {}"),
-        ("1", {"prompt_template": "{prompt}+1=", "system_prompt": "Reckon."}, [SYSTEM, USER]),
+        ("1", {"prompt_template": "{prompt}+1=", "system_prompt": "Compute."}, [SYSTEM, USER]),
     ],
 )
 def test_prompts_take_the_shape_that_is_asked_for(
@@ -148,11 +148,11 @@ def test_prompts_take_the_shape_that_is_asked_for(
 ) -> None:
     task = source_of(tmp_path, prompt, **options).load()[0]
     assert task.prompt == expected
-    assert task.id == task_id(prompt, "2")  # names the row, whatever is put around its prompt
+    assert task.id == task_id(prompt, "2")  # of the row, without what is added to its prompt
 
 
-def test_templates_are_for_strings_and_name_the_place_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"tasks\.jsonl: prompt_template is for prompts that are strings"):
+def test_templates_need_strings_and_one_placeholder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"tasks\.jsonl: prompt_template needs prompts that are strings"):
         source_of(tmp_path, [USER], prompt_template="Q: {prompt}").load()
     for template in ("Q:", "{prompt} {prompt}"):
         with pytest.raises(ValueError, match=r"expected a text with \{prompt\} in it, once"):

@@ -61,7 +61,7 @@ def test_objects_as_json_are_reached_into_and_stay_text_for_rewards(write: Any) 
     assert [task.columns["reward_model"] for task in pool] == truths
 
 
-def test_an_empty_answer_may_stand_beside_tests(write: Any) -> None:
+def test_an_answer_may_be_empty_if_there_are_tests(write: Any) -> None:
     source: TaskSource = write(prompt=["f", "g"], answer=["", " "], test_list=[["assert f()"], ["assert g()"]])
     assert [task.answer for task in source.load()] == ["", " "]
 
@@ -78,7 +78,7 @@ def test_a_label_with_a_nul_is_refused_when_it_is_read() -> None:
         features.column("level")
 
 
-def test_text_that_only_lies_beside_the_rows_may_be_anything() -> None:
+def test_bytes_outside_of_the_rows_are_not_checked() -> None:
     """As where a column is a slice of a larger array."""
     notes = pa.array([b"fine", b"\xe9"], pa.binary()).view(pa.string())
     inside = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), notes)

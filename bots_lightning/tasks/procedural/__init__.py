@@ -1,4 +1,4 @@
-"""Tasks from a seed: prompts of a few characters whose answers are exact."""
+"""Procedural tasks: short prompts with exact answers, generated from a seed."""
 
 from bots_lightning.tasks.procedural.source import ALPHABET, FAMILIES, ProceduralTasks, sample_examples
 

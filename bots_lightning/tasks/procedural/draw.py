@@ -1,4 +1,4 @@
-"""What the families share: the levels, the letters, and quick draws of short sequences."""
+"""Levels, letters and random draws of short sequences, shared by the families."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def integers(rng: np.random.Generator, low: int, high: int, size: int) -> list[i
 
 
 def bits(rng: np.random.Generator, size: int) -> str:
-    """A string of `size` fair bits."""
+    """A string of `size` uniform bits."""
     return format(int(rng.integers(1 << size)), f"0{size}b")
 
 

@@ -1,4 +1,4 @@
-"""Boolean algebra and deduction; every answer has several characters, so that it cannot be guessed."""
+"""Boolean algebra and deduction; answers have several characters, so that they cannot be guessed."""
 
 # Each family maps (generator, level 1..8) to (prompt, answer).
 
@@ -11,7 +11,7 @@ import numpy as np
 from bots_lightning.tasks.procedural.draw import Family, bits, distinct_letters, integers, shuffled
 
 OPERATORS = "&|^"
-# The functions of two bits that are not constant, the common ones first.
+# The non-constant functions of two bits, the common ones first.
 COMMON_TABLES = ("0001", "0111", "0110", "1110", "1000", "1001", "0010", "1101")
 TABLES = COMMON_TABLES + tuple(table for i in range(1, 15) if (table := f"{i:04b}") not in COMMON_TABLES)
 
@@ -27,9 +27,9 @@ BITWISE_SIZES = (
     ("&|^", 3, 7),
 )
 RUN_OPERATIONS = (2, 3, 4, 5, 6, 7, 8, 10)
-# (how many of the TABLES occur, pairs to look up).
+# (number of TABLES used, pairs to look up).
 TABLE_SIZES = ((4, 2), (8, 2), (14, 2), (14, 3), (14, 4), (14, 5), (14, 7), (14, 9))
-# (letters, are the relations shuffled, may they be turned round).
+# (letters, whether relations are shuffled, whether some are written with >).
 ORDER_SIZES = (
     (2, False, True),
     (3, False, False),
@@ -40,17 +40,17 @@ ORDER_SIZES = (
     (6, True, True),
     (7, True, True),
 )
-# (steps of the deduction, further rules that do not matter).
+# (steps of the deduction, number of irrelevant rules).
 DEDUCTION_SIZES = ((1, 0), (1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2), (4, 1))
 
 
 def apply(operator: str, a: int, b: int) -> int:
-    """One bitwise operation."""
+    """Applies one bitwise operation."""
     return a & b if operator == "&" else a | b if operator == "|" else a ^ b
 
 
 def bit(rng: np.random.Generator, level: int) -> tuple[str, str]:
-    """`bit 1011&0110=` → `0010`; three operands are taken from left to right."""
+    """`bit 1011&0110=` → `0010`; operations are applied from left to right."""
     operators, operands, size = BITWISE_SIZES[level - 1]
     prompt = bits(rng, size)
     value = int(prompt, 2)
@@ -95,7 +95,7 @@ def order(rng: np.random.Generator, level: int) -> tuple[str, str]:
 
 
 def imp(rng: np.random.Generator, level: int) -> tuple[str, str]:
-    """`imp c>d,a>b,b>e:a=` → `abe`: all that follows from a letter, in the order of the deduction."""
+    """`imp c>d,a>b,b>e:a=` → `abe`: everything that follows from a letter, in the order of deduction."""
     steps, others = DEDUCTION_SIZES[level - 1]
     names = distinct_letters(rng, steps + 1 + others)
     chain, causes = names[: steps + 1], names[steps + 1 :]

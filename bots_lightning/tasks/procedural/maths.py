@@ -1,4 +1,4 @@
-"""Arithmetic on numbers that grow with the level."""
+"""Arithmetic with numbers that grow with the level."""
 
 # Each family maps (generator, level 1..8) to (prompt, answer).
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from bots_lightning.tasks.procedural.draw import Family, integers
 
-# One entry per level: the limits of the two numbers that are drawn; the first has as many digits as fit below its own.
+# One entry per level: upper limits of the two numbers; the first has the most digits that its limit allows.
 TERM_LIMITS = ((100, 2), (100, 4), (100, 6), (100, 10), (100, 30), (100, 100), (1_000, 1_000), (100_000, 100_000))
 FACTOR_LIMITS = ((100, 2), (100, 3), (100, 4), (100, 6), (100, 8), (100, 10), (1_000, 10), (100_000, 10))
 STEP_LIMITS = ((100, 2), (100, 3), (100, 4), (100, 6), (100, 11), (100, 30), (1_000, 100), (10_000, 1_000))
@@ -19,7 +19,7 @@ RUNNING_SIZES = ((4, 3), (4, 4), (4, 5), (4, 6), (4, 8), (4, 10), (6, 10), (9, 1
 
 
 def pair(rng: np.random.Generator, limits: tuple[int, int], low: int) -> tuple[int, int]:
-    """A first number with the most digits that its limit allows, and a second one from `low` up."""
+    """Draws a first number with the most digits that its limit allows, and a second one of at least `low`."""
     return int(rng.integers(limits[0] // 10, limits[0])), int(rng.integers(low, limits[1]))
 
 
@@ -48,7 +48,7 @@ def seq(rng: np.random.Generator, level: int) -> tuple[str, str]:
 
 
 def cum(rng: np.random.Generator, level: int) -> tuple[str, str]:
-    """`cum 374=` → `304`: the running sum, its last digit only."""
+    """`cum 374=` → `304`: the last digit of every running sum."""
     size, limit = RUNNING_SIZES[level - 1]
     digits = integers(rng, 0, limit, size)
     totals = "".join([str(total % 10) for total in accumulate(digits)])

@@ -1,4 +1,4 @@
-"""Thousands of verifiable tasks from a seed: three domains, eight levels, no file needed."""
+"""Thousands of verifiable tasks from a seed: three domains, eight levels, no files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from bots_lightning.tasks.pool import TaskPool, task_id
+from bots_lightning.options import check_numbers, check_option
+from bots_lightning.tasks.pool import TaskPool
 from bots_lightning.tasks.procedural import logic, maths, strings
 from bots_lightning.tasks.procedural.draw import LEVELS, Family
 from bots_lightning.tasks.source import TaskSource
+from bots_lightning.tasks.task import task_id
 
 ALPHABET = " ,:=+-*&|^<>0123456789abcdefghijlmnopqrstuvx"
-"""The characters of all prompts and answers."""
+"""All characters of prompts and answers."""
 
 DOMAINS = {"maths": maths.FAMILIES, "logic": logic.FAMILIES, "strings": strings.FAMILIES}
 FAMILIES: dict[str, Family] = {name: family for families in DOMAINS.values() for name, family in families.items()}
@@ -25,19 +27,30 @@ DOMAIN_OF = {name: domain for domain, families in DOMAINS.items() for name in fa
 # A cell without a new prompt in this many draws counts as exhausted.
 MAX_DRAWS = 1_000
 
+Split = Literal["train", "heldout"]
 Cell = tuple[str, int]
 T = TypeVar("T", str, int)
 
 
 def is_heldout(prompt: str) -> bool:
-    """Whether a prompt belongs to the held-out eighth; a property of its text, whatever the seed."""
+    """Whether a prompt belongs to the held-out eighth of all prompts, by a hash of its text."""
     return sha256(prompt.encode()).digest()[0] % 8 == 0
 
 
 def draw(
     rng: np.random.Generator, cell: Cell, heldout: bool, seen: frozenset[str] | set[str]
 ) -> tuple[str, str] | None:
-    """One (prompt, answer) of a (family, level) and a split that is not in `seen`; None if none turns up."""
+    """Draws a new task of a cell and a split.
+
+    Args:
+        rng: of the draws.
+        cell: (family, level).
+        heldout: whether the prompt must be held out.
+        seen: prompts that are not new.
+
+    Returns:
+        (prompt, answer); None if there is none within `MAX_DRAWS` draws.
+    """
     family, level = cell
     generate = FAMILIES[family]
     for _ in range(MAX_DRAWS):
@@ -50,9 +63,19 @@ def draw(
 def sample_examples(
     rng: np.random.Generator, n: int, families: Sequence[str] | None = None, levels: Sequence[int] | None = None
 ) -> list[tuple[str, str]]:
-    """A list of n (prompt, answer) of the train split, for supervised training.
+    """Draws n tasks of the train split, for supervised training.
 
-    Families and levels (all by default) are drawn alike. Prompts may repeat: small cells hold fewer than a hundred.
+    Args:
+        rng: of the draws.
+        n: number of tasks. Prompts may repeat, since small cells hold fewer than a hundred.
+        families: names from `FAMILIES`, drawn uniformly; None uses all.
+        levels: from 1 to 8, drawn uniformly; None uses all.
+
+    Returns:
+        A list of (prompt, answer).
+
+    Raises:
+        ValueError: there is no such family or level.
     """
     cells = list(product(_chosen("families", families, tuple(FAMILIES)), _chosen("levels", levels, LEVELS)))
     examples = [draw(rng, cells[i], heldout=False, seen=frozenset()) for i in rng.integers(len(cells), size=n).tolist()]
@@ -62,35 +85,32 @@ def sample_examples(
 class ProceduralTasks(TaskSource):
     """Character-level tasks in maths, logic and strings, drawn from a seed; every answer is exact.
 
-    Families and levels take turns; a cell that has no further prompt leaves its turns to the others. A smaller pool
-    is the beginning of a larger one of the same seed. Train and held-out pools never share a prompt, whatever their
-    seeds and sizes. Columns: `group` (the domain), `family`, `level`.
+    Tasks are drawn from families and levels in rotation; an exhausted cell is skipped. A smaller pool is a prefix of a
+    larger one with the same seed. Train and held-out pools never share a prompt, whatever their seeds and sizes.
+    Columns: `group` (the domain), `family`, `level`.
 
     Args:
         num_tasks: N.
         seed: of the generator; the same seed and split give the same pool everywhere.
-        split: which part of all prompts to draw from.
-        families: names from `FAMILIES`; none takes all.
-        levels: from 1 (trivial) to 8 (hopeless for a tiny model); none takes all.
+        split: "train", or "heldout" for the held-out eighth of all prompts.
+        families: names from `FAMILIES`; None uses all.
+        levels: from 1 (trivial) to 8 (too hard for a tiny model); None uses all.
 
     Raises:
-        ValueError: an option is out of range, or (on loading) the cells hold fewer prompts than `num_tasks`.
+        ValueError: an option is not allowed or out of range.
     """
 
     def __init__(
         self,
         num_tasks: int = 4000,
         seed: int = 0,
-        split: Literal["train", "heldout"] = "train",
+        split: Split = "train",
         families: list[str] | None = None,
         levels: list[int] | None = None,
     ) -> None:
-        if num_tasks < 1:
-            raise ValueError(f"num_tasks={num_tasks}; expected at least 1.")
-        if seed < 0:
-            raise ValueError(f"seed={seed}; expected 0 or more.")
-        if split not in ("train", "heldout"):
-            raise ValueError(f"split={split!r}; expected 'train' or 'heldout'.")
+        check_numbers(1, num_tasks=num_tasks)
+        check_numbers(0, seed=seed)
+        check_option("split", split, Split)
         self.num_tasks = num_tasks
         self.seed = seed
         self.split = split
@@ -98,7 +118,11 @@ class ProceduralTasks(TaskSource):
         self.levels = _chosen("levels", levels, LEVELS)
 
     def load(self) -> TaskPool:
-        """Draws the pool; seconds for 100,000 tasks."""
+        """Draws the pool; takes seconds for 100,000 tasks.
+
+        Raises:
+            ValueError: the cells hold fewer prompts than `num_tasks`.
+        """
         rng = np.random.default_rng([self.seed, int(self.split == "heldout")])
         cells: deque[Cell] = deque((family, level) for level, family in product(self.levels, self.families))
         seen: set[str] = set()
@@ -112,8 +136,8 @@ class ProceduralTasks(TaskSource):
                 cells.append(cell)
         if len(rows) < self.num_tasks:
             raise ValueError(
-                f"families={self.families}, levels={self.levels} gave {len(rows)} distinct {self.split} prompts; "
-                f"num_tasks={self.num_tasks} were asked for. Lower num_tasks, or add families or levels."
+                f"families={self.families}, levels={self.levels} have only {len(rows)} distinct {self.split} prompts; "
+                f"expected num_tasks={self.num_tasks}. Lower num_tasks, or add families or levels."
             )
         return TaskPool.from_rows(rows, name=f"procedural-{self.split}")
 
@@ -131,7 +155,7 @@ def _row(cell: Cell, prompt: str, answer: str) -> dict[str, str | int]:
 
 
 def _chosen(name: str, chosen: Sequence[T] | None, known: Sequence[T]) -> list[T]:
-    """The chosen names, in the order given; all if none were named."""
+    """The chosen values in the order given; all known ones if `chosen` is None."""
     if chosen is None:
         return list(known)
     unknown = [item for item in chosen if item not in known]

@@ -20,12 +20,12 @@ PROGRAM_SIZES = ((1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4), (3, 6), (4, 9))
 
 
 def rotated(text: str, places: int) -> str:
-    """The first letters move to the end."""
+    """Moves the first letters to the end."""
     return text[places:] + text[:places]
 
 
 def swapped(text: str) -> str:
-    """The letters of each pair change places; a last single letter stays."""
+    """Swaps the letters of each pair; a last single letter stays."""
     return "".join([text[i : i + 2][::-1] for i in range(0, len(text), 2)])
 
 
@@ -56,7 +56,7 @@ def mix(rng: np.random.Generator, level: int) -> tuple[str, str]:
 
 
 def pro(rng: np.random.Generator, level: int) -> tuple[str, str]:
-    """`pro rs:abcd=` → `cdab`: a program of r (reverse), s (swap pairs) and l (rotate left by one), in turn."""
+    """`pro rs:abcd=` → `cdab`: a program of r (reverse), s (swap pairs) and l (rotate left by one)."""
     operations, size = PROGRAM_SIZES[level - 1]
     program = "".join(["rsl"[i] for i in integers(rng, 0, 3, operations)])
     text = result = letters(rng, size)
