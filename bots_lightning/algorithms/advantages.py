@@ -111,7 +111,7 @@ def generalized_advantages(
         raise ValueError(f"rewards, values and mask have shapes {shapes}; expected three times (R, T).")
     rewards, values = (torch.where(mask, x, torch.zeros_like(x)) for x in (rewards, values))
     advantages = torch.zeros_like(values)
-    following = next_value = torch.zeros_like(values[:, 0])
+    following = next_value = values.new_zeros(len(values))
     for t in range(values.shape[1] - 1, -1, -1):
         sampled = mask[:, t]
         advantage = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * following

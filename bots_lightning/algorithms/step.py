@@ -132,7 +132,8 @@ class StepContext:
         if self.world_size == 1:
             return tensor.unsqueeze(0)
         with self.clock.phase("sync"):
-            return self.all_gather(tensor)
+            gathered: Tensor = self.all_gather(tensor)
+        return gathered
 
     @property
     def gather_if_several(self) -> Callable[[Tensor], Tensor] | None:

@@ -69,7 +69,8 @@ class Critic(nn.Module, ABC):
         """(R, T) float32, the reward to be expected before each completion token is drawn."""
         hidden = completion_hidden_states(self.backbone(policy), rollouts)
         with torch.autocast(hidden.device.type, enabled=False):  # eight bits are too few for a value
-            return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
+            values: Tensor = self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
+        return values
 
     def _make_head(self, backbone: nn.Module) -> None:
         model = language_model(backbone)

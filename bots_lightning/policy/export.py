@@ -1,4 +1,4 @@
-"""Takes a policy away: as a folder that plain transformers and peft load, without this package."""
+"""Exports a policy: a folder that plain transformers and peft load, without this package."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bots_lightning.policy.loading import language_model
-from bots_lightning.training.old_module import PolicyModule
+from bots_lightning.policy.policy import Policy
 
 ADAPTER = "default"  # the policy's; a critic's adapter has another name
 
@@ -38,37 +39,36 @@ class Exported:
     dtype: torch.dtype
 
 
-def export_policy(
-    module: PolicyModule, folder: str | Path, merge: bool = False, dtype: torch.dtype | None = None
-) -> Exported:
+def export_policy(policy: Policy, folder: str | Path, merge: bool = False, dtype: torch.dtype | None = None) -> Exported:
     """Writes the policy and its tokenizer: LoRA as an adapter folder, unless merged; full finetuning as a full model.
 
     Value heads and critics stay behind. The folder appears when it is complete, or not at all.
 
     Args:
-        module: left as it was.
+        policy: loaded; left as it was.
         folder: a new or an empty one; its parents are made.
         merge: write a LoRA as a full model, W + ΔW.
         dtype: of the full model's weights; by default that of the pretrained ones.
+
+    Returns:
+        what was written, and where.
 
     Raises:
         FileExistsError: the folder has files already.
         ValueError: a dtype for an adapter, or adapters that cannot be merged.
     """
-    module.configure_model()
-    policy, folder = module.policy, Path(folder)
-    assert policy is not None
-    is_adapter = isinstance(policy, PeftModel) and not merge
+    network, folder = policy.model, Path(folder)
+    is_adapter = isinstance(network, PeftModel) and not merge
     if is_adapter and dtype is not None:
         raise ValueError(f"dtype={dtype} is for full models, adapters stay in float32. Merge, or leave the dtype out.")
-    base = _base(policy)
+    base = _base(network)
     with _new_folder(folder) as unfinished:
         if is_adapter:
-            _save_adapter(policy, base, unfinished)
+            _save_adapter(network, base, unfinished)
         else:
-            model = full_model(policy, dtype)
+            model = full_model(network, dtype)
             model.save_pretrained(unfinished)
-        AutoTokenizer.from_pretrained(base).save_pretrained(unfinished)  # the module's own may have got a pad token
+        AutoTokenizer.from_pretrained(base).save_pretrained(unfinished)  # a run's own may have got a pad token
     return Exported(folder, base, is_adapter, torch.float32 if is_adapter else model.dtype)
 
 
@@ -79,7 +79,7 @@ def full_model(policy: nn.Module, dtype: torch.dtype | None = None) -> PreTraine
     Adapters are merged in float32, W + ΔW, and rounded once.
 
     Args:
-        policy: see `load_policy`; left as it was.
+        policy: as `load_policy` returns it; left as it was.
         dtype: of the weights; by default that of the pretrained ones.
 
     Raises:
@@ -109,19 +109,23 @@ def _merged_weight(model: PreTrainedModel, name: str) -> Tensor:
     owner, _, leaf = name.rpartition(".")
     layer = model.get_submodule(owner)
     if not isinstance(layer, lora.LoraLayer):
-        return getattr(layer, leaf)
+        return cast(Tensor, getattr(layer, leaf))
     if not isinstance(layer, lora.Linear | lora.Embedding):
         raise ValueError(
             f"the adapter of {owner} ({type(layer).__name__}) cannot be merged. Export it without merging."
         )
-    weight = getattr(layer.get_base_layer(), leaf)
+    weight: Tensor = getattr(layer.get_base_layer(), leaf)
     if leaf != "weight" or ADAPTER not in layer.r:
         return weight
-    return weight.float() + layer.get_delta_weight(ADAPTER).float()
+    added: Tensor = layer.get_delta_weight(ADAPTER)
+    return weight.float() + added.float()
 
 
 def check_unused(folder: Path) -> None:
-    """Sees that a folder can be written without losing anything.
+    """Refuses a folder that has something in it, or a file in its place.
+
+    Args:
+        folder: that is to be written.
 
     Raises:
         FileExistsError: there is something.

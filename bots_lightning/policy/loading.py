@@ -34,7 +34,7 @@ def context_length(folder: str) -> int | None:
         folder: a local folder or a Hub name.
     """
     config = AutoConfig.from_pretrained(folder).get_text_config()
-    declared = getattr(config, "max_position_embeddings", None)
+    declared: int | None = getattr(config, "max_position_embeddings", None)
     if declared is None or declared < 1:
         return None
     rope = getattr(config, "rope_parameters", None) or {}
@@ -112,17 +112,17 @@ def load_policy(
         for name, value in vars(part).items():
             if "drop" in name and isinstance(value, float):
                 setattr(part, name, 0.0)
-    model = AutoModelForCausalLM.from_pretrained(folder, config=shape, dtype=getattr(torch, dtype))
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, config=shape, dtype=getattr(torch, dtype))
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()  # transformers checkpoints in train mode only
-    if lora is not None:
-        with seeded(seed):
-            model = get_peft_model(model, lora.peft_config())
-    return model
+    if lora is None:
+        return model
+    with seeded(seed):
+        return get_peft_model(model, lora.peft_config())
 
 
 @contextmanager

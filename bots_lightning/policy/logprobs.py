@@ -92,7 +92,8 @@ def completion_hidden_states(model: nn.Module, rollouts: Rollouts) -> Tensor:
 def _distinct_prompts(rollouts: Rollouts) -> tuple[Tensor, Tensor]:
     """(P, L) ids of the P different prompts, −1 where there is padding; and (R,) which of them each row has."""
     ids = rollouts.prompt_ids.masked_fill(~rollouts.prompt_mask, -1)
-    return torch.unique(ids, dim=0, return_inverse=True)
+    prompts, prompt_of = torch.unique(ids, dim=0, return_inverse=True)
+    return prompts, prompt_of
 
 
 def _shares(model: nn.Module) -> bool:

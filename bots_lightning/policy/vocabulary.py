@@ -82,14 +82,14 @@ def token_logprobs(
     size = _chunk_size(cast(int, head.out_features)) if chunk_size is None else chunk_size
     options = (_Softmax(temperature, processing), size)
     if len(hidden) <= size or head._forward_pre_hooks:
-        return _FromOutputs.apply(head(hidden), targets, *options)
+        return _apply(_FromOutputs, head(hidden), targets, *options)
     if _is_plain_and_frozen(head):
-        return _FromHidden.apply(hidden, head.weight, head.bias, targets, *options, _compute_dtype(hidden))
+        return _apply(_FromHidden, hidden, head.weight, head.bias, targets, *options, _compute_dtype(hidden))
 
     def values(part: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        return _FromOutputs.apply(head(part), chosen, *options)
+        return _apply(_FromOutputs, head(part), chosen, *options)
 
-    chunks = zip(hidden.split(size), targets.split(size), strict=True)
+    chunks = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
     return _joined(
         checkpoint(values, part, chosen, use_reentrant=False, preserve_rng_state=False) for part, chosen in chunks
     )
@@ -100,7 +100,7 @@ def logits_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """`token_logprobs` from logits (N, V) that exist already; no second tensor of their size in higher precision."""
     size = _chunk_size(logits.shape[-1]) if chunk_size is None else chunk_size
-    return _FromOutputs.apply(logits, targets, _Softmax(temperature, LogitsProcessing()), size)
+    return _apply(_FromOutputs, logits, targets, _Softmax(temperature, LogitsProcessing()), size)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class _FromOutputs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, outputs: Tensor, targets: Tensor, *options: Any) -> Any:
         softmax, size = ctx.options = options
-        pairs = zip(outputs.split(size), targets.split(size), strict=True)
+        pairs = zip(torch.split(outputs, size), torch.split(targets, size), strict=True)
         logprobs, entropy = _joined(softmax.values(*pair) for pair in pairs)
         ctx.save_for_backward(outputs, targets, entropy)
         return logprobs, entropy
@@ -165,7 +165,7 @@ class _FromHidden(torch.autograd.Function):
         softmax, size, dtype = ctx.options = options
         with torch.autocast(hidden.device.type, enabled=False):
             matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
-            pairs = zip(hidden.split(size), targets.split(size), strict=True)
+            pairs = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
             values = (softmax.values(F.linear(part.to(dtype), matrix, offset), chosen) for part, chosen in pairs)
             logprobs, entropy = _joined(values)
         ctx.save_for_backward(hidden, weight, bias, targets, entropy)
@@ -183,6 +183,12 @@ class _FromHidden(torch.autograd.Function):
             for into, part, *rest in zip(*pieces, strict=True):
                 into.copy_(softmax.gradient(F.linear(part.to(dtype), matrix, offset), *rest) @ matrix)
         return result, *[None] * 6
+
+
+def _apply(function: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """What an autograd function returns, whose `apply` has no types."""
+    logprobs, entropy = function.apply(*arguments)
+    return logprobs, entropy
 
 
 def _joined(values: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

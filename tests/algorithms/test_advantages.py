@@ -1,8 +1,11 @@
 """Advantages by hand, against slow loops, and by what must hold of them."""
 
-# B tasks, G rollouts per task, R rows, T completion tokens.
+# Shapes: K groups of n_k rows, G where all are equal, R rows in all, T completion tokens.
+
+from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bots_lightning.algorithms.advantages import (
-    discounted_returns,
-    explained_variance,
-    generalized_advantages,
     group_advantages,
     group_mean_and_std,
-    soft_overlong_penalty,
-    whiten,
 )
+from bots_lightning.rollouts.segments import groups_of_rows
 
 NAN = math.nan
 SCALES, BASELINES = ["group", "batch", "none"], ["grpo", "rloo"]
@@ -28,6 +27,12 @@ SCALES, BASELINES = ["group", "batch", "none"], ["grpo", "rloo"]
 
 def tensor(values: Any) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
+
+
+def of_groups(rewards: Tensor, *options: Any, **more: Any) -> Tensor:
+    """(K, G) advantages of rewards (K, G)."""
+    groups = groups_of_rows([rewards.shape[1]] * len(rewards))
+    return group_advantages(rewards.flatten(), groups, *options, **more).reshape(rewards.shape)
 
 
 # Means 0.5 and 0.75; deviations from them ±0.5 and −0.75, 2.25.
@@ -39,22 +44,22 @@ def test_scaled_by_the_group_by_hand() -> None:
     std_first = math.sqrt(4 * 0.5**2 / 3)
     std_second = math.sqrt((3 * 0.75**2 + 2.25**2) / 3)
     expected = CENTRED / (tensor([[std_first], [std_second]]) + 1e-4)
-    torch.testing.assert_close(group_advantages(REWARDS), expected, rtol=0, atol=1e-15)
+    torch.testing.assert_close(of_groups(REWARDS), expected, rtol=0, atol=1e-15)
 
 
 def test_scaled_by_the_batch_by_hand() -> None:
     # Five rewards of 0, two of 1, one of 3: mean 5/8.
     std = math.sqrt((5 * (5 / 8) ** 2 + 2 * (3 / 8) ** 2 + (19 / 8) ** 2) / 7)
-    torch.testing.assert_close(group_advantages(REWARDS, "batch"), CENTRED / (std + 1e-4), rtol=0, atol=1e-15)
+    torch.testing.assert_close(of_groups(REWARDS, "batch"), CENTRED / (std + 1e-4), rtol=0, atol=1e-15)
 
 
 def test_without_scaling_the_mean_alone_is_subtracted() -> None:
-    torch.testing.assert_close(group_advantages(REWARDS, "none"), CENTRED, rtol=0, atol=0)
+    torch.testing.assert_close(of_groups(REWARDS, "none"), CENTRED, rtol=0, atol=0)
 
 
 def test_leave_one_out_by_hand() -> None:
     expected = [[1 - 1 / 3, 0 - 2 / 3, 0 - 2 / 3, 1 - 1 / 3], [0 - 3 / 3, 0 - 3 / 3, 0 - 3 / 3, 3 - 0 / 3]]
-    actual = group_advantages(REWARDS, "none", adv_estimator="rloo")
+    actual = of_groups(REWARDS, "none", adv_estimator="rloo")
     torch.testing.assert_close(actual, tensor(expected), rtol=0, atol=1e-15)
 
 
@@ -67,7 +72,7 @@ def test_leave_one_out_is_the_mean_of_the_others(row: list[float]) -> None:
     for j, reward in enumerate(row):
         others = [r for i, r in enumerate(row) if i != j and not math.isnan(r)]
         expected.append(0.0 if math.isnan(reward) or not others else reward - sum(others) / len(others))
-    actual = group_advantages(tensor([row]), "none", adv_estimator="rloo")
+    actual = of_groups(tensor([row]), "none", adv_estimator="rloo")
     torch.testing.assert_close(actual, tensor([expected]), rtol=0, atol=1e-12)
 
 
@@ -76,7 +81,7 @@ def test_agrees_with_numpy(row: list[float]) -> None:
     kept = np.array([r for r in row if not math.isnan(r)])
     assume(len(kept) > 1)
     expected = np.nan_to_num((np.array(row) - kept.mean()) / (kept.std(ddof=1) + 1e-4))
-    np.testing.assert_allclose(group_advantages(tensor([row]))[0].numpy(), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(of_groups(tensor([row]))[0].numpy(), expected, rtol=1e-9, atol=1e-9)
     mean, std = group_mean_and_std(tensor([row]))
     assert mean.item() == pytest.approx(kept.mean(), abs=1e-12)
     assert std.item() == pytest.approx(kept.std(ddof=1), abs=1e-12)
@@ -91,7 +96,7 @@ def test_equal_rewards_have_no_advantage_at_all(
 ) -> None:
     rewards = torch.full((2, 16), value, dtype=dtype)
     rewards[1, 3:] = NAN
-    advantages = group_advantages(rewards, scale, adv_estimator=adv_estimator)
+    advantages = of_groups(rewards, scale, adv_estimator=adv_estimator)
     assert torch.equal(advantages, torch.zeros_like(rewards))
     assert not group_mean_and_std(rewards)[1].any()
 
@@ -100,7 +105,7 @@ def test_equal_rewards_have_no_advantage_at_all(
 @pytest.mark.parametrize("scale", SCALES)
 def test_missing_rewards_are_left_out(scale: Any, adv_estimator: Any) -> None:
     rewards = tensor([[1.0, NAN, 0.0, NAN], [NAN, NAN, NAN, NAN], [NAN, 2.0, NAN, NAN]])
-    advantages = group_advantages(rewards, scale, adv_estimator=adv_estimator)
+    advantages = of_groups(rewards, scale, adv_estimator=adv_estimator)
     mean = (1 + 0 + 2) / 3
     batch = math.sqrt(((1 - mean) ** 2 + (0 - mean) ** 2 + (2 - mean) ** 2) / 2)
     std = {"group": math.sqrt(2 * 0.5**2 / 1) + 1e-4, "batch": batch + 1e-4, "none": 1.0}[scale]
@@ -115,159 +120,91 @@ def test_mean_and_deviation_of_a_group_without_rewards_are_zero() -> None:
     assert std.tolist() == [[0], [0]]
 
 
-@pytest.mark.parametrize("shape", [(8,), (2, 4, 1)])
-def test_rewards_that_are_not_groups_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected \(B, G\)"):
-        group_advantages(torch.zeros(shape))
-
-
-# Three tokens, then two and padding.
-TOKEN_REWARDS, VALUES = tensor([[0.0, 0.0, 1.0], [0.5, 2.0, 7.0]]), tensor([[0.2, 0.4, 0.6], [1.0, -1.0, 7.0]])
-MASK = torch.tensor([[True, True, True], [True, True, False]])
-
-
-def test_generalized_advantages_by_hand() -> None:
-    # γ = 0.9, λ = 0.5, so each δ counts 0.45 of the one before it.
-    first = [0 + 0.9 * 0.4 - 0.2, 0 + 0.9 * 0.6 - 0.4, 1 - 0.6]
-    second = [0.5 + 0.9 * -1 - 1, 2 - (-1)]
-    expected = tensor(
-        [
-            [first[0] + 0.45 * first[1] + 0.45**2 * first[2], first[1] + 0.45 * first[2], first[2]],
-            [second[0] + 0.45 * second[1], second[1], 0],
-        ]
-    )
-    advantages, returns = generalized_advantages(TOKEN_REWARDS, VALUES, MASK, gamma=0.9, lam=0.5)
-    torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-15)
-    torch.testing.assert_close(returns, expected + VALUES * MASK, rtol=0, atol=1e-15)
-
-
-def ragged_case(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards and values, NaN outside the mask; one row is empty, one full."""
-    generator = torch.Generator().manual_seed(seed)
-    mask = torch.arange(6) < torch.tensor([6, 0, 1, 4])[:, None]
-    rewards, values = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
-    return rewards.masked_fill(~mask, NAN), values.masked_fill(~mask, NAN), mask
-
-
-@given(st.integers(0, 2**31), st.floats(0, 1), st.floats(0, 1))
-def test_generalized_advantages_are_the_sum_of_discounted_errors(seed: int, gamma: float, lam: float) -> None:
-    rewards, values, mask = ragged_case(seed)
-    expected = torch.zeros(4, 6, dtype=torch.float64)
-    for i, length in enumerate(mask.sum(dim=1).tolist()):
-        r, v = rewards[i, :length].tolist(), [*values[i, :length].tolist(), 0.0]
-        for t in range(length):
-            expected[i, t] = sum(
-                (gamma * lam) ** j * (r[t + j] + gamma * v[t + j + 1] - v[t + j]) for j in range(length - t)
-            )
-    advantages, returns = generalized_advantages(rewards, values, mask, gamma, lam)
-    torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(returns, expected + values.nan_to_num(), rtol=0, atol=1e-12)
-
-
-@given(st.integers(0, 2**31), st.floats(0, 1))
-def test_with_lambda_one_they_are_returns_minus_values(seed: int, gamma: float) -> None:
-    rewards, values, mask = ragged_case(seed)
-    advantages, returns = generalized_advantages(rewards, values, mask, gamma, lam=1.0)
-    expected = discounted_returns(rewards, mask, gamma)
-    torch.testing.assert_close(advantages, expected - values.nan_to_num(), rtol=0, atol=1e-12)
-    torch.testing.assert_close(returns, expected, rtol=0, atol=1e-12)
-
-
-@given(st.integers(0, 2**31), st.floats(0, 1))
-def test_with_lambda_zero_they_are_errors_of_one_step(seed: int, gamma: float) -> None:
-    rewards, values, mask = ragged_case(seed)
-    following = torch.nn.functional.pad(values.nan_to_num()[:, 1:], (0, 1))
-    advantages, _ = generalized_advantages(rewards, values, mask, gamma, lam=0.0)
-    expected = (rewards + gamma * following - values).nan_to_num()
-    torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-12)
-
-
-def test_discounted_returns_by_hand() -> None:
-    expected = [[0 + 0.9 * 0 + 0.81 * 1, 0 + 0.9 * 1, 1], [0.5 + 0.9 * 2, 2, 0]]
-    torch.testing.assert_close(discounted_returns(TOKEN_REWARDS, MASK, gamma=0.9), tensor(expected))
-    undiscounted = [[1, 1, 1], [0.5 + 2, 2, 0]]
-    torch.testing.assert_close(discounted_returns(TOKEN_REWARDS, MASK), tensor(undiscounted))
-
-
-def test_tokens_of_other_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected three times \(R, T\)"):
-        generalized_advantages(TOKEN_REWARDS, VALUES[:, :2], MASK)
-    with pytest.raises(ValueError, match=r"expected three times \(R, T\)"):
-        generalized_advantages(TOKEN_REWARDS[0], VALUES[0], MASK[0])
-
-
-def test_whiten_by_hand() -> None:
-    # 1, 2, 3, 6 have mean 3 and variance (4 + 1 + 0 + 9) / 3.
-    values = tensor([[1.0, 2.0, NAN], [3.0, 6.0, NAN]])
-    mask, std = ~values.isnan(), math.sqrt(14 / 3 + 1e-8)
-    expected = tensor([[-2 / std, -1 / std, 0], [0, 3 / std, 0]])
-    torch.testing.assert_close(whiten(values, mask), expected, rtol=0, atol=1e-15)
-    kept = whiten(values, mask, shift_mean=False)
-    torch.testing.assert_close(kept, (expected + 3) * mask, rtol=0, atol=1e-15)
-
-
-@given(st.integers(0, 2**31))
-def test_whitened_values_have_mean_zero_and_variance_one(seed: int) -> None:
-    _, values, mask = ragged_case(seed)
-    inside = whiten(3 * values + 2, mask)[mask]
-    assert inside.mean().item() == pytest.approx(0, abs=1e-12)
-    assert inside.var().item() == pytest.approx(1, abs=1e-6)
-
-
-def test_one_value_or_none_cannot_be_whitened_and_equal_ones_become_zero() -> None:
-    one = torch.tensor([[False, True, False], [False, False, False]])
-    assert whiten(VALUES, one).tolist() == [[0, 0.4, 0], [0, 0, 0]]
-    assert not whiten(VALUES, torch.zeros_like(one)).any()
-    assert not whiten(torch.full((1, 4), 0.5), torch.ones(1, 4, dtype=torch.bool)).any()
-
-
-@pytest.mark.parametrize("value", [NAN, math.inf, -math.inf])
-@pytest.mark.parametrize("gather", [None, lambda tensor: torch.stack([tensor, torch.zeros_like(tensor)])])
-@pytest.mark.parametrize("shift_mean", [False, True])
-def test_one_value_that_is_no_number_leaves_none(value: float, gather: Any, shift_mean: bool) -> None:
-    """Else mini-batches without its row would learn from advantages that were never whitened."""
-    mask = torch.tensor([[True, True], [True, False]])
-    whitened = whiten(tensor([[1.0, value], [3.0, NAN]]), mask, shift_mean, gather)
-    assert whitened[mask].isnan().all()
-    assert whitened[1, 1] == 0
-
-
-def test_explained_variance_by_hand() -> None:
-    # Returns 1, 2, 3 vary by 2/3; the errors 0, 1, 1 by 2/9.
-    returns, values = tensor([[1.0, 2.0], [3.0, 50.0]]), tensor([[1.0, 1.0], [2.0, -50.0]])
-    mask = torch.tensor([[True, True], [True, False]])
-    assert explained_variance(values, returns, mask).item() == pytest.approx(1 - (2 / 9) / (2 / 3))
-
-
-def test_explained_variance_of_foresight_of_a_constant_and_of_equal_returns() -> None:
-    returns, mask = tensor([[1.0, 2.0, 6.0]]), torch.tensor([[True, True, True]])
-    assert explained_variance(returns, returns, mask) == 1
-    assert explained_variance(torch.full_like(returns, 4.0), returns, mask) == 0
-    assert explained_variance(-returns, returns, mask) == -3  # the errors are twice the returns
-    assert explained_variance(returns, torch.ones_like(returns), mask).isnan()
-
-
-@pytest.mark.parametrize(
-    ("length", "penalty"),
-    [(1, 0), (80, 0), (81, -1 / 20), (90, -10 / 20), (99, -19 / 20), (100, -1), (101, -1), (500, -1)],
-)
-def test_soft_overlong_penalty_by_hand(length: int, penalty: float) -> None:
-    assert soft_overlong_penalty(torch.tensor([length]), 100, 20).item() == pytest.approx(penalty)
-
-
-@given(st.integers(0, 300), st.integers(1, 200), st.data())
-def test_soft_overlong_penalty_is_equation_13(length: int, limit: int, data: st.DataObject) -> None:
-    cache = data.draw(st.integers(0, limit))
-    if length <= limit - cache:
-        expected = 0.0
-    elif length <= limit:
-        expected = ((limit - cache) - length) / cache
-    else:
-        expected = -1.0
-    assert soft_overlong_penalty(torch.tensor([length]), limit, cache).item() == pytest.approx(expected, abs=1e-6)
+@pytest.mark.parametrize("shape", [(7,), (2, 4), (8, 1)])
+def test_rewards_that_are_not_one_per_row_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected twice \(R,\)"):
+        group_advantages(torch.zeros(shape), torch.zeros(8, dtype=torch.long))
 
 
 @pytest.mark.parametrize("option", [{"scale_rewards": "std"}, {"adv_estimator": "gae"}])
 def test_a_misspelt_option_is_refused(option: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(option))}=.*expected one of"):
-        group_advantages(torch.zeros(2, 4), **option)  # type: ignore[arg-type]
+        of_groups(torch.zeros(2, 4), **option)  # type: ignore[arg-type]
+
+
+# --- groups of unequal size -------------------------------------------------------------------------------------------
+
+COUNTS = [2, 3, 5, 16, 1]
+
+
+def ragged_rewards(seed: int) -> Tensor:
+    """Some equal, some missing; one group is all equal."""
+    generator = torch.Generator().manual_seed(seed)
+    rewards = torch.randint(0, 4, (sum(COUNTS),), generator=generator).double() / 3
+    rewards[2:5] = 0.1
+    return rewards.masked_fill(torch.rand(sum(COUNTS), generator=generator) < 0.15, NAN)
+
+
+def advantages_of_a_loop(rewards: list[float], counts: Sequence[int], scale: str, baseline: str) -> list[float]:
+    """By the definitions, one group after the other."""
+    known = [reward for reward in rewards if not math.isnan(reward)]
+    batch_std = float(np.std(known, ddof=1)) if len(known) > 1 else 0.0
+    advantages, start = [], 0
+    for count in counts:
+        group = rewards[start : start + count]
+        own = [reward for reward in group if not math.isnan(reward)]
+        std = {"group": float(np.std(own, ddof=1)) if len(own) > 1 else 0.0, "batch": batch_std}.get(scale)
+        for j, reward in enumerate(group):
+            others = own if baseline == "grpo" else [r for i, r in enumerate(group) if i != j and not math.isnan(r)]
+            none = math.isnan(reward) or not others
+            gain = 0.0 if none else reward - sum(others) / len(others)
+            advantages.append(gain if std is None else gain / (std + 1e-4))
+        start += count
+    return advantages
+
+
+@pytest.mark.parametrize("adv_estimator", BASELINES)
+@pytest.mark.parametrize("scale", SCALES)
+@given(st.integers(0, 2**31))
+def test_groups_of_unequal_size_are_those_of_a_loop(scale: Any, adv_estimator: Any, seed: int) -> None:
+    rewards = ragged_rewards(seed)
+    actual = group_advantages(rewards, groups_of_rows(COUNTS), scale, adv_estimator)
+    expected = advantages_of_a_loop(rewards.tolist(), COUNTS, scale, adv_estimator)
+    torch.testing.assert_close(actual, tensor(expected), rtol=0, atol=1e-9)
+    assert actual[-1] == 0  # a group of one
+
+
+@pytest.mark.parametrize("adv_estimator", BASELINES)
+@pytest.mark.parametrize("scale", SCALES)
+@given(st.integers(0, 2**31))
+def test_each_group_has_the_advantages_that_it_has_by_itself(scale: Any, adv_estimator: Any, seed: int) -> None:
+    rewards, groups = ragged_rewards(seed), groups_of_rows(COUNTS)
+    together = group_advantages(rewards, groups, scale, adv_estimator)
+    for group, count in enumerate(COUNTS):
+        own = rewards[groups == group]
+        alone = group_advantages(own, torch.zeros(count, dtype=torch.long), scale, adv_estimator, batch=rewards)
+        torch.testing.assert_close(together[groups == group], alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("adv_estimator", BASELINES)
+@pytest.mark.parametrize("scale", SCALES)
+@given(st.integers(0, 2**31), st.permutations(range(sum(COUNTS))))
+def test_rows_may_come_in_any_order(scale: Any, adv_estimator: Any, seed: int, order: list[int]) -> None:
+    rewards, groups = ragged_rewards(seed), groups_of_rows(COUNTS)
+    sorted_ = group_advantages(rewards, groups, scale, adv_estimator)
+    shuffled = group_advantages(rewards[order], groups[order], scale, adv_estimator)
+    torch.testing.assert_close(shuffled, sorted_[order], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("adv_estimator", BASELINES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_equal_sizes_are_those_of_a_plain_reshape_to_the_bit(scale: Any, adv_estimator: Any) -> None:
+    rewards = torch.rand(5, 7, generator=torch.Generator().manual_seed(0))
+    mean, std = rewards.mean(dim=1, keepdim=True), rewards.std(dim=1, keepdim=True)
+    assert torch.equal(of_groups(rewards, "none"), rewards - mean)
+    torch.testing.assert_close(of_groups(rewards), (rewards - mean) / (std + 1e-4))
+    batch = torch.cat([rewards.flatten(), torch.tensor([5.0, NAN])])
+    std = {"group": std, "batch": batch[:-1].std(), "none": 1 - 1e-4}[scale]
+    factor = 1.0 if adv_estimator == "grpo" else 7 / 6
+    actual = of_groups(rewards, scale, adv_estimator=adv_estimator, batch=batch)
+    torch.testing.assert_close(actual, factor * (rewards - mean) / (std + 1e-4))

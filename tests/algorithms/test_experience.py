@@ -60,7 +60,7 @@ def test_without_tokens_there_are_the_same_rows_and_nothing_to_learn(experience:
 def test_its_state_is_tensors_by_name_that_load_without_code(experience: Experience, tmp_path: Path) -> None:
     torch.save(experience.state_dict(), tmp_path / "state.pt")
     loaded = torch.load(tmp_path / "state.pt", weights_only=True)
-    ids = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "finished", "logprobs"}
+    ids = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "finished", "logprobs", "action_mask"}
     assert loaded.keys() == ids | {"mask", "advantages", "old_logprobs", "values"}
     assert torch.equal(loaded["completion_ids"], experience.rollouts.completion_ids)
     assert torch.equal(loaded["advantages"], experience.advantages)

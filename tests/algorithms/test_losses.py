@@ -127,21 +127,21 @@ def test_clip_by_hand(loss_type: Any, expected: float) -> None:
     assert loss_by_ratio(loss_type=loss_type).loss.item() == pytest.approx(expected)
 
 
-def test_figures_by_hand() -> None:
-    figures = loss_by_ratio().figures
-    assert not any(value.requires_grad for value in figures.values())
-    assert set(figures) == {"ratio", "clipped_low", "clipped_high", "approxkl"}
-    torch.testing.assert_close(figures["ratio"], torch.tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 1.0]]))
-    assert figures["clipped_high"].tolist() == [[1, 0, 0], [0, 0, 0]]
-    assert figures["clipped_low"].tolist() == [[0, 0, 0], [0, 1, 0]]
+def test_metrics_by_hand() -> None:
+    metrics = loss_by_ratio().metrics
+    assert not any(value.requires_grad for value in metrics.values())
+    assert set(metrics) == {"ratio", "clipped_low", "clipped_high", "approxkl"}
+    torch.testing.assert_close(metrics["ratio"], torch.tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 1.0]]))
+    assert metrics["clipped_high"].tolist() == [[1, 0, 0], [0, 0, 0]]
+    assert metrics["clipped_low"].tolist() == [[0, 0, 0], [0, 1, 0]]
     squared = [[math.log(1.5) ** 2 / 2, math.log(0.5) ** 2 / 2, 0], [math.log(1.5) ** 2 / 2, math.log(0.5) ** 2 / 2, 0]]
-    torch.testing.assert_close(figures["approxkl"], torch.tensor(squared))
+    torch.testing.assert_close(metrics["approxkl"], torch.tensor(squared))
 
 
 def test_clip_higher_by_hand() -> None:
     outputs = loss_by_ratio(epsilon_high=0.6)
     assert outputs.loss.item() == pytest.approx(-((1.5 + 0.5 + 1.0) + (-2 * 1.5 - 2 * 0.8)) / 5)
-    assert outputs.figures["clipped_high"].sum() == 0
+    assert outputs.metrics["clipped_high"].sum() == 0
 
 
 def test_two_sided_clip_by_hand() -> None:
@@ -155,10 +155,10 @@ def test_sequence_level_by_hand() -> None:
     first, second = (1.5 * 0.5) ** (1 / 3), (1.5 * 0.5) ** (1 / 2)
     by_row = loss_by_ratio(loss_type="grpo", importance_sampling_level="sequence")
     assert by_row.loss.item() == pytest.approx(-(first - 2 * second) / 2)
-    torch.testing.assert_close(by_row.figures["ratio"], torch.tensor([[first], [second]]))
+    torch.testing.assert_close(by_row.metrics["ratio"], torch.tensor([[first], [second]]))
     tight = loss_by_ratio(loss_type="grpo", importance_sampling_level="sequence", epsilon=0.1)
     assert tight.loss.item() == pytest.approx(-(first - 2 * 0.9) / 2)
-    assert tight.figures["clipped_low"].tolist() == [[0], [1]]
+    assert tight.metrics["clipped_low"].tolist() == [[0], [1]]
     by_token = loss_by_ratio(loss_type="dapo", importance_sampling_level="sequence")
     assert by_token.loss.item() == pytest.approx(-(3 * first - 2 * 2 * second) / 5)
 
@@ -203,7 +203,7 @@ def test_penalty_by_hand(bias_correction: bool, weight: float) -> None:
         use_bias_correction_kl=bias_correction,
     )
     assert outputs.loss.item() == pytest.approx(0.1 * weight * (0.5 + math.log(2) - 1))
-    assert outputs.figures["kl"].item() == pytest.approx(0.5 + math.log(2) - 1)
+    assert outputs.metrics["kl"].item() == pytest.approx(0.5 + math.log(2) - 1)
 
 
 # A categorical over four tokens, and the reference: every expectation is a sum of four terms.
@@ -282,16 +282,16 @@ def test_on_policy_the_gradient_is_that_of_the_policy_gradient(level: Any) -> No
     mask, advantages = case["mask"], case["advantages"]
     expected = -advantages[:, None] * mask / mask.sum(dim=1, keepdim=True).clamp(min=1) / 6
     torch.testing.assert_close(case["logprobs"].grad, expected, rtol=0, atol=1e-15)
-    assert outputs.figures["clipped_low"].sum() == outputs.figures["clipped_high"].sum() == 0
+    assert outputs.metrics["clipped_low"].sum() == outputs.metrics["clipped_high"].sum() == 0
 
 
 def test_clipped_tokens_have_no_gradient() -> None:
     case = random_case()
     outputs = grpo_loss(**case)
     outputs.loss.backward()
-    clipped = (outputs.figures["clipped_low"] + outputs.figures["clipped_high"]).bool() & case["mask"]
-    assert outputs.figures["clipped_low"][case["mask"]].any()
-    assert outputs.figures["clipped_high"][case["mask"]].any()
+    clipped = (outputs.metrics["clipped_low"] + outputs.metrics["clipped_high"]).bool() & case["mask"]
+    assert outputs.metrics["clipped_low"][case["mask"]].any()
+    assert outputs.metrics["clipped_high"][case["mask"]].any()
     assert torch.equal(case["logprobs"].grad == 0, clipped | ~case["mask"])
 
 
@@ -336,8 +336,8 @@ def test_values_outside_the_mask_do_no_harm(
         assert dirty.loss.item() == clean.loss.item()
         expected, actual = (torch.autograd.grad(o.loss, x["logprobs"])[0] for o, x in ((clean, case), (dirty, spoiled)))
         torch.testing.assert_close(actual, expected, rtol=0, atol=0)
-        for name, figure in dirty.figures.items():
-            torch.testing.assert_close(figure, clean.figures[name], rtol=0, atol=0)
+        for name, metric in dirty.metrics.items():
+            torch.testing.assert_close(metric, clean.metrics[name], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -386,7 +386,7 @@ def test_value_loss_by_hand() -> None:
     )
     outputs.loss.backward()
     assert outputs.loss.item() == pytest.approx(((1 - 0.1) ** 2 + (1 - 0.2) ** 2 + (2 - 0.5) ** 2) / 2 / 3)
-    assert outputs.figures["clipped"].tolist() == [[0, 1, 0, 0]]
+    assert outputs.metrics["clipped"].tolist() == [[0, 1, 0, 0]]
     torch.testing.assert_close(values.grad, tensor([[(0.1 - 1) / 3, 0, (0.5 - 2) / 3, 0]]))
 
 

@@ -1,4 +1,4 @@
-"""Figures that add up over micro-batches and steps, by hand."""
+"""Metrics that add up over micro-batches and steps, by hand."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_the_meters_of_steps_add_up_in_one() -> None:
 def test_what_was_never_added_is_nan() -> None:
     meter = Meter()
     assert "x" not in meter
-    assert all(math.isnan(figure("x")) for figure in (meter.mean, meter.lowest, meter.highest, meter.loss))
+    assert all(math.isnan(statistic("x")) for statistic in (meter.mean, meter.lowest, meter.highest, meter.loss))
     meter.add("x", VALUES, torch.zeros_like(MASK), rows=True)
     assert "x" in meter
-    assert all(math.isnan(figure("x")) for figure in (meter.mean, meter.lowest, meter.highest, meter.loss))
+    assert all(math.isnan(statistic("x")) for statistic in (meter.mean, meter.lowest, meter.highest, meter.loss))
 
 
-def test_a_figure_keeps_no_graph() -> None:
+def test_a_metric_keeps_no_graph() -> None:
     meter, values = Meter(), torch.ones(1, 2, requires_grad=True)
     meter.add("x", values * 2, torch.tensor([[True, True]]), rows=True)
     meter.add_loss("y", values.sum())

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from algorithm_helpers import Assembled, groups_of
 
 from bots_lightning.algorithms import GRPO, PPO
 from bots_lightning.algorithms.losses import grpo_loss
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.off_policy import ImportanceSampling, Mode
-from bots_lightning.policy.recording import policy_logprobs
-from bots_lightning.rollouts import CompactEngine, Rollouts
+from bots_lightning.rollouts import CompactEngine, GenerationRequest, Rollouts
 
 LOG2, LOG3 = math.log(2), math.log(3)
 NAN = math.nan
@@ -74,19 +74,19 @@ def test_expectations_under_the_policy_come_out_of_samples_of_another() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"importance_sampling_mode": "rows"}, r"importance_sampling_mode='rows'; expected one of 'token_truncate'"),
-        ({"importance_sampling_clip_max": 0.0}, r"importance_sampling_clip_max=0.0; expected more than 0"),
-        ({"importance_sampling_clip_min": -1.0}, r"importance_sampling_clip_min=-1.0; expected at least 0"),
-        ({"importance_sampling_clip_min": 3.0}, r"clip_min=3.0 and importance_sampling_clip_max=3.0; expected the fir"),
+        ({"mode": "rows"}, r"importance_sampling_mode='rows'; expected one of 'token_truncate'"),
+        ({"clip_max": 0.0}, r"importance_sampling_clip_max=0.0; expected more than 0"),
+        ({"clip_min": -1.0}, r"importance_sampling_clip_min=-1.0; expected at least 0"),
+        ({"clip_min": 3.0}, r"clip_min=3.0 and importance_sampling_clip_max=3.0; expected the fir"),
         (
-            {"importance_sampling_mode": "token_truncate", "importance_sampling_clip_max": None},
+            {"mode": "token_truncate", "clip_max": None},
             r"importance_sampling_mode='token_truncate' without bounds truncates nothing. Set",
         ),
     ],
 )
-def test_wrong_options_are_refused(build: Any, options: dict[str, Any], message: str) -> None:
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build(GRPO, **options)
+        ImportanceSampling(**options)
 
 
 # --- in an update ---------------------------------------------------------------------------------------------------
@@ -99,8 +99,8 @@ class Stranger(CompactEngine):
         super().__init__(logprobs=True)
         self.shift = shift
 
-    def generate(self, *args: Any, **kwargs: Any) -> Rollouts:
-        rollouts = super().generate(*args, **kwargs)
+    def generate(self, request: GenerationRequest) -> Rollouts:
+        rollouts = super().generate(request)
         assert rollouts.logprobs is not None
         return replace(rollouts, logprobs=rollouts.logprobs - self.shift)
 
@@ -111,12 +111,12 @@ class Stranger(CompactEngine):
     ids=["one step", "two steps", "ppo"],
 )
 def test_a_mismatch_is_measured_and_corrected(build: Any, fit: Any, algorithm: Any, options: dict[str, Any]) -> None:
-    options |= {"importance_sampling_mode": "token_truncate", "importance_sampling_clip_max": 1.05}
+    options |= {"importance_sampling": ImportanceSampling("token_truncate", clip_max=1.05)}
     logged = fit(build(algorithm, engine=Stranger(0.1), **options)).history.logged[0]
     assert logged["sampling/sampling_logp_difference/mean"] == pytest.approx(0.1, abs=1e-4)
     assert logged["sampling/sampling_logp_difference/max"] == pytest.approx(0.1, abs=1e-4)
-    for figure in ("min", "mean", "max"):
-        assert logged[f"sampling/importance_sampling_ratio/{figure}"] == pytest.approx(1.05)  # e^0.1, truncated
+    for statistic in ("min", "mean", "max"):
+        assert logged[f"sampling/importance_sampling_ratio/{statistic}"] == pytest.approx(1.05)  # e^0.1, truncated
 
 
 def test_an_engine_that_samples_with_the_policy_itself_has_no_mismatch_to_log(build: Any, fit: Any) -> None:
@@ -127,19 +127,20 @@ def test_an_engine_that_samples_with_the_policy_itself_has_no_mismatch_to_log(bu
 
 
 @pytest.mark.parametrize("algorithm", [GRPO, PPO])
-def test_weights_of_one_step_multiply_its_gradient(build: Any, attach: Any, make_rollouts: Any, algorithm: Any) -> None:
-    rollouts, rewards = make_rollouts([3, 6, 1, 4], [2, 5, 3, 1]), torch.tensor([[1.0, 0.0, 0.5, 0.0]])
+def test_weights_of_one_step_multiply_its_gradient(checkpoint: str, make_rollouts: Any, algorithm: Any) -> None:
+    rollouts, rewards = make_rollouts([3, 6, 1, 4], [2, 5, 3, 1]), [1.0, 0.0, 0.5, 0.0]
     found = {}
     for shift in (0.0, LOG2):
-        policy = attach(build(algorithm, importance_sampling_mode="token_truncate", seed=1))
+        module = Assembled(algorithm(importance_sampling=ImportanceSampling("token_truncate")), checkpoint)
         with torch.no_grad():
-            for weight in policy.parameters():
+            for weight in module.parameters():
                 weight.copy_(weight if not weight.requires_grad else weight + 0.02)
-        present = policy_logprobs(policy.policy, rollouts)
-        experience, _ = policy.prepare(replace(rollouts, logprobs=present - shift), rewards)
-        loss = next(policy.losses(experience, policy.size(experience.mask), Meter()))
+        present = module.policy.logprobs(rollouts)
+        experience, _ = module.prepare(groups_of(replace(rollouts, logprobs=present - shift), rewards, [4]))
+        size = module.algorithm.size(experience.mask, module.context)
+        loss = next(module.algorithm.losses(experience, size, Meter(), module.context))
         found[shift] = torch.autograd.grad(
-            loss, [w for n, w in policy.policy.named_parameters() if ".lora_B.default." in n]
+            loss, [w for n, w in module.policy.named_parameters() if ".lora_B.default." in n]
         )
     for one, twice in zip(found[0.0], found[LOG2], strict=True):
         assert one.abs().max() > 1e-4

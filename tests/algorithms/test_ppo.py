@@ -1,6 +1,6 @@
 """PPO: what a token is worth by hand, how many steps are taken over which rows, and that it learns."""
 
-# Shapes: B tasks, G rollouts per task, R = B·G rows, T completion tokens.
+# Shapes: R rows, T completion tokens.
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from algorithm_helpers import Assembled, groups_of
 from transformers import AutoModelForCausalLM
 
-from bots_lightning.algorithms import GRPO, PPO
+from bots_lightning.algorithms import GRPO, PPO, Experience, RolloutGroups, StepContext
 from bots_lightning.algorithms.ppo import place_at_end
 from bots_lightning.policy import LoRA
 from bots_lightning.rollouts import Rollouts
@@ -25,11 +25,18 @@ SMALL = LoRA(r=4, alpha=8)
 
 
 def test_a_score_comes_with_the_last_token() -> None:
-    lengths = torch.tensor([2, 3, 1, 0, 3])
-    mask = torch.arange(3) < lengths.unsqueeze(1)
+    mask = torch.arange(3) < torch.tensor([2, 3, 1, 0, 3]).unsqueeze(1)
     mask[4] = False  # not learned from
-    rewards = place_at_end(torch.tensor([0.5, -1.0, NAN, 2.0, 4.0]), lengths, mask)
+    rewards = place_at_end(torch.tensor([0.5, -1.0, NAN, 2.0, 4.0]), mask)
     assert rewards.tolist() == [[0, 0.5, 0], [0, 0, -1], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_a_score_comes_with_the_last_token_that_the_policy_sampled() -> None:
+    mask = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.bool)
+    scores = torch.tensor([0.5, -1.0, 2.0, NAN], dtype=torch.float64)
+    rewards = place_at_end(scores, mask)
+    assert rewards.dtype == torch.float64
+    assert rewards.tolist() == [[0, 0, 0.5, 0], [0, 0, 0, -1], [2, 0, 0, 0], [0, 0, 0, 0]]
 
 
 # --- advantages by hand ---------------------------------------------------------------------------------------------
@@ -58,8 +65,6 @@ def whitened(rows: list[list[float]], keep_mean: bool = False) -> list[list[floa
 @pytest.mark.parametrize("kl_estimator", ["k1", "k3"])
 @pytest.mark.parametrize("max_tokens", [None, 12])
 def test_advantages_and_returns_are_those_of_a_loop(
-    build: Any,
-    attach: Any,
     shake: Any,
     make_rollouts: Any,
     checkpoint: str,
@@ -69,18 +74,18 @@ def test_advantages_and_returns_are_those_of_a_loop(
     max_tokens: int | None,
 ) -> None:
     options = {"missing_eos_penalty": missing_eos_penalty, "whiten_rewards": whiten_rewards, "gamma": GAMMA, "lam": LAM}
-    options |= {"kl_coef": KL_COEF, "kl_estimator": kl_estimator, "max_tokens_per_microbatch": max_tokens}
-    policy = attach(build(PPO, **options))
-    shake(policy)
-    torch.nn.init.zeros_(policy.critic.head.weight)
-    torch.nn.init.constant_(policy.critic.head.bias, VALUE)
+    algorithm = PPO(kl_coef=KL_COEF, kl_estimator=kl_estimator, **options)  # type: ignore[arg-type]
+    module = Assembled(algorithm, checkpoint, max_tokens_per_microbatch=max_tokens)
+    shake(module)
+    torch.nn.init.zeros_(algorithm.critic.head.weight)
+    torch.nn.init.constant_(algorithm.critic.head.bias, VALUE)
     rollouts = make_rollouts(LENGTHS, PROMPTS)
-    experience, metrics = policy.prepare(rollouts, torch.tensor(REWARDS).reshape(2, 2))
+    experience, metrics = module.prepare(groups_of(rollouts, REWARDS, [2, 2]))
 
     base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float64)
     rows, rewards, penalties, scores, kl = [0, 2, 3], [], [], [], []
     for row in rows:
-        mine, reference = logprobs_of(policy.policy, rollouts, row), logprobs_of(base, rollouts, row)
+        mine, reference = logprobs_of(module.policy.model, rollouts, row), logprobs_of(base, rollouts, row)
         difference = [p - q for p, q in zip(mine, reference, strict=True)]
         kl.append(difference)
         estimate = difference if kl_estimator == "k1" else [math.exp(-d) - 1 + d for d in difference]
@@ -121,29 +126,27 @@ def test_advantages_and_returns_are_those_of_a_loop(
     assert metrics["val/explained_variance"] == pytest.approx(0, abs=1e-6)  # that of a constant
 
 
-def test_explained_variance_is_of_the_rewards_that_came(
-    build: Any, attach: Any, shake: Any, make_rollouts: Any
-) -> None:
-    policy = attach(build(PPO, gamma=GAMMA, lam=LAM))
-    shake(policy)
+def test_explained_variance_is_of_the_rewards_that_came(checkpoint: str, shake: Any, make_rollouts: Any) -> None:
+    module = Assembled(PPO(gamma=GAMMA, lam=LAM), checkpoint)
+    shake(module)
     rollouts = make_rollouts(LENGTHS, PROMPTS)
     rewards = [1.0, 0.0, 0.5, 0.25]
-    experience, metrics = policy.prepare(rollouts, torch.tensor(rewards).reshape(2, 2))
-    seen, foreseen = [], []
+    experience, metrics = module.prepare(groups_of(rollouts, rewards, [2, 2]))
+    seen, predicted = [], []
     for row, length in enumerate(LENGTHS):
         seen += [rewards[row] * GAMMA ** (length - 1 - t) for t in range(length)]
-        foreseen += experience.values[row, :length].tolist()
-    errors = np.array(seen) - np.array(foreseen)
+        predicted += experience.values[row, :length].tolist()
+    errors = np.array(seen) - np.array(predicted)
     assert metrics["val/explained_variance"] == pytest.approx(1 - errors.var() / np.var(seen), abs=1e-5)
     assert abs(metrics["val/explained_variance"]) > 1e-3
 
 
 def test_with_lambda_one_and_no_critic_it_is_reinforce_with_whitened_returns(
-    build: Any, attach: Any, make_rollouts: Any
+    checkpoint: str, make_rollouts: Any
 ) -> None:
-    policy = attach(build(PPO, lam=1.0))
+    module = Assembled(PPO(lam=1.0), checkpoint)
     rollouts = make_rollouts([2, 1, 3, 3], PROMPTS)
-    experience, _ = policy.prepare(rollouts, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    experience, _ = module.prepare(groups_of(rollouts, [1.0, 0.0, 0.0, 1.0], [2, 2]))
     expected = whitened([[1.0] * 2, [0.0], [0.0] * 3, [1.0] * 3])
     for row, values in enumerate(expected):
         assert experience.advantages[row, : len(values)].tolist() == pytest.approx(values, abs=1e-6)
@@ -153,29 +156,35 @@ def test_with_lambda_one_and_no_critic_it_is_reinforce_with_whitened_returns(
 # --- steps ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("passes", "parts"), [(1, 1), (2, 3), (3, 16)])
-def test_it_takes_passes_times_mini_batches_steps_and_uses_every_row_once_per_pass(
-    build: Any, fit: Any, make_rollouts: Any, passes: int, parts: int
+@pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (2, 3), (3, 16)])
+def test_it_takes_epochs_times_minibatches_steps_and_uses_every_row_once_per_epoch(
+    build: Any, fit: Any, epochs: int, minibatches: int
 ) -> None:
-    policy = build(PPO, num_ppo_epochs=passes, num_mini_batches=parts)
-    prepare = policy.prepare
+    module = build(PPO, num_ppo_epochs=epochs, num_mini_batches=minibatches)
+    prepare = module.algorithm.prepare
 
-    def named_rows(rollouts: Rollouts, rewards: Tensor) -> Any:
-        experience, metrics = prepare(rollouts, rewards)
+    def named_rows(groups: RolloutGroups, context: StepContext) -> Any:
+        experience, metrics = prepare(groups, context)
         names = torch.arange(len(experience), dtype=torch.float32).unsqueeze(1).expand(-1, 6)
         return replace(experience, ref_logprobs=names), metrics
 
-    policy.prepare = named_rows
-    seen, step = [], policy.clip_and_step
-    policy.clip_and_step = lambda part, loss: seen.append(part.ref_logprobs[:, 0].int().tolist()) or step(part, loss)
-    run = fit(policy, 2)
-    assert run.history["optimizer_steps"] == [passes * parts] * 2
-    assert run.trainer.global_step == 2 * passes * parts
-    assert len(seen) == 2 * passes * parts
-    every = [list(chain(*seen[start : start + parts])) for start in range(0, len(seen), parts)]
+    module.algorithm.prepare = named_rows
+    seen, step = [], module.updater._step
+
+    def named_step(batch: Experience, loss: float, context: StepContext) -> float:
+        assert batch.ref_logprobs is not None
+        seen.append(batch.ref_logprobs[:, 0].int().tolist())
+        return step(batch, loss, context)
+
+    module.updater._step = named_step
+    run = fit(module, 2)
+    assert run.history["optimizer_steps"] == [epochs * minibatches] * 2
+    assert run.trainer.global_step == 2 * epochs * minibatches
+    assert len(seen) == 2 * epochs * minibatches
+    every = [list(chain(*seen[start : start + minibatches])) for start in range(0, len(seen), minibatches)]
     assert all(sorted(rows) == list(range(16)) for rows in every)
     shuffled = {tuple(rows) for rows in every}
-    assert len(shuffled) == (1 if parts == 1 else len(every))
+    assert len(shuffled) == (1 if minibatches == 1 else len(every))
 
 
 def test_a_target_ends_the_update_before_the_step_that_exceeds_it(build: Any, fit: Any) -> None:
@@ -190,9 +199,9 @@ def test_a_target_ends_the_update_before_the_step_that_exceeds_it(build: Any, fi
     assert history["policy/approxkl_avg"] == pytest.approx([0] * 3, abs=1e-10)
     assert max(undisturbed["policy/approxkl_avg"]) > 1e-4
     options["lr_scheduler_type"] = "constant"
-    one_pass = build(PPO, **options | {"num_ppo_epochs": 1})
+    one_epoch = build(PPO, **options | {"num_ppo_epochs": 1})
     four = build(PPO, target_kl=1e-9, **options)
-    weights = [fit(policy, 2).history.weights[-1] for policy in (one_pass, four)]
+    weights = [fit(module, 2).history.weights[-1] for module in (one_epoch, four)]
     assert all(torch.equal(weights[1][name], weight) for name, weight in weights[0].items())
 
 
@@ -202,9 +211,9 @@ def test_a_target_that_is_never_exceeded_changes_nothing(build: Any, fit: Any) -
 
 
 def test_one_rollout_per_task_is_enough_for_a_critic_and_not_for_a_group(build: Any, fit: Any) -> None:
-    policy = build(PPO, num_generations=1)
-    history = fit(policy, 3, batch_size=24).history  # among so many, some completions are rewarded in every step
-    assert policy.progress.rollouts == 3 * 24
+    module = build(PPO, num_generations=1)
+    history = fit(module, 3, batch_size=24).history  # among so many, some completions are rewarded in every step
+    assert module.progress.rollouts == 3 * 24
     assert all(map(math.isfinite, history["loss"]))
     assert min(history["grad_norm"]) > 0
     with pytest.raises(ValueError, match="num_generations=1; a group needs at least 2 rollouts"):
@@ -212,10 +221,10 @@ def test_one_rollout_per_task_is_enough_for_a_critic_and_not_for_a_group(build: 
 
 
 def test_losses_of_policy_and_critic_are_logged_as_means_of_steps(build: Any, fit: Any) -> None:
-    policy = build(PPO, num_ppo_epochs=2, num_mini_batches=2, vf_coef=0.5, max_tokens_per_microbatch=100)
-    step, losses = policy.clip_and_step, []
-    policy.clip_and_step = lambda part, loss: losses.append(loss) or step(part, loss)
-    logged = fit(policy, 1).history.logged[0]
+    module = build(PPO, num_ppo_epochs=2, num_mini_batches=2, vf_coef=0.5, max_tokens_per_microbatch=100)
+    step, losses = module.updater._step, []
+    module.updater._step = lambda batch, loss, context: losses.append(loss) or step(batch, loss, context)
+    logged = fit(module, 1).history.logged[0]
     assert len(losses) == 4
     assert logged["loss"] == pytest.approx(sum(losses) / 4, abs=1e-6)
     assert logged["loss/policy_avg"] + 0.5 * logged["loss/value_avg"] == pytest.approx(logged["loss"], abs=1e-6)
@@ -232,18 +241,18 @@ lora_and_full = pytest.mark.parametrize("lora", [SMALL, None], ids=["lora", "ful
 @lora_and_full
 def test_the_policy_learns_what_is_rewarded(build: Any, fit: Any, lora: LoRA | None) -> None:
     rates = {"learning_rate": 1e-2 if lora else 3e-3, "critic_learning_rate": 1e-2}
-    policy = build(PPO, lora=lora, num_generations=8, num_ppo_epochs=2, **rates)
-    reward = fit(policy, 15).history["reward"]
+    module = build(PPO, lora=lora, num_generations=8, num_ppo_epochs=2, **rates)
+    reward = fit(module, 15).history["reward"]
     assert np.mean(reward[-4:]) > np.mean(reward[:4]) + 0.3
 
 
 @lora_and_full
-def test_the_critic_learns_to_foresee_what_is_rewarded(build: Any, fit: Any, lora: LoRA | None) -> None:
+def test_the_critic_learns_to_predict_what_is_rewarded(build: Any, fit: Any, lora: LoRA | None) -> None:
     def maths(completions: list[str], group: list[str], **_: Any) -> list[float]:
         return [float(name == "maths") for name in group]
 
     rates = {"learning_rate": 0.0, "critic_learning_rate": 2e-2 if lora else 3e-3}
-    policy = build(PPO, reward_funcs=[maths], lora=lora, vf_coef=1.0, **rates)
-    foresight = fit(policy, 15, batch_size=8).history["val/explained_variance"]
-    assert foresight[0] == pytest.approx(0, abs=1e-6)
-    assert np.mean(foresight[-4:]) > 0.8
+    module = build(PPO, reward_funcs=[maths], lora=lora, vf_coef=1.0, **rates)
+    explained = fit(module, 15, batch_size=8).history["val/explained_variance"]
+    assert explained[0] == pytest.approx(0, abs=1e-6)
+    assert np.mean(explained[-4:]) > 0.8

@@ -8,7 +8,7 @@ TRL's own trainers run, on a tiny random policy in float64. Two things keep them
   only, though transformers computes the angles in float32: it makes no difference above the rounding of the head.
 """
 
-# B tasks, G rollouts per task, R = B·G rows, L prompt tokens, T completion tokens.
+# Shapes: R rows, L prompt tokens, T completion tokens.
 
 import math
 import os
@@ -26,11 +26,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bots_lightning.algorithms.advantages import group_advantages, soft_overlong_penalty
 from bots_lightning.algorithms.losses import BatchSize, LossOutputs, aggregate, grpo_loss
-from bots_lightning.algorithms.meter import Meter
+from bots_lightning.algorithms.meter import Meter, policy_metrics
 from bots_lightning.algorithms.off_policy import ImportanceSampling, Mode
 from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.rollouts import Rollouts, completion_mask
-from bots_lightning.training.metrics import policy_metrics
+from bots_lightning.rollouts.segments import groups_of_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -183,9 +183,9 @@ def assert_agree(actual: Tensor, expected: Tensor, model: torch.nn.Module, atol:
     )
 
 
-def mean_figure(figure: Tensor, mask: Tensor) -> float:
-    """Over tokens, or over rows of a figure that has one value per row."""
-    return float(figure.mean() if figure.shape[1] == 1 else figure[mask].mean())
+def mean_metric(metric: Tensor, mask: Tensor) -> float:
+    """Over tokens, or over rows of a metric that has one value per row."""
+    return float(metric.mean() if metric.shape[1] == 1 else metric[mask].mean())
 
 
 def options_of(**options: Any) -> dict[str, Any]:
@@ -248,8 +248,8 @@ def test_losses_gradients_and_metrics_agree_on_the_same_logprobs(
     outputs, entropy = our_loss(trainer, case, **options)
     assert_agree(outputs.loss, expected, trainer.model, EXACT)
 
-    figures = outputs.figures
-    low, high = (mean_figure(figures[name], case.mask) for name in ("clipped_low", "clipped_high"))
+    ours = outputs.metrics
+    low, high = (mean_metric(ours[name], case.mask) for name in ("clipped_low", "clipped_high"))
     assert low > 0
     assert high > 0
     assert metrics["clip_ratio/low_mean"] == pytest.approx(low, abs=1e-6)
@@ -257,8 +257,8 @@ def test_losses_gradients_and_metrics_agree_on_the_same_logprobs(
     assert metrics["clip_ratio/region_mean"] == pytest.approx(low + high, abs=1e-6)
     assert metrics["entropy"] == pytest.approx(entropy[case.mask].mean().item(), abs=1e-6)
     if options["kl_coef"]:  # TRL records the estimate with its weight, we without
-        weight = figures["ratio"] if options["use_bias_correction_kl"] else torch.ones(1)
-        assert metrics["kl"] == pytest.approx(float((figures["kl"] * weight)[case.mask].mean()), abs=1e-6)
+        weight = ours["ratio"] if options["use_bias_correction_kl"] else torch.ones(1)
+        assert metrics["kl"] == pytest.approx(float((ours["kl"] * weight)[case.mask].mean()), abs=1e-6)
 
 
 @pytest.mark.parametrize("options", ALL_OPTIONS, ids=name_of)
@@ -369,6 +369,7 @@ def test_micro_batches_agree(trainer_of: Callable[..., Any], monkeypatch: pytest
     assert_agree(actual, expected, trainer.model, END_TO_END)
 
 
+PAIR = groups_of_rows([4, 4])
 # Rewards of two groups of four; None where no reward function applied.
 REWARDS: dict[str, list[float | None]] = {
     "binary": [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
@@ -383,13 +384,13 @@ REWARDS: dict[str, list[float | None]] = {
 
 
 def advantages_of_trl(trainer: Any, rewards: list[float | None]) -> Tensor:
-    """Those that its rollout and reward code gives, (B, G) float32."""
+    """Those that its rollout and reward code gives, (R,) float32."""
     inputs = [{"prompt": "1+2=", "reward": reward} for reward in rewards]
-    return trainer._generate_and_score_completions(inputs)["advantages"].reshape(2, 4)
+    return trainer._generate_and_score_completions(inputs)["advantages"]
 
 
 def as_tensor(rewards: list[float | None]) -> Tensor:
-    return torch.tensor([NAN if reward is None else reward for reward in rewards]).reshape(2, 4)
+    return torch.tensor([NAN if reward is None else reward for reward in rewards])
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
@@ -400,13 +401,13 @@ def test_group_advantages_agree(
     trainer = trainer_of("GRPO")
     monkeypatch.setattr(trainer, "scale_rewards", scale)
     expected = advantages_of_trl(trainer, rewards)
-    torch.testing.assert_close(group_advantages(as_tensor(rewards), scale), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(group_advantages(as_tensor(rewards), PAIR, scale), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("rewards", REWARDS.values(), ids=REWARDS)
 def test_leave_one_out_advantages_agree(trainer_of: Callable[..., Any], rewards: list[float | None]) -> None:
     expected = advantages_of_trl(trainer_of("RLOO", normalize_advantages=False), rewards)
-    actual = group_advantages(as_tensor(rewards), "none", adv_estimator="rloo")
+    actual = group_advantages(as_tensor(rewards), PAIR, "none", adv_estimator="rloo")
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
@@ -432,7 +433,7 @@ def test_a_step_from_completions_to_gradients_agrees(
     rollouts = Rollouts(prompt_ids, prompt_mask, theirs["completion_ids"], mask, finished, policy_version=0)
     with torch.no_grad():
         present, _ = completion_logprobs(trainer.model, rollouts)
-    case = Case(rollouts, group_advantages(as_tensor(rewards)).flatten(), present, present, learned)
+    case = Case(rollouts, group_advantages(as_tensor(rewards), PAIR), present, present, learned)
     assert_agree(our_loss(trainer, case, **options_of())[0].loss, expected, trainer.model, END_TO_END)
 
 
@@ -466,7 +467,7 @@ def test_importance_sampling_agrees(
     assert weights[known].unique().numel() > 1
     assert (weights[known] == 0).any() == mode.endswith("mask")
     expected, _ = loss_of_trl(trainer, inputs)
-    advantages = group_advantages(as_tensor(REWARDS["binary"])).flatten()
+    advantages = group_advantages(as_tensor(REWARDS["binary"]), PAIR)
     case = case._replace(advantages=advantages, old_logprobs=present)
     assert_agree(our_loss(trainer, case, weights=theirs, **options_of())[0].loss, expected, trainer.model, END_TO_END)
 

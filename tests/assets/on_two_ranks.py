@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from algorithm_helpers import step_context
 from torch import nn
 
 from bots_lightning.strategies import DeepSpeed
@@ -142,6 +143,26 @@ def different_checkpoints(rank: int) -> Any:
         except ValueError as error:
             said.append(str(error))
     return said
+
+
+def rows_of_different_numbers(rank: int) -> Any:
+    """What a step gathers where the first rank has one row and the second three, or none and three, or two each."""
+
+    def all_gather(rows: torch.Tensor) -> torch.Tensor:
+        found = [torch.zeros_like(rows) for _ in range(2)]
+        dist.all_gather(found, rows)
+        return torch.stack(found)
+
+    context = step_context(rank=rank, world_size=2, all_gather=all_gather)
+    rows = torch.arange(3 if rank else 1) + 10 * rank
+    gathered = {
+        "rewards": context.gather_rows(rows.float()),
+        "pairs": context.gather_rows(torch.stack([rows, rows + 100], dim=1)),
+        "flags": context.gather_rows(rows % 2 == 0),
+        "none of the first": context.gather_rows(rows.float() if rank else torch.zeros(0)),
+        "equal": context.gather_rows(torch.arange(2.0) + 10 * rank),
+    }
+    return {name: tensor.tolist() for name, tensor in gathered.items()}
 
 
 def main(name: str, rank: int, folder: str) -> None:

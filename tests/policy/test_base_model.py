@@ -68,8 +68,9 @@ def test_resuming_on_another_base_is_refused(checkpoint: str, other: str, build:
         fit(build(GRPO, pretrained=other), 2, ckpt_path=str(path))
     config = tmp_path / "config.yaml"
     config.write_text(
-        f"model: {{class_path: bots_lightning.algorithms.GRPO, init_args: {{pretrained: {other}, "
-        "reward_funcs: [bots_lightning.rewards.exact_match], lora: {r: 4, alpha: 8}, max_completion_length: 8}}"
+        f"model: {{policy: {{pretrained: {other}, lora: {{r: 4, alpha: 8}}}}, "
+        "scorer: {reward_funcs: [bots_lightning.rewards.exact_match]}, sampler: {max_completion_length: 8}, "
+        "algorithm: {class_path: bots_lightning.algorithms.GRPO}, optimizer: {}, evaluation: {}}"
     )
     with pytest.raises(ValueError, match="on top of another model"):
         load_module(path, config)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from algorithm_helpers import Assembled, assert_same_gradients, largest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import PeftModel
 from torch import Tensor, nn
@@ -24,8 +25,9 @@ from bots_lightning.policy.critic import Critic, token_values
 from bots_lightning.policy.export import export_policy
 from bots_lightning.policy.loading import load_policy
 from bots_lightning.quickstart.tokenizer import character_tokenizer
-from bots_lightning.rollouts import GenerateEngine, Rollouts
+from bots_lightning.rollouts import GenerateEngine, GenerationRequest, Rollouts
 from bots_lightning.tasks import ProceduralTasks
+from bots_lightning.training.gradients import gradients
 
 SMALL, SMALLER = LoRA(r=4, alpha=8), LoRA(r=2, alpha=2)
 POOL = ProceduralTasks(24).load()
@@ -65,43 +67,44 @@ def everything(rollouts: Rollouts) -> list[Tensor]:
 
 
 @critics
-def test_a_fresh_critic_expects_nothing(build: Any, rollouts: Rollouts, lora: LoRA | None, critic: Any) -> None:
-    policy = build(PPO, lora=lora, critic=critic())
-    policy.configure_model()
-    values = token_values(policy.critic, policy.policy, rollouts, everything(rollouts))
+def test_a_fresh_critic_expects_nothing(checkpoint: str, rollouts: Rollouts, lora: LoRA | None, critic: Any) -> None:
+    module = Assembled(PPO(critic=critic()), checkpoint, lora, torch.float32)
+    values = token_values(module.critic, module.policy.model, rollouts, everything(rollouts))
     assert torch.equal(values, torch.zeros(4, 6))
 
 
 @critics
 def test_a_value_is_that_before_its_token(
-    build: Any, attach: Any, shake: Any, rollouts: Rollouts, lora: LoRA | None, critic: Any
+    checkpoint: str, shake: Any, rollouts: Rollouts, lora: LoRA | None, critic: Any
 ) -> None:
-    policy = attach(build(PPO, lora=lora, critic=critic()))
-    shake(policy)
-    before = token_values(policy.critic, policy.policy, rollouts, everything(rollouts))
+    module = Assembled(PPO(critic=critic()), checkpoint, lora)
+    shake(module)
+    before = token_values(module.critic, module.policy.model, rollouts, everything(rollouts))
     assert before[rollouts.completion_mask].abs().min() > 0
     assert not before[~rollouts.completion_mask].any()
     row, length = 1, 6
     for t in range(length):
         ids = rollouts.completion_ids.clone()
         ids[row, t] = (ids[row, t] + 1) % 12
-        after = token_values(policy.critic, policy.policy, replace(rollouts, completion_ids=ids), everything(rollouts))
+        after = token_values(
+            module.critic, module.policy.model, replace(rollouts, completion_ids=ids), everything(rollouts)
+        )
         changed = (after - before).abs() > 1e-9
         assert changed[row].tolist() == [later > t for later in range(length)]
         assert not changed[[0, 2, 3]].any()
 
 
 def test_values_are_a_linear_head_on_the_hidden_states_of_the_last_layer(
-    build: Any, attach: Any, shake: Any, rollouts: Rollouts
+    checkpoint: str, shake: Any, rollouts: Rollouts
 ) -> None:
-    policy = attach(build(PPO, lora=None))
-    shake(policy)
-    computed = token_values(policy.critic, policy.policy, rollouts, [torch.tensor([3]), torch.tensor([0, 2, 1])])
-    head = policy.critic.head
+    module = Assembled(PPO(), checkpoint, lora=None)
+    shake(module)
+    computed = token_values(module.critic, module.policy.model, rollouts, [torch.tensor([3]), torch.tensor([0, 2, 1])])
+    head = module.critic.head
     for row, length in enumerate([3, 6, 1, 4]):
         prompt = rollouts.prompt_ids[row][rollouts.prompt_mask[row]]
         ids = torch.cat([prompt, rollouts.completion_ids[row, :length]]).unsqueeze(0)
-        hidden = policy.critic.model.model(input_ids=ids).last_hidden_state[0]
+        hidden = module.critic.model.model(input_ids=ids).last_hidden_state[0]
         expected = hidden[len(prompt) - 1 : -1] @ head.weight[0] + head.bias
         torch.testing.assert_close(computed[row, :length], expected.float(), rtol=0, atol=1e-6)
 
@@ -110,35 +113,40 @@ def test_values_are_a_linear_head_on_the_hidden_states_of_the_last_layer(
 
 
 def test_a_shared_critic_adds_an_adapter_and_a_head_and_no_second_model(build: Any, checkpoint: str) -> None:
-    policy = build(PPO, critic=SharedCritic(SMALLER))
-    policy.configure_model()
+    module = build(PPO, critic=SharedCritic(SMALLER))
+    module.configure_model()
     base = number(load_policy(checkpoint).parameters())
     first, second = (
         number(weight for weight in load_policy(checkpoint, lora).parameters() if weight.requires_grad)
         for lora in (SMALL, SMALLER)
     )
     head = 32 + 1
-    assert number(policy.parameters()) == base + first + second + head
-    assert number(policy.critic.trained(policy.policy)) == second + head
-    assert number(weight for weight in policy.parameters() if weight.requires_grad) == first + second + head
+    assert number(module.parameters()) == base + first + second + head
+    assert number(module.critic.trained(module.policy.model)) == second + head
+    assert number(weight for weight in module.parameters() if weight.requires_grad) == first + second + head
+
+
+def parameter_groups(module: Any) -> list[dict[str, Any]]:
+    """Those of its optimizer, at a learning rate of 0.01."""
+    return module.algorithm.parameter_groups([weight for weight in module.parameters() if weight.requires_grad], 0.01)
 
 
 def test_policy_and_critic_have_learning_rates_of_their_own_and_share_no_weight(build: Any) -> None:
     for lora, critic in CRITICS.values():
-        policy = build(PPO, lora=lora, critic=critic(), critic_learning_rate=0.5)
-        policy.configure_model()
-        of_policy, of_critic = policy.parameter_groups()
+        module = build(PPO, lora=lora, critic=critic(), critic_learning_rate=0.5)
+        module.configure_model()
+        of_policy, of_critic = parameter_groups(module)
         assert (of_policy["lr"], of_critic["lr"]) == (0.01, 0.5)
-        names = {id(weight): name for name, weight in policy.named_parameters()}
+        names = {id(weight): name for name, weight in module.named_parameters()}
         mine, theirs = ({names[id(weight)] for weight in group["params"]} for group in (of_policy, of_critic))
-        trained = {name for name, weight in policy.named_parameters() if weight.requires_grad}
+        trained = {name for name, weight in module.named_parameters() if weight.requires_grad}
         assert mine | theirs == trained
         assert not mine & theirs
         assert all("critic" in name for name in theirs)
         assert not any("critic" in name for name in mine)
-    policy = build(PPO)
-    policy.configure_model()
-    assert [group["lr"] for group in policy.parameter_groups()] == [0.01, 0.01]
+    module = build(PPO)
+    module.configure_model()
+    assert [group["lr"] for group in parameter_groups(module)] == [0.01, 0.01]
 
 
 def test_a_shared_critic_of_a_policy_that_trains_in_full_is_refused(build: Any) -> None:
@@ -156,19 +164,19 @@ def test_the_critic_is_shared_under_lora_and_separate_otherwise(build: Any) -> N
 def test_the_shared_critic_has_the_rank_of_the_policys_adapter_unless_it_has_its_own(
     build: Any, own: LoRA | None, rank: int
 ) -> None:
-    policy = build(PPO, lora=SMALL, critic=SharedCritic(own))
-    policy.configure_model()
-    layer = policy.policy.get_base_model().model.layers[0].self_attn.q_proj
+    module = build(PPO, lora=SMALL, critic=SharedCritic(own))
+    module.configure_model()
+    layer = module.policy.model.get_base_model().model.layers[0].self_attn.q_proj
     assert (layer.r["default"], layer.r["critic"]) == (4, rank)
 
 
 def test_a_separate_critic_checkpoints_gradients_as_the_policy_does_unless_told(build: Any) -> None:
     def checkpoints(own: bool | None, policys: bool) -> bool:
-        policy = build(
+        module = build(
             PPO, lora=None, critic=SeparateCritic(gradient_checkpointing=own), gradient_checkpointing=policys
         )
-        policy.configure_model()
-        return any(getattr(module, "gradient_checkpointing", False) for module in policy.critic.modules())
+        module.configure_model()
+        return any(getattr(module, "gradient_checkpointing", False) for module in module.critic.modules())
 
     assert [checkpoints(*pair) for pair in ((None, True), (None, False), (False, True), (True, False))] == [
         True,
@@ -179,13 +187,13 @@ def test_a_separate_critic_checkpoints_gradients_as_the_policy_does_unless_told(
 
 
 def test_values_keep_float32_under_autocast(build: Any) -> None:
-    policy = build(PPO, lora=SMALL)
-    policy.configure_model()
-    torch.nn.init.ones_(policy.critic.head.weight)
+    module = build(PPO, lora=SMALL)
+    module.configure_model()
+    torch.nn.init.ones_(module.critic.head.weight)
     ids = torch.tensor([[5, 6, 7]])
     rollouts = Rollouts(ids, ids > 0, ids, ids > 0, torch.tensor([True]), policy_version=0)
-    with torch.autocast("cpu", torch.bfloat16), policy.critic.active(policy.policy), torch.no_grad():
-        values = policy.critic(policy.policy, rollouts)
+    with torch.autocast("cpu", torch.bfloat16), module.critic.active(module.policy.model), torch.no_grad():
+        values = module.critic(module.policy.model, rollouts)
     assert values.dtype == torch.float32
     assert (values.bfloat16().float() != values).any()
 
@@ -210,27 +218,28 @@ def test_a_separate_critic_may_be_another_model_whose_vocabulary_head_does_not_t
     with torch.random.fork_rng():
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
-    policy = build(PPO, critic=SeparateCritic(str(tmp_path / "other")))
-    policy.configure_model()
-    assert policy.critic.head.in_features == 16
-    trained = {name for name, weight in policy.critic.named_parameters() if weight.requires_grad}
-    assert {name for name, _ in policy.critic.named_parameters()} - trained == {"model.lm_head.weight"}
-    first = {name: weight.detach().clone() for name, weight in policy.critic.named_parameters()}
-    weights = fit(policy, 2).history.weights[-1]
+    module = build(PPO, critic=SeparateCritic(str(tmp_path / "other")))
+    module.configure_model()
+    assert module.critic.head.in_features == 16
+    trained = {name for name, weight in module.critic.named_parameters() if weight.requires_grad}
+    assert {name for name, _ in module.critic.named_parameters()} - trained == {"model.lm_head.weight"}
+    first = {name: weight.detach().clone() for name, weight in module.critic.named_parameters()}
+    weights = fit(module, 2).history.weights[-1]
     assert all(not torch.equal(first[name], weights[f"critic.{name}"]) for name in trained)
-    assert torch.equal(policy.critic.model.lm_head.weight, first["model.lm_head.weight"])
+    assert torch.equal(module.critic.model.lm_head.weight, first["model.lm_head.weight"])
 
 
 # --- gradients ------------------------------------------------------------------------------------------------------
 
 
-def two_gradients(policy: Any, experience: Experience) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def two_gradients(module: Assembled, experience: Experience) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """After the policy's loss, and after the critic's too."""
     found = []
-    policy.zero_grad()
-    for loss in policy.losses(experience, policy.size(experience.mask), Meter()):
+    module.zero_grad()
+    size = module.algorithm.size(experience.mask, module.context)
+    for loss in module.algorithm.losses(experience, size, Meter(), module.context):
         loss.backward()
-        found.append({name: w.grad.clone() for name, w in policy.named_parameters() if w.grad is not None})
+        found.append({name: w.grad.clone() for name, w in module.named_parameters() if w.grad is not None})
     policy_gradients, both = found
     return policy_gradients, both
 
@@ -238,14 +247,14 @@ def two_gradients(policy: Any, experience: Experience) -> tuple[dict[str, Tensor
 @critics
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_each_loss_has_a_gradient_at_its_own_weights_only(
-    build: Any, attach: Any, shake: Any, experience: Experience, lora: LoRA | None, critic: Any, checkpointing: bool
+    checkpoint: str, shake: Any, experience: Experience, lora: LoRA | None, critic: Any, checkpointing: bool
 ) -> None:
-    policy = attach(build(PPO, lora=lora, critic=critic(checkpointing), gradient_checkpointing=checkpointing))
-    shake(policy)
-    of_critic = {id(weight) for weight in policy.critic.trained(policy.policy)}
-    critics_names = {name for name, weight in policy.named_parameters() if id(weight) in of_critic}
-    trained = {name for name, weight in policy.named_parameters() if weight.requires_grad}
-    first, both = two_gradients(policy, experience)
+    module = Assembled(PPO(critic=critic(checkpointing)), checkpoint, lora, gradient_checkpointing=checkpointing)
+    shake(module)
+    of_critic = {id(weight) for weight in module.critic.trained(module.policy.model)}
+    critics_names = {name for name, weight in module.named_parameters() if id(weight) in of_critic}
+    trained = {name for name, weight in module.named_parameters() if weight.requires_grad}
+    first, both = two_gradients(module, experience)
     assert first.keys() == trained - critics_names
     assert both.keys() == trained
     assert all(torch.equal(both[name], gradient) for name, gradient in first.items())
@@ -254,21 +263,20 @@ def test_each_loss_has_a_gradient_at_its_own_weights_only(
 
 @critics
 def test_gradient_checkpointing_changes_no_gradient(
-    build: Any, attach: Any, shake: Any, experience: Experience, lora: LoRA | None, critic: Any
+    checkpoint: str, shake: Any, experience: Experience, lora: LoRA | None, critic: Any
 ) -> None:
-    def gradients(checkpointing: bool) -> dict[str, Tensor]:
-        options = {"gradient_checkpointing": checkpointing, "entropy_coef": 0.1}
-        policy = attach(build(PPO, lora=lora, critic=critic(checkpointing), **options))
-        shake(policy)
-        policy.max_tokens_per_microbatch = 20
-        policy.zero_grad()
-        policy._accumulate_gradients(experience, Meter())
-        return {name: w.grad for name, w in policy.named_parameters() if w.requires_grad}
+    def found(checkpointing: bool) -> dict[str, Tensor]:
+        algorithm = PPO(critic=critic(checkpointing), entropy_coef=0.1)
+        options = {"gradient_checkpointing": checkpointing, "max_tokens_per_microbatch": 20}
+        module = Assembled(algorithm, checkpoint, lora, **options)
+        shake(module)
+        module.zero_grad()
+        gradients(experience, algorithm, module.context, module.zero_grad)
+        return {name: w.grad for name, w in module.named_parameters() if w.requires_grad and w.grad is not None}
 
-    without, with_checkpointing = gradients(False), gradients(True)
-    for name, gradient in without.items():
-        torch.testing.assert_close(with_checkpointing[name], gradient, rtol=0, atol=1e-10)
-    assert max(float(gradient.abs().max()) for gradient in without.values()) > 1e-3
+    without, with_checkpointing = found(False), found(True)
+    assert_same_gradients(without, with_checkpointing)
+    assert largest(without) > 1e-3
 
 
 # --- beside the policy ----------------------------------------------------------------------------------------------
@@ -281,50 +289,52 @@ class Watching(GenerateEngine):
         super().__init__()
         self.active: set[tuple[str, ...]] = set()
 
-    def generate(self, model: Any, *args: Any, **kwargs: Any) -> Rollouts:
-        for module in model.modules():
+    def generate(self, request: GenerationRequest) -> Rollouts:
+        for module in request.model.modules():
             if hasattr(module, "lora_A"):
                 self.active.add(tuple(module.active_adapters) if not module.disable_adapters else ())
-        return super().generate(model, *args, **kwargs)
+        return super().generate(request)
 
 
 def test_rollouts_are_the_policys_whatever_the_critic_has_learned(build: Any, shake: Any) -> None:
     alone, with_critic = build(GRPO), build(PPO, critic=SharedCritic(SMALLER))
-    for policy in (alone, with_critic):
-        policy.configure_model()
+    for module in (alone, with_critic):
+        module.configure_model()
     shake(with_critic, std=0.3)
     weights = with_critic.state_dict()
     for name, weight in alone.named_parameters():
         weight.data = weights[name].clone()
-    one, other = (policy.rollout(TASKS, 4, list(range(len(TASKS)))) for policy in (alone, with_critic))
+    one, other = (
+        module.sampler.generate(module.policy.model, 0, TASKS, [4] * 4, [0, 1, 2, 3]) for module in (alone, with_critic)
+    )
     assert torch.equal(one.completion_ids, other.completion_ids)
 
 
 def test_training_and_evaluation_sample_with_the_policys_adapter(build: Any, fit: Any) -> None:
     engine = Watching()
-    policy = build(PPO, critic=SharedCritic(SMALLER), engine=engine, kl_coef=0.1)
+    module = build(PPO, critic=SharedCritic(SMALLER), engine=engine, kl_coef=0.1)
     options = {"evaluation": {"heldout": ProceduralTasks(4)}, "val_check_interval": 1, "num_sanity_val_steps": -1}
-    fit(policy, 2, **options)
+    fit(module, 2, **options)
     assert engine.active == {("default",)}
-    assert isinstance(policy.policy, PeftModel)
-    assert policy.policy.active_adapter == "default"
+    assert isinstance(module.policy.model, PeftModel)
+    assert module.policy.model.active_adapter == "default"
 
 
 @critics
 def test_what_is_exported_is_the_policy_alone(
     build: Any, fit: Any, tmp_path: Path, lora: LoRA | None, critic: Any
 ) -> None:
-    policy = build(PPO, lora=lora, critic=critic())
-    fit(policy, 1)
-    folder = export_policy(policy, tmp_path / "exported").folder
+    module = build(PPO, lora=lora, critic=critic())
+    fit(module, 1)
+    folder = export_policy(module.policy, tmp_path / "exported").folder
     assert not any("critic" in str(path) for path in folder.rglob("*"))
-    loaded: nn.Module = AutoModelForCausalLM.from_pretrained(policy.pretrained if lora else folder)
+    loaded: nn.Module = AutoModelForCausalLM.from_pretrained(module.policy.pretrained if lora else folder)
     if lora:
         loaded = PeftModel.from_pretrained(loaded, folder)
         assert list(loaded.peft_config) == ["default"]
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
-        assert torch.equal(loaded(input_ids=ids).logits, policy.policy(input_ids=ids).logits)
+        assert torch.equal(loaded(input_ids=ids).logits, module.policy.model(input_ids=ids).logits)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
@@ -337,10 +347,10 @@ def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(
     def run(iterations: int, ckpt_path: str | None = None) -> tuple[Any, Any]:
         torch.manual_seed(iterations)  # the global generator must not matter
         options = {"num_ppo_epochs": 2, "num_mini_batches": 2, "kl_coef": 0.05, "max_tokens_per_microbatch": 150}
-        policy = build(PPO, lora=lora, critic=critic(), critic_learning_rate=0.03, **options)
+        module = build(PPO, lora=lora, critic=critic(), critic_learning_rate=0.03, **options)
         save = ModelCheckpoint(tmp_path / str(iterations), every_n_train_steps=4, save_last=True)
         options = {"callbacks": [save], "enable_checkpointing": True, "limit_train_batches": 100}
-        return policy, fit(policy, ckpt_path=ckpt_path, max_steps=4 * iterations, max_epochs=-1, **options)
+        return module, fit(module, ckpt_path=ckpt_path, max_steps=4 * iterations, max_epochs=-1, **options)
 
     whole, whole_run = run(3)
     run(1)
@@ -357,7 +367,7 @@ def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(
     np.testing.assert_array_equal(resumed_run.tasks.selector.select(4), whole_run.tasks.selector.select(4))
 
 
-def _tied(policy: nn.Module) -> set[str]:
+def _tied(module: nn.Module) -> set[str]:
     """Second names of weights that train."""
-    names = {name for name, weight in policy.named_parameters(remove_duplicate=False) if weight.requires_grad}
-    return names - {name for name, _ in policy.named_parameters()}
+    names = {name for name, weight in module.named_parameters(remove_duplicate=False) if weight.requires_grad}
+    return names - {name for name, _ in module.named_parameters()}

@@ -1,4 +1,4 @@
-"""What is taken away is the policy that was trained: token for token, loaded by transformers and peft alone."""
+"""What is exported is the policy that was trained: token for token, loaded by transformers and peft alone."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from bots_lightning.algorithms import GRPO
 from bots_lightning.data import TaskDataModule
-from bots_lightning.policy import LoRA
+from bots_lightning.policy import LoRA, Policy
 from bots_lightning.policy.export import Exported, export_policy, full_model
 from bots_lightning.policy.loading import language_model, load_policy
 from bots_lightning.quickstart.tokenizer import character_tokenizer
+from bots_lightning.rewards import Scorer
+from bots_lightning.rollouts import GenerationRequest, load_tokenizer
 from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import ProceduralTasks
+from bots_lightning.training import Evaluation, OnlineModule, Sampler, Updater
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 SMALL = LoRA(r=4, alpha=8)
@@ -36,20 +39,10 @@ def share_of_a(prompts: list[str], completions: list[str], **_: Any) -> list[flo
     return [float("a" in completion) for completion in completions]
 
 
-def new_module(checkpoint: str, lora: LoRA | None = SMALL, **overrides: Any) -> GRPO:
-    module = GRPO(
-        checkpoint,
-        [share_of_a],
-        lora=lora,
-        num_generations=4,
-        max_prompt_length=32,
-        max_completion_length=8,
-        learning_rate=3e-2,
-        lr_scheduler_type="constant",
-        **overrides,
-    )
-    module.configure_model()
-    return module
+def loaded(checkpoint: str, lora: LoRA | None = SMALL, **options: Any) -> Policy:
+    policy = Policy(checkpoint, lora, **options)
+    policy.load(seed=0)
+    return policy
 
 
 def enlarge_adapters(policy: nn.Module, seed: int = 0, adapter: str = "default") -> None:
@@ -61,9 +54,17 @@ def enlarge_adapters(policy: nn.Module, seed: int = 0, adapter: str = "default")
 
 
 @pytest.fixture(scope="module", params=["lora", "full"])
-def trained(request: pytest.FixtureRequest, checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> GRPO:
+def trained(request: pytest.FixtureRequest, checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Policy:
     """After four steps."""
-    module = new_module(checkpoint, SMALL if request.param == "lora" else None)
+    policy = Policy(checkpoint, SMALL if request.param == "lora" else None)
+    module = OnlineModule(
+        policy,
+        Scorer([share_of_a]),
+        Sampler(num_generations=4, max_prompt_length=32, max_completion_length=8),
+        GRPO(),
+        Updater(learning_rate=3e-2, lr_scheduler_type="constant"),
+        Evaluation(),
+    )
     trainer = Trainer(
         default_root_dir=tmp_path_factory.mktemp("run"),
         accelerator="cpu",
@@ -75,16 +76,18 @@ def trained(request: pytest.FixtureRequest, checkpoint: str, tmp_path_factory: p
         use_distributed_sampler=False,
     )
     trainer.fit(module, TaskDataModule(ProceduralTasks(24), UniformSelector(), batch_size=4, steps_per_epoch=4))
-    return module
+    return policy
 
 
-def completions_of_policy(module: GRPO) -> list[list[int]]:
+def completions_of_policy(policy: Policy) -> list[list[int]]:
     """The policy's own greedy completions of 50 prompts, by the engine that it trains with."""
-    assert module.policy is not None
-    prompts = module.encoder.encode(PROMPTS, [str(i) for i in range(50)])
-    greedy = replace(module.sampling, temperature=0)
-    rollouts = module.engine.generate(language_model(module.policy), prompts, 1, greedy, [0] * len(prompts))
-    return [ids[mask].tolist() for ids, mask in zip(rollouts.completion_ids, rollouts.completion_mask, strict=True)]
+    sampler = Sampler(max_prompt_length=32, max_completion_length=8)
+    sampler.attach(policy, Scorer([share_of_a]), seed=0)
+    sampler.build(32)
+    prompts = sampler.encoder.encode(PROMPTS, [str(i) for i in range(50)])
+    greedy = replace(sampler.sampling, temperature=0)
+    model, seeds = language_model(policy.model), [0] * len(prompts)
+    return sampler.engine.generate(GenerationRequest(model, prompts, [1] * 50, greedy, seeds)).completion_lists()
 
 
 def completions_of_folder(model: Any, folder: Path) -> list[list[int]]:
@@ -112,13 +115,13 @@ def contents(folder: str | Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("merge", [False, True], ids=["as it is", "merged"])
+@pytest.mark.parametrize("merge", [False, True], ids=["plain", "merged"])
 def test_what_is_loaded_completes_token_for_token_as_the_policy(
-    trained: GRPO, merge: bool, checkpoint: str, tmp_path: Path
+    trained: Policy, merge: bool, checkpoint: str, tmp_path: Path
 ) -> None:
     pretrained = contents(checkpoint)
-    expected, expected_logits = completions_of_policy(trained), logits(trained.policy)
-    assert sum(a != b for a, b in zip(expected, completions_of_policy(new_module(checkpoint)), strict=True)) > 25
+    expected, expected_logits = completions_of_policy(trained), logits(trained.model)
+    assert sum(a != b for a, b in zip(expected, completions_of_policy(loaded(checkpoint)), strict=True)) > 25
     before = {name: weight.clone() for name, weight in trained.state_dict().items()}
 
     exported = export_policy(trained, tmp_path / "new" / "exported", merge)
@@ -139,29 +142,29 @@ def test_an_adapter_names_its_base_from_wherever_it_is_loaded(
     checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(checkpoint).parent)
-    module = new_module(Path(checkpoint).name)
-    enlarge_adapters(module.policy)
-    exported = export_policy(module, tmp_path / "adapter")
+    policy = loaded(Path(checkpoint).name)
+    enlarge_adapters(policy.model)
+    exported = export_policy(policy, tmp_path / "adapter")
     monkeypatch.chdir(tmp_path)
     assert json.loads((exported.folder / "adapter_config.json").read_text())["base_model_name_or_path"] == checkpoint
     assert exported.base == checkpoint
-    torch.testing.assert_close(logits(load(exported)), logits(module.policy), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(load(exported)), logits(policy.model), atol=1e-5, rtol=0)
     by_hand = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(checkpoint), "adapter")
-    torch.testing.assert_close(logits(by_hand), logits(module.policy), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(by_hand), logits(policy.model), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("merge", [False, True])
 @pytest.mark.parametrize("active", ["default", "critic"])
 def test_a_second_adapter_stays_behind(checkpoint: str, tmp_path: Path, merge: bool, active: str) -> None:
-    module = new_module(checkpoint, LoRA(r=4, alpha=8, target_modules=["q_proj"]))
-    policy = module.policy
-    assert isinstance(policy, PeftModel)
-    enlarge_adapters(policy)
-    expected = logits(policy)
-    policy.add_adapter("critic", LoraConfig(r=2, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM"))
-    enlarge_adapters(policy, seed=1, adapter="critic")
-    policy.set_adapter(active)
-    exported = export_policy(module, tmp_path / "exported", merge)
+    policy = loaded(checkpoint, LoRA(r=4, alpha=8, target_modules=["q_proj"]))
+    model = policy.model
+    assert isinstance(model, PeftModel)
+    enlarge_adapters(model)
+    expected = logits(model)
+    model.add_adapter("critic", LoraConfig(r=2, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM"))
+    enlarge_adapters(model, seed=1, adapter="critic")
+    model.set_adapter(active)
+    exported = export_policy(policy, tmp_path / "exported", merge)
     torch.testing.assert_close(logits(load(exported)), expected, atol=1e-5, rtol=0)
     assert not any(path.is_dir() for path in exported.folder.iterdir())
     (file,) = exported.folder.glob("*.safetensors")
@@ -192,13 +195,13 @@ def half_checkpoint(checkpoint: str, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("loaded_in", ["bfloat16", "float32"])
 def test_merged_weights_are_rounded_once(half_checkpoint: str, tmp_path: Path, loaded_in: Any) -> None:
-    module = new_module(half_checkpoint, dtype=loaded_in)
-    enlarge_adapters(module.policy)
-    exported = export_policy(module, tmp_path / "exported", merge=True)
+    policy = loaded(half_checkpoint, dtype=loaded_in)
+    enlarge_adapters(policy.model)
+    exported = export_policy(policy, tmp_path / "exported", merge=True)
     assert exported.dtype == torch.bfloat16
     written = load_file(exported.folder / "model.safetensors")
     assert {weight.dtype for weight in written.values()} == {torch.bfloat16}
-    expected = adapted(module.policy)
+    expected = adapted(policy.model)
     assert len(expected) == 2 * 7
     for name, exact in expected.items():
         assert ((written[name].double() - exact).abs() <= 2**-8 * exact.abs() + 1e-6).all()
@@ -206,12 +209,12 @@ def test_merged_weights_are_rounded_once(half_checkpoint: str, tmp_path: Path, l
 
 
 def test_the_dtype_may_be_chosen(half_checkpoint: str, tmp_path: Path) -> None:
-    module = new_module(half_checkpoint, dtype="bfloat16")
-    enlarge_adapters(module.policy)
-    exported = export_policy(module, tmp_path / "exported", merge=True, dtype=torch.float32)
+    policy = loaded(half_checkpoint, dtype="bfloat16")
+    enlarge_adapters(policy.model)
+    exported = export_policy(policy, tmp_path / "exported", merge=True, dtype=torch.float32)
     assert (exported.dtype, load(exported).dtype) == (torch.float32, torch.float32)
     written = load_file(exported.folder / "model.safetensors")
-    for name, exact in adapted(module.policy).items():
+    for name, exact in adapted(policy.model).items():
         torch.testing.assert_close(written[name].double(), exact, atol=1e-5, rtol=1e-5)
 
 
@@ -246,22 +249,21 @@ def ship(folder: Path, config: Any) -> str:
 def test_configs_are_as_shipped_and_weights_as_trained(name: str, tmp_path: Path) -> None:
     make_config, lora = ARCHITECTURES[name]
     shipped = ship(tmp_path / "shipped", make_config())
-    module = new_module(shipped, lora)
-    assert module.policy is not None
-    enlarge_adapters(module.policy)
+    policy = loaded(shipped, lora)
+    enlarge_adapters(policy.model)
     if lora is None:
         with torch.no_grad():
-            for weight in module.policy.parameters():
+            for weight in policy.model.parameters():
                 weight.mul_(1.5)
-    exported = export_policy(module, tmp_path / "exported", merge=True)
+    exported = export_policy(policy, tmp_path / "exported", merge=True)
     model = load(exported)
-    torch.testing.assert_close(logits(model), logits(module.policy), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(model), logits(policy.model), atol=1e-5, rtol=0)
     assert not torch.allclose(logits(model), logits(AutoModelForCausalLM.from_pretrained(shipped)), atol=1e-2)
     for file in ("config.json", "generation_config.json", "chat_template.jinja"):
         assert (exported.folder / file).read_text() == Path(shipped, file).read_text()
     tokenizer, before = AutoTokenizer.from_pretrained(exported.folder), AutoTokenizer.from_pretrained(shipped)
     assert tokenizer.pad_token is None
-    assert module.tokenizer.pad_token is not None
+    assert load_tokenizer(shipped).pad_token is not None  # what a run reads prompts with
     assert tokenizer.get_vocab() == before.get_vocab()
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert tied == model.config.tie_word_embeddings
@@ -270,10 +272,10 @@ def test_configs_are_as_shipped_and_weights_as_trained(name: str, tmp_path: Path
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
 def test_an_adapter_of_one_of_two_tied_weights_is_not_merged(checkpoint: str, tmp_path: Path, layer: str) -> None:
-    module = new_module(checkpoint, LoRA(r=4, alpha=8, target_modules=[layer]))
-    enlarge_adapters(module.policy)
+    policy = loaded(checkpoint, LoRA(r=4, alpha=8, target_modules=[layer]))
+    enlarge_adapters(policy.model)
     with pytest.raises(ValueError, match=r"lm_head\.weight is tied to another weight and their adapters differ"):
-        export_policy(module, tmp_path / "exported", merge=True)
+        export_policy(policy, tmp_path / "exported", merge=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -285,20 +287,20 @@ def test_an_adapter_that_is_not_one_of_a_layer_is_not_merged(checkpoint: str) ->
 
 
 def test_nothing_is_overwritten(checkpoint: str, tmp_path: Path) -> None:
-    module = new_module(checkpoint)
+    policy = loaded(checkpoint)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine too")
     before = contents(tmp_path)
     for taken in ("full", "file"):
         with pytest.raises(FileExistsError, match=f"{taken} exists already, and was left as it is. Name another"):
-            export_policy(module, tmp_path / taken)
+            export_policy(policy, tmp_path / taken)
     assert contents(tmp_path) == before
     (tmp_path / "empty").mkdir()
-    assert (export_policy(module, tmp_path / "empty").folder / "adapter_config.json").is_file()
+    assert (export_policy(policy, tmp_path / "empty").folder / "adapter_config.json").is_file()
 
 
 def test_a_dtype_for_an_adapter_is_refused(checkpoint: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="adapters stay in float32"):
-        export_policy(new_module(checkpoint), tmp_path / "exported", dtype=torch.bfloat16)
+        export_policy(loaded(checkpoint), tmp_path / "exported", dtype=torch.bfloat16)
     assert list(tmp_path.iterdir()) == []

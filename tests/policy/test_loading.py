@@ -29,7 +29,7 @@ from bots_lightning.policy import LoRA, SeparateCritic
 from bots_lightning.policy.loading import context_length, language_model, load_policy, stop_token_ids, using_adapter
 from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.quickstart.tokenizer import character_tokenizer
-from bots_lightning.rollouts import GenerateEngine, Sampling
+from bots_lightning.rollouts import GenerateEngine, GenerationRequest, SamplingParams
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 SMALL = LoRA(r=4, alpha=8)
@@ -158,7 +158,9 @@ def test_log_probabilities_of_a_model_with_dropout_are_those_of_its_rollouts(tmp
     policy = load_policy(str(tmp_path)).train()
     policy.transformer.h[0].eval()  # a mode of its own
     modes = {module: module.training for module in policy.modules()}
-    rollouts = GenerateEngine().generate(policy, [[5, 6], [7]], 2, Sampling(5, (1,), 0), [0, 1])
+    rollouts = GenerateEngine().generate(
+        GenerationRequest(policy, [[5, 6], [7]], [2, 2], SamplingParams(5, (1,), 0), [0, 1])
+    )
     assert {module: module.training for module in policy.modules()} == modes
     one, same = (completion_logprobs(policy, rollouts)[0] for _ in range(2))
     assert torch.equal(one, same)
@@ -287,16 +289,16 @@ def test_the_context_is_what_the_model_declares(config: PreTrainedConfig, expect
 
 
 def test_a_device_without_float64_is_refused_before_a_model_is_loaded(build: Callable[..., Any]) -> None:
-    policy = build(GRPO)
-    policy._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps")))
+    module = build(GRPO)
+    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps")))
     with pytest.raises(ValueError, match=r"have no float64, by which tokens are drawn\. Set trainer\.accelerator=cpu"):
-        policy.setup("validate")
+        module.setup("validate")
 
 
 def test_completions_beyond_the_context_are_refused_before_a_model_is_loaded(
     build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bots_lightning.training.old_module.load_policy", pytest.fail)
+    monkeypatch.setattr("bots_lightning.policy.policy.load_policy", pytest.fail)
     with pytest.raises(ValueError, match=r"max_completion_length=128 leaves no room for a prompt in .* of 128 tokens"):
         build(GRPO, max_completion_length=128).configure_model()
 
@@ -314,9 +316,12 @@ def test_a_critic_of_its_own_has_a_context_too(build: Callable[..., Any], checkp
     config.max_position_embeddings = 24
     config.save_pretrained(tmp_path / "short")
     critic = SeparateCritic(str(tmp_path / "short"))
-    assert build(PPO, critic=critic).context() == 24
-    assert build(PPO, pretrained=str(tmp_path / "short"), critic=SeparateCritic(checkpoint)).context() == 24
-    assert build(PPO).context() == 128
+    assert build(PPO, critic=critic).algorithm.context_length() == 24
+    assert build(PPO).algorithm.context_length() is None
+    assert build(PPO).policy.context_length() == 128
+    short = build(PPO, pretrained=str(tmp_path / "short"), critic=SeparateCritic(checkpoint), max_completion_length=24)
+    with pytest.raises(ValueError, match=r"max_completion_length=24 leaves no room for a prompt in .* of 24 tokens"):
+        short.configure_model()
     with pytest.raises(ValueError, match=r"max_completion_length=24 leaves no room for a prompt in .* of 24 tokens"):
         build(PPO, critic=critic, max_completion_length=24).configure_model()
 

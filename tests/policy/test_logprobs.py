@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from bots_lightning.algorithms import vocabulary
+from bots_lightning.policy import vocabulary
 from bots_lightning.policy.loading import language_model
 from bots_lightning.policy.logprobs import (
     completion_hidden_states,

@@ -50,14 +50,14 @@ def base(checkpoint: str, rollouts: Rollouts) -> torch.Tensor:
 def test_the_reference_is_the_pretrained_model_to_the_bit_before_and_after_training(
     build: Any, fit: Any, rollouts: Rollouts, base: torch.Tensor, algorithm: Any, options: dict[str, Any]
 ) -> None:
-    policy = build(algorithm, kl_coef=0.1, temperature=0.7, learning_rate=0.05, **options)
-    policy.configure_model()
-    policy.load_reference()
+    module = build(algorithm, kl_coef=0.1, temperature=0.7, learning_rate=0.05, **options)
+    module.configure_model()
+    module.policy.load_reference(torch.device("cpu"))
     mask = rollouts.completion_mask
-    assert torch.equal(policy.reference_logprobs(rollouts)[mask], base)
-    fit(policy, 2)
-    assert torch.equal(policy.reference_logprobs(rollouts)[mask], base)
-    moved = record_logprobs(policy.policy, rollouts, 0.7).logprobs
+    assert torch.equal(module.policy.reference_logprobs(rollouts)[mask], base)
+    fit(module, 2)
+    assert torch.equal(module.policy.reference_logprobs(rollouts)[mask], base)
+    moved = record_logprobs(module.policy.model, rollouts, 0.7).logprobs
     assert (moved[mask] - base).abs().max() > 0.01
 
 
@@ -76,18 +76,18 @@ def test_log_probabilities_that_are_recorded_are_not_taken_for_those_of_the_refe
 
 
 def test_the_frozen_copy_does_not_train_and_is_not_saved(build: Any, fit: Any, tmp_path: Path) -> None:
-    policy = build(GRPO, lora=None, kl_coef=0.1)
-    run = fit(policy, 2)
-    assert isinstance(policy.reference, nn.Module)
-    assert policy.reference is not policy.policy
-    assert not any(weight.requires_grad for weight in policy.reference.parameters())
-    frozen = {id(weight) for weight in policy.reference.parameters()}
-    of_optimizer = {id(weight) for group in policy.optimizers().param_groups for weight in group["params"]}
+    module = build(GRPO, lora=None, kl_coef=0.1)
+    run = fit(module, 2)
+    assert isinstance(module.policy.reference, nn.Module)
+    assert module.policy.reference is not module.policy.model
+    assert not any(weight.requires_grad for weight in module.policy.reference.parameters())
+    frozen = {id(weight) for weight in module.policy.reference.parameters()}
+    of_optimizer = {id(weight) for group in module.optimizers().param_groups for weight in group["params"]}
     assert not frozen & of_optimizer
     run.trainer.save_checkpoint(tmp_path / "run.ckpt")
     saved = torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"]
     assert saved
-    assert all(name.startswith("policy.") for name in saved)
+    assert all(name.startswith("policy.model.") for name in saved)
 
 
 @pytest.mark.parametrize(("algorithm", "lora"), [(GRPO, None), (GRPO, SMALL), (PPO, None)])
@@ -95,12 +95,12 @@ def test_after_a_resume_the_penalty_is_that_of_the_undisturbed_run(
     build: Any, fit: Any, tmp_path: Path, algorithm: Any, lora: LoRA | None
 ) -> None:
     def run(iterations: int, ckpt_path: str | None = None) -> Any:
-        policy = build(algorithm, lora=lora, kl_coef=0.1, learning_rate=0.03)
-        every = 2 * policy.optimizer_steps_per_iteration
+        module = build(algorithm, lora=lora, kl_coef=0.1, learning_rate=0.03)
+        every = 2 * module.algorithm.steps_per_iteration
         save = ModelCheckpoint(tmp_path / str(iterations), every_n_train_steps=every, save_last=True)
         options = {"callbacks": [save], "enable_checkpointing": True, "limit_train_batches": 100}
-        steps = iterations * policy.optimizer_steps_per_iteration
-        return fit(policy, ckpt_path=ckpt_path, max_steps=steps, max_epochs=-1, **options).history
+        steps = iterations * module.algorithm.steps_per_iteration
+        return fit(module, ckpt_path=ckpt_path, max_steps=steps, max_epochs=-1, **options).history
 
     whole = run(4)["kl"]
     run(2)
@@ -111,7 +111,7 @@ def test_after_a_resume_the_penalty_is_that_of_the_undisturbed_run(
 
 def test_without_a_penalty_there_is_no_copy_and_under_lora_there_is_none_either(build: Any) -> None:
     for options in ({"lora": None, "kl_coef": 0.0}, {"lora": SMALL, "kl_coef": 0.1}):
-        policy = build(GRPO, **options)
-        policy.configure_model()
-        assert policy.reference is None
-        assert all(name.startswith("policy.") for name, _ in policy.named_parameters())
+        module = build(GRPO, **options)
+        module.configure_model()
+        assert module.policy.reference is None
+        assert all(name.startswith("policy.model.") for name, _ in module.named_parameters())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bots_lightning.algorithms import vocabulary
+from bots_lightning.policy import vocabulary
 from bots_lightning.policy.vocabulary import LogitsProcessing, logits_logprobs, token_logprobs
 
 TOKENS, HIDDEN, WORDS = 7, 5, 11
