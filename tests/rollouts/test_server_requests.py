@@ -23,7 +23,6 @@ SECONDS = 3.0  # a request's deadline
 TIMED_OUT = f"timed out after {SECONDS:g} s"
 MEGABYTE = 2**20
 CHUNK = b"1," * 2**15
-
 Write = Callable[[bytes], object]
 
 
