@@ -32,7 +32,7 @@ class PassRateWriter(Callback):
     tried, or of which no rollout was scored, has the pass rate null.
 
     Every batch is kept in a journal, so that a run that was killed goes on by the same command, on any number of ranks
-    that share the folder, and ends with the table of an undisturbed run. A finished table is left as it is.
+    that share the folder, and ends with the table of an undisturbed run. A finished table is not changed.
 
     Args:
         file: the Parquet table; by default `pass_rates.parquet` in the run folder.
@@ -40,7 +40,7 @@ class PassRateWriter(Callback):
         overwrite: replace the files of a run with another model, seed, pool or number of rollouts. Those of the same
             run are continued all the same.
         progress: show a bar.
-        picture: draw a histogram, beside the table as PNG.
+        picture: draw a histogram, saved as PNG next to the table.
 
     Raises:
         ValueError: `file` is no Parquet file by its name; or, when a run starts, the files are of another run.

@@ -47,9 +47,9 @@ class SelectionOverhead(Callback):
         """Adds the timings of one step."""
         timings, before = outputs["timings"], self._counted
         self._counted = sum(callback.seconds for callback in self._callbacks)
-        beside = self._counted - before
-        self.selection_seconds += timings["select"] + timings["observe"] + beside
-        self.step_seconds += timings["select"] + timings["step"] + beside
+        of_callbacks = self._counted - before
+        self.selection_seconds += timings["select"] + timings["observe"] + of_callbacks
+        self.step_seconds += timings["select"] + timings["step"] + of_callbacks
         pl_module.log("selection/overhead_fraction", self.fraction, batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:

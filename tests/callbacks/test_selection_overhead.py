@@ -53,7 +53,7 @@ def test_the_fraction_continues_after_a_resume(tmp_path: Path) -> None:
 
 
 class Busy(SelectionCallback):
-    """Takes as long as it is told, and can fail."""
+    """Takes a given time, and can fail."""
 
     def __init__(self, clock: list[float]) -> None:
         self.clock = clock
