@@ -50,7 +50,7 @@ def test_fit_leaves_a_complete_run_folder(command: Command, tmp_path: Path, caps
     assert [row["step"] for row in rows if "eval/heldout/avg@2" in row] == [0, 1, 2]
     assert {"selection/effective_task_ratio", "selection/overhead_fraction", "frac_reward_zero_std"} <= set(rows[1])
     assert len(rows) == 3
-    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["class_path"].endswith("GRPO")
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["algorithm"]["class_path"].endswith("GRPO")
     printed = capsys.readouterr().out
     assert "effective task ratio" in printed
     assert "heldout/avg@2" in printed
@@ -67,7 +67,7 @@ def test_a_second_run_takes_a_folder_of_its_own(command: Command, tmp_path: Path
 def test_ckpt_path_continues_in_the_same_folder_and_equals_the_undisturbed_run(
     command: Command, tmp_path: Path
 ) -> None:
-    four = ["--data.init_args.steps_per_epoch", "4", "--model.init_args.lr_scheduler_type", "constant"]
+    four = ["--data.steps_per_epoch", "4", "--model.optimizer.lr_scheduler_type", "constant"]
     command("fit", *four, "--name", "whole")
     command("fit", *four, "--name", "halves", "--trainer.max_steps", "2")
     last = str(tmp_path / "runs/halves/checkpoints/last.ckpt")
@@ -109,7 +109,7 @@ def test_help_and_print_config_read_well(program: Any, monkeypatch: pytest.Monke
     assert "\n  bots-lightning fit --config configs/quickstart.yaml\n" in shown
     assert "Roll out every training task" in shown
     config = yaml.safe_load(shown_by("fit", "--config", "configs/quickstart.yaml", "--print_config"))
-    assert config["data"]["init_args"]["selector"]["class_path"] == "bots_lightning.selection.ThompsonSelector"
+    assert config["data"]["selector"]["class_path"] == "bots_lightning.selection.ThompsonSelector"
 
 
 def test_other_commands_leave_the_config_of_the_run_alone(command: Command, tmp_path: Path) -> None:
@@ -118,16 +118,16 @@ def test_other_commands_leave_the_config_of_the_run_alone(command: Command, tmp_
     trained = config.read_bytes()
     checkpoint = str(tmp_path / "runs/quickstart/checkpoints/last.ckpt")
     for name in ("validate", "predict"):
-        command(name, "--ckpt_path", checkpoint, "--model.init_args.temperature", "0.5")
+        command(name, "--ckpt_path", checkpoint, "--model.policy.temperature", "0.5")
     with pytest.raises(ValueError, match="trained weights"):
-        command("validate", "--ckpt_path", checkpoint, "--model.init_args.lora", "null")
+        command("validate", "--ckpt_path", checkpoint, "--model.policy.lora", "null")
     assert config.read_bytes() == trained
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.init_args.num_generations", "1"], "error: num_generations=1; a group needs at least 2"),
+        (["--model.sampler.num_generations", "1"], "error: num_generations=1; a group needs at least 2"),
         (["--trainer.overfit_batches", "1"], "error: trainer.overfit_batches replaces the selector"),
         (["--trainer.precision", "bf16-true"], "error: trainer.precision=bf16-true; expected 32-true or bf16-mixed"),
     ],
@@ -211,5 +211,5 @@ def test_a_full_disk_is_told_in_a_line_whoever_has_written(tmp_path: Path, monke
 
 def test_a_wrong_option_is_named(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command("fit", "--model.init_args.num_generation", "4")
+        command("fit", "--model.sampler.num_generation", "4")
     assert "num_generation" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from bots_lightning.beliefs import BetaBelief
 from bots_lightning.cli import main
 from bots_lightning.data import TaskDataModule
 from bots_lightning.selection import ThompsonSelector, UniformSelector
-from bots_lightning.training import PolicyModule
+from bots_lightning.training import OnlineModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
@@ -35,7 +35,7 @@ def instantiate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *configs: Path,
 def test_every_config_is_instantiated(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     launched = re.findall(r"--config (configs/\S+)", path.read_text())  # an experiment, and what is stacked on it
     module, datamodule = instantiate(monkeypatch, tmp_path, CONFIGS.parent / launched[0], path)
-    assert isinstance(module, PolicyModule)
+    assert isinstance(module, OnlineModule)
     assert isinstance(datamodule, TaskDataModule)
 
 
@@ -76,11 +76,11 @@ def test_one_seed_reaches_rollouts_and_draws(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_a_field_is_set_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     options = (
-        "--model.init_args.lora.r",
+        "--model.policy.lora.r",
         "3",
-        "--data.init_args.selector.init_args.belief.init_args.forgetting",
+        "--data.selector.init_args.belief.init_args.forgetting",
         "0.3",
     )
     module, datamodule = instantiate(monkeypatch, tmp_path, QUICKSTART, options=options)
-    assert module.lora.r == 3
+    assert module.policy.lora.r == 3
     assert datamodule.selector.belief.forgetting == 0.3

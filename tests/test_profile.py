@@ -40,9 +40,9 @@ def profile(forks: Any) -> Callable[..., list[int]]:
 
 def make(forks: Any, folder: Path, checkpoint: str, attempts: list[Attempt], tasks: int = TASKS) -> list[int]:
     """Makes the attempts in turn."""
-    words = ["predict", "--config", str(PROFILE), "--runs_dir", str(folder), "--model.init_args.pretrained", checkpoint]
-    words += ["--data.init_args.source.init_args.num_tasks", str(tasks), "--trainer.accelerator", "cpu"]
-    words += ["--data.init_args.eval_batch_size", str(BATCH), "--model.init_args.reward_funcs", "[profiled.letters]"]
+    words = ["predict", "--config", str(PROFILE), "--runs_dir", str(folder), "--model.policy.pretrained", checkpoint]
+    words += ["--data.source.init_args.num_tasks", str(tasks), "--trainer.accelerator", "cpu"]
+    words += ["--data.eval_batch_size", str(BATCH), "--model.scorer.reward_funcs", "[profiled.letters]"]
     rolled_out = folder / "rolled_out"
     process = ([json.dumps(attempts), *words], {"ROLLED_OUT": str(rolled_out)})
     (ended,) = forks(ROOT / "tests/assets/profiled.py", [process])
@@ -94,7 +94,7 @@ def test_the_config_profiles_and_fit_reads_what_it_wrote(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     start = "{weak_steps: 1, policy_steps: 2, strong_steps: 3, hidden_size: 16, batch_size: 8}"
-    few = ["--data.init_args.source.init_args.num_tasks", "20", "--model.init_args.pretrained.init_args", start]
+    few = ["--data.source.init_args.num_tasks", "20", "--model.policy.pretrained.init_args", start]
     main(["predict", "--config", str(PROFILE), *few])
     assert "mean pass rate" in capsys.readouterr().out
     head = PROFILE.read_text().split("\nname:")[0]

@@ -29,7 +29,11 @@ the same seed are paired.
 
 
 def compare_command(args: Sequence[str] | None = None) -> None:
-    """Runs the command; `args` are the words after `compare`."""
+    """Runs the command.
+
+    Args:
+        args: the words after `compare`; by default those of the command line.
+    """
     parser = _parser()
     options = parser.parse_args(args)
     try:

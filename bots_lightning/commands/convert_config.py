@@ -25,7 +25,11 @@ algorithm, and `fit` refuses it by its name.
 
 
 def convert_config_command(args: Sequence[str] | None = None) -> None:
-    """Runs the command; `args` are the words after `convert-config`."""
+    """Runs the command.
+
+    Args:
+        args: the words after `convert-config`; by default those of the command line.
+    """
     parser = _parser()
     options = parser.parse_args(args)
     old, new = Path(options.old), Path(options.new)

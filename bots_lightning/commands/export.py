@@ -27,7 +27,11 @@ Full finetuning always becomes a full model.
 
 
 def export_command(args: Sequence[str] | None = None) -> None:
-    """Runs the command; `args` are the words after `export`."""
+    """Runs the command.
+
+    Args:
+        args: the words after `export`; by default those of the command line.
+    """
     parser = _parser()
     options = parser.parse_args(args)
     output, checkpoint = Path(options.output), Path(options.ckpt_path)
@@ -42,7 +46,12 @@ def export_command(args: Sequence[str] | None = None) -> None:
 
 
 def describe(exported: Exported, iterations: int) -> str:
-    """What was written, and the two lines that load it."""
+    """What was written, and the two lines of Python that load it.
+
+    Args:
+        exported: as of `export_policy`.
+        iterations: of the checkpoint.
+    """
     if exported.is_adapter:
         what, package, auto = f"the adapter of {exported.base}", "peft", "AutoPeftModelForCausalLM"
     else:
@@ -56,11 +65,14 @@ def describe(exported: Exported, iterations: int) -> str:
 
 
 def load_module(checkpoint_path: Path, config: Path | None = None) -> OnlineModule:
-    """The module of a run with the weights of a checkpoint.
+    """Builds the module of a run and loads the weights of a checkpoint.
 
     Args:
         checkpoint_path: a checkpoint that `fit` wrote, a file or a folder.
         config: with the `model` of the run; by default the config.yaml of the checkpoint's run folder.
+
+    Returns:
+        the module, with its model loaded, on the CPU.
 
     Raises:
         FileNotFoundError: there is no such checkpoint, config or pretrained model.
@@ -84,11 +96,17 @@ def load_module(checkpoint_path: Path, config: Path | None = None) -> OnlineModu
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU.
+    """Reads a checkpoint, on the CPU.
+
+    Args:
+        path: a file, or a folder of sharded parts.
+
+    Returns:
+        its content, of a folder the parts put together.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a checkpoint of a policy, or not a whole one.
+        ValueError: it is not a checkpoint of a policy, is damaged, or has the layout of an earlier version.
     """
     beside = sorted(str(other) for other in path.rglob("*.ckpt"))
     if beside or not path.exists():
@@ -99,16 +117,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = consolidated(path) if path.is_dir() else read_file(path, weights_only=True, mmap=True)
     if not isinstance(checkpoint, dict) or not {"state_dict", "progress", "evaluations"} <= checkpoint.keys():
         raise ValueError(f"{path} is not a checkpoint that bots-lightning fit has written. Correct --ckpt_path.")
+    if any(name.startswith("policy.") and not name.startswith("policy.model.") for name in checkpoint["state_dict"]):
+        raise ValueError(f"{path} was written by an earlier version of this package. Export it with that version.")
     return checkpoint
 
 
 def build_module(config: Path) -> OnlineModule:
-    """The module that a config's `model` section describes; the other sections are not looked at.
+    """Builds the module that a config's `model` section describes; the other sections are not looked at.
+
+    Args:
+        config: a YAML file.
 
     Raises:
-        ValueError: there is no such section, or it cannot be built.
+        ValueError: there is no such section, it has the flat layout, or it cannot be built.
     """
-    if fault := flat_config(str(config)):
+    if fault := flat_config(str(config), "model"):
         raise ValueError(fault)
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))

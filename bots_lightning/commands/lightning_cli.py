@@ -50,6 +50,7 @@ COMMANDS = {
     "compare": "Compare methods by their runs; its options: bots-lightning compare --help.",
 }
 OTHER_COMMANDS = ("export", "replay", "compare", "convert-config")  # not LightningCLI's
+CKPT_PATH = "A checkpoint to start from, or `last`: the newest one of the run that --name names."
 CHECKPOINT = "BOTS_LIGHTNING_CHECKPOINT"  # a variable, so that this run's subprocesses load the same one
 
 
@@ -64,13 +65,15 @@ class BotsCLI(LightningCLI):
     """LightningCLI with a run folder, its loggers, and one seed for everything."""
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Says in a line what each command is for."""
+        """Lists all commands with a line on each; describes the checkpoint as it is looked up here."""
         super().setup_parser(*args, **kwargs)
-        for action in self.parser._actions:
-            if commands := getattr(action, "_choices_actions", None):
-                commands += [type(commands[0])(name, [], "") for name in OTHER_COMMANDS]  # listed here, run by `main`
-                for command in commands:
-                    command.help = COMMANDS[command.dest]
+        commands = self.parser._subcommands_action._choices_actions
+        commands += [type(commands[0])(name, [], "") for name in OTHER_COMMANDS]  # listed here, run by `main`
+        for command in commands:
+            command.help = COMMANDS[command.dest]
+        for name in set(COMMANDS) - set(OTHER_COMMANDS):
+            for action in self._parser(name)._actions:
+                action.help = CKPT_PATH if action.dest == "ckpt_path" else action.help
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder's options; hands the seed on."""

@@ -29,7 +29,11 @@ react: this scores choices and beliefs, not learning.
 
 
 def replay_command(args: Sequence[str] | None = None) -> None:
-    """Runs the command; `args` are the words after `replay`."""
+    """Runs the command.
+
+    Args:
+        args: the words after `replay`; by default those of the command line.
+    """
     parser = _parser()
     options = parser.parse_args(args)
     try:
@@ -143,7 +147,7 @@ def _selector_node(path: Path) -> Any:
     Raises:
         ValueError: the file is not YAML, or has the flat layout.
     """
-    if fault := flat_config(str(path)):
+    if fault := flat_config(str(path), "data"):
         raise ValueError(fault)
     try:
         node = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -18,13 +18,13 @@ from typing import Any
 
 from attempts import die, main
 
-from bots_lightning.evaluation import pass_rate_files
+from bots_lightning.evaluation.pass_rates import files
 from bots_lightning.evaluation.pass_rates.journal import Journal
-from bots_lightning.training import PolicyModule
+from bots_lightning.training import OnlineModule
 
 
 def letters(prompts: list[str], completions: list[str], answer: list[str], **_: Any) -> list[float | None]:
-    """The share of different characters, at most 1; nothing is said of tasks whose answer ends with 3."""
+    """The share of different characters, at most 1; None for tasks whose answer ends with 3."""
     shares = [min(len(set(completion)) / 8, 1.0) for completion in completions]
     return [None if text.endswith("3") else share for share, text in zip(shares, answer, strict=True)]
 
@@ -47,7 +47,7 @@ def kill_in_line(number: int) -> None:
 
 
 def kill_before_table(_: None) -> None:
-    pass_rate_files.put_in_place = die
+    files.put_in_place = die
 
 
 def kill_before_deletion(_: None) -> None:
@@ -74,14 +74,14 @@ KINDS = {"torn": kill_in_line, "table": kill_before_table, "journals": kill_befo
 
 
 def note_batches() -> None:
-    step = PolicyModule.predict_step
+    step = OnlineModule.predict_step
 
-    def noted(module: PolicyModule, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+    def noted(module: OnlineModule, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         with open(os.environ["ROLLED_OUT"], "a") as file:
             file.write(f"{batch.positions[0]}\n")
         return step(module, batch, batch_idx, dataloader_idx)
 
-    PolicyModule.predict_step = noted
+    OnlineModule.predict_step = noted
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
         patch.setenv("BOTS_LIGHTNING_CACHE", str(shared_cache))
         patch.chdir(folder)
         main(["fit", *FEW_STEPS])
-        main(["fit", *FEW_STEPS, "--model.init_args.lora", "null", "--name", "full"])
+        main(["fit", *FEW_STEPS, "--model.policy.lora", "null", "--name", "full"])
     for path in folder.rglob("last.ckpt"):
         move_weights(path)
     return folder
@@ -77,10 +77,10 @@ def test_the_printed_lines_load_the_policy(
     exec("\n".join(lines), names)
     module = load_module(project / f"runs/{run}/checkpoints/last.ckpt")
     tolerance = 0.1 if "bfloat16" in options else 1e-5
-    torch.testing.assert_close(logits(names["model"]).float(), logits(module.policy), atol=tolerance, rtol=0)
-    pretrained = AutoModelForCausalLM.from_pretrained(module.policy.name_or_path)
-    assert (logits(pretrained) - logits(module.policy)).abs().max() > 0.5
-    assert len(AutoTokenizer.from_pretrained("out/exported")) == len(module.tokenizer)
+    torch.testing.assert_close(logits(names["model"]).float(), logits(module.policy.model), atol=tolerance, rtol=0)
+    pretrained = AutoModelForCausalLM.from_pretrained(module.policy.model.name_or_path)
+    assert (logits(pretrained) - logits(module.policy.model)).abs().max() > 0.5
+    assert len(AutoTokenizer.from_pretrained("out/exported")) == len(module.sampler.encoder.tokenizer)
 
 
 def test_a_moved_checkpoint_needs_its_config(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +94,7 @@ def test_a_moved_checkpoint_needs_its_config(project: Path, capsys: pytest.Captu
 def test_only_the_model_of_a_config_is_read(project: Path) -> None:
     """Not the tasks, and numbers as people write them."""
     config = yaml.safe_load(Path("runs/quickstart/config.yaml").read_text())
-    model = config["model"] | {"init_args": config["model"]["init_args"] | {"learning_rate": "1e-6"}}
+    model = config["model"] | {"optimizer": config["model"]["optimizer"] | {"learning_rate": "1e-6"}}
     Path("model.yaml").write_text(yaml.safe_dump({"model": model, "data": {"class_path": "gone.Gone"}}))
     main(["export", "--ckpt_path", LAST, "--output", "exported", "--config", "model.yaml"])
     assert Path("exported/adapter_config.json").is_file()
@@ -139,19 +139,21 @@ def test_what_is_no_checkpoint_is_named(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora": None}, "does not fit the model of changed.yaml: the checkpoint holds 28 trained weights"),
-        ({"lora": {"r": 3}}, "in the checkpoint and (3, 16) in this policy. Resume with"),
-        ({"lora": {"target_modules": ["q_proj"]}}, "Resume with the `pretrained` and `lora` of the checkpoint"),
-        ({"num_generations": -1}, "changed.yaml: the model cannot be built: num_generations=-1"),
-        ({"num_generation": 1}, "GRPO; did you mean num_generations?"),
-        ({"pretrained": "gone/model"}, "changed.yaml: the pretrained model cannot be loaded: "),
+        ({"policy.lora": None}, "does not fit the model of changed.yaml: the checkpoint holds 28 trained weights"),
+        ({"policy.lora": {"r": 3}}, "in the checkpoint and (3, 16) in this policy. Resume with"),
+        ({"policy.lora": {"target_modules": ["q_proj"]}}, "Resume with the `pretrained` and `lora` of the checkpoint"),
+        ({"sampler.num_generations": -1}, "changed.yaml: the model cannot be built: num_generations=-1"),
+        ({"sampler.num_generation": 1}, "not an option; did you mean model.sampler.num_generations?"),
+        ({"policy.pretrained": "gone/model"}, "changed.yaml: the pretrained model cannot be loaded: "),
     ],
 )
 def test_a_config_that_does_not_fit_is_an_error(
     changes: dict[str, Any], message: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = yaml.safe_load(Path("runs/quickstart/config.yaml").read_text())
-    config["model"]["init_args"] |= changes
+    for name, value in changes.items():
+        part, _, option = name.partition(".")
+        config["model"][part][option] = value
     Path("changed.yaml").write_text(yaml.safe_dump(config))
     words = ["export", "--ckpt_path", LAST, "--output", "exported", "--config", "changed.yaml"]
     assert message in mistake(words, capsys)

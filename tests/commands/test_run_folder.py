@@ -17,7 +17,7 @@ from bots_lightning.evaluation import read_metrics
 
 ROOT = Path(__file__).parents[2]
 FEW_STEPS = ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(ROOT / "tests/assets/few_steps.yaml")]
-OTHER_POOL = ["--data.init_args.source.init_args.num_tasks", "41"]
+OTHER_POOL = ["--data.source.init_args.num_tasks", "41"]
 LONGER = ["--trainer.max_epochs", "2"]
 COMPLETE = {"config.yaml", "metrics.csv", "summary.json", "checkpoints", "tensorboard"}
 
@@ -49,7 +49,7 @@ def test_a_refused_resume_leaves_every_file_of_every_run_as_it_was(fit: Callable
     fit()
     before = content(tmp_path)
     last = "runs/quickstart/checkpoints/last.ckpt"
-    for options in (OTHER_POOL, ["--model.init_args.lora.r", "3"], [*OTHER_POOL, "--name", "other"]):
+    for options in (OTHER_POOL, ["--model.policy.lora.r", "3"], [*OTHER_POOL, "--name", "other"]):
         with pytest.raises(ValueError, match=r"this run's pool is|pretrained"):
             fit(*options, *LONGER, "--ckpt_path", last)
     assert content(tmp_path) == before
@@ -58,7 +58,7 @@ def test_a_refused_resume_leaves_every_file_of_every_run_as_it_was(fit: Callable
 
 
 def test_a_failed_start_takes_no_name(fit: Callable[..., None], tmp_path: Path) -> None:
-    for options in (["--data.init_args.batch_size", "4000"], ["--trainer.overfit_batches", "1"]):
+    for options in (["--data.batch_size", "4000"], ["--trainer.overfit_batches", "1"]):
         with pytest.raises(ValueError, match=r"batch_size|overfit_batches"):
             fit(*options)
     assert not (tmp_path / "runs").exists()

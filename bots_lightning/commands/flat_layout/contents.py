@@ -19,9 +19,9 @@ def converted_config(config: dict[str, Any]) -> dict[str, Any]:
 
 def is_flat(section: Any) -> bool:
     """Whether a `model` or `data` section has the flat layout."""
-    return isinstance(section, str) or (
-        isinstance(section, dict) and bool({"class_path", "init_args"} & section.keys())
-    )
+    if isinstance(section, dict):
+        return not {"class_path", "init_args"}.isdisjoint(section)
+    return isinstance(section, str)
 
 
 def path_of(option: str) -> str:

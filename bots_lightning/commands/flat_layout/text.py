@@ -72,8 +72,8 @@ class Entry:
 
     def at(self, column: int, name: str | None = None) -> list[str]:
         """Comments and lines with the key at another column, and under another name."""
-        own = [self.lines[0].replace(self.key, name or self.key, 1), *self.lines[1:]]
-        return [_shifted(line, column - self.column) for line in (*self.comments, *own)]
+        own = [line.replace(self.key, name or self.key, 1) for line in self.lines[:1]]
+        return [_shifted(line, column - self.column) for line in (*self.comments, *own, *self.lines[1:])]
 
 
 def _entries(node: yaml.Node, lines: list[str], end: int) -> list[Entry]:
@@ -115,7 +115,7 @@ def _moved(root: yaml.Node, lines: list[str], config: dict[str, Any]) -> Iterato
             yield from (*entry.comments, *entry.lines, *entry.gap)
             continue
         options = _entries(inner["init_args"].value, lines, inner["init_args"].end) if "init_args" in inner else []
-        yield from (*entry.comments, entry.lines[0])
+        yield from (*entry.comments, *entry.lines[:1])
         if entry.key == "data":
             yield from (line for option in options for line in option.at(INDENT))
         else:

@@ -169,6 +169,10 @@ def _option(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
     return explain_option(parser, scene.words, _key(scene, prefix + found["name"]), fault.owner)
 
 
+def _in_group(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
+    return explain_option(scene.parser, scene.words, _key(scene, f"{found['group']}.{found['name']}"), None)
+
+
 def _word(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
     return explain_word(scene.parser, scene.words, found["words"].split())
 
@@ -201,6 +205,7 @@ RULES: tuple[tuple[re.Pattern[str], Explanation], ...] = tuple(
         (r"the following arguments are required: (?P<names>.*)", _required),
         (r"argument (?P<option>\S+): expected (?P<number>one|at least one|\d+) argument", _no_value),
         (r"^Option '(?P<name>.*)' is not accepted$", _option),
+        (r"^Group '(?P<group>.*)' does not accept option '(?P<name>.*)'", _in_group),
         (r"^Subclasses are disabled for (?P<kind>\w+), thus '(?P<path>[^']*)'", _no_subclass),
         (r"^Unable to load config \"(?P<path>.*)\"", _no_subclass),
         (r"^Subcommand '(?P<command>\w+)' does not accept option '(?P<name>.*)'", _option),

@@ -13,15 +13,16 @@ def flat_fault(words: Sequence[str]) -> str | None:
     return next(_in_configs(config_files(words)), None) or next(_in_words(words), None)
 
 
-def flat_config(file: str) -> str | None:
-    """A line on a config of the flat layout; None if it is none."""
-    return next(_in_configs([file]), None)
+def flat_config(file: str, section: str) -> str | None:
+    """A line on a config where `model` or `data` has the flat layout; None if that section has not."""
+    return next(_in_configs([file], [section]), None)
 
 
-def _in_configs(files: Sequence[str]) -> Iterator[str]:
+def _in_configs(files: Sequence[str], sections: Sequence[str] = ("model", "data")) -> Iterator[str]:
     for file in files:
         for place in places_in_file(file):
-            if OLD_NAME.match(place.name):
+            found = OLD_NAME.match(place.name)
+            if found and found["section"] in sections:
                 yield (
                     f"{place}: the layout of configs has changed. Convert the file: bots-lightning convert-config "
                     f"{file} NEW.yaml"

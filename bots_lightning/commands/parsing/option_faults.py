@@ -70,10 +70,9 @@ def _option_in(text: str) -> str:
 
 def _of_parser(parser: Any, place: Place, key: str) -> str:
     own, seen = [plain_key(option) for option in option_names(parser)], f"{place} is not an option"
-    if not {"model", "trainer"} <= {option.partition(".")[0] for option in own}:
-        return (
-            f"{seen}{did_you_mean(key, own, '--')}" if nearest(key, own) else f"{seen}. See {_program(parser)} --help."
-        )
+    if not any(option.startswith("model.") for option in own):
+        hint = did_you_mean(key, own, "--")
+        return seen + (hint if hint != "." else f". See {_program(parser)} --help.")
     everything = [*own, *_of_algorithms()]
     meant = _nearest_section(key, everything)
     if meant is None and (here := _foreign(key)):

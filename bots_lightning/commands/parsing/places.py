@@ -87,6 +87,7 @@ def _advice(error: yaml.MarkedYAMLError) -> str:
 
 
 def places_in_words(words: Sequence[str]) -> Iterator[Place]:
+    """The options among the words of a command line."""
     for word, after in pairwise([*words, None]):
         if word is not None and word.startswith("--"):
             name, equals, value = word[2:].partition("=")
@@ -94,6 +95,7 @@ def places_in_words(words: Sequence[str]) -> Iterator[Place]:
 
 
 def places_in_file(file: str) -> Iterator[Place]:
+    """All keys of a config with their full names; none of a file that is no config."""
     try:
         root = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

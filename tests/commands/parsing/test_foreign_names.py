@@ -4,42 +4,31 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bots_lightning.algorithms import GRPO
-from bots_lightning.cli import BotsCLI, main
 from bots_lightning.commands.parsing import FOREIGN_CLASSES, FOREIGN_OPTIONS, FOREIGN_VALUES
 from bots_lightning.commands.parsing.classes import look_up, option_names, options_of
 from bots_lightning.commands.parsing.foreign_names import PPO_OPTIONS
 
 ROOT = Path(__file__).parents[3]
-OPTIONS = {
-    "model": {*options_of("bots_lightning.algorithms.GRPO"), *options_of("bots_lightning.algorithms.PPO")},
-    "data": set(options_of("bots_lightning.data.TaskDataModule")),
-    "lora": {"r", "alpha", "target_modules"},
-    "dynamic_sampling": set(options_of("bots_lightning.training.DynamicSampling")),
-    "ModelCheckpoint": set(options_of("lightning.pytorch.callbacks.ModelCheckpoint")),
+GRPO_OPTIONS = set(options_of("bots_lightning.algorithms.GRPO"))
+# What stands below options that are classes.
+BELOW = {
+    "model.algorithm": GRPO_OPTIONS | set(options_of("bots_lightning.algorithms.PPO")),
+    "model.algorithm.importance_sampling": set(options_of("bots_lightning.algorithms.ImportanceSampling")),
+    "model.policy.lora": set(options_of("bots_lightning.policy.LoRA")),
+    "model.sampler.dynamic_sampling": set(options_of("bots_lightning.training.DynamicSampling")),
 }
+CHECKPOINTS = set(options_of("lightning.pytorch.callbacks.ModelCheckpoint"))
 
 
 @pytest.fixture(scope="module")
-def own() -> set[str]:
+def own(fit_parser: Any) -> set[str]:
     """Options of `fit`."""
-    seen: list[BotsCLI] = []
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(cli: BotsCLI, *_: object) -> None:
-        seen.append(cli)
-        raise StoppedError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BotsCLI, "parse_arguments", stop)
-        with pytest.raises(StoppedError):
-            main(["fit"])
-    return set(option_names(seen[0]._parser("fit")))
+    return set(option_names(fit_parser))
 
 
 @pytest.mark.parametrize("name", FOREIGN_OPTIONS | PPO_OPTIONS)
@@ -48,12 +37,10 @@ def test_every_name_leads_to_an_option(name: str, own: set[str]) -> None:
         if name not in names:
             continue
         here = re.split(r"[ ,]", names[name])[0]
-        part, _, inner = here.partition(".init_args.")
-        option, _, below = inner.partition(".")
-        assert option in OPTIONS[part] if inner else here in own, here
-        assert not below or below in OPTIONS[option]
+        above, _, option = here.rpartition(".")
+        assert here in own or option in BELOW.get(above, ()), here
         if found := re.search(r"option (\w+) of lightning\.pytorch\.callbacks\.ModelCheckpoint", names[name]):
-            assert found[1] in OPTIONS["ModelCheckpoint"]
+            assert found[1] in CHECKPOINTS
 
 
 def texts() -> list[str]:
@@ -72,14 +59,14 @@ def test_every_overlay_and_class_that_is_named_is_there() -> None:
     assert [path for path in classes if look_up(path) is None] == []
 
 
-def test_no_name_is_one_of_ours_so_that_it_would_never_be_said() -> None:
-    grpo = set(options_of("bots_lightning.algorithms.GRPO"))
-    assert not {name for name, here in FOREIGN_OPTIONS.items() if here.startswith("model.")} & grpo
+def test_no_name_is_one_of_ours_so_that_it_would_never_be_said(own: set[str]) -> None:
+    ours = GRPO_OPTIONS | {option.rpartition(".")[2] for option in own if option.startswith("model.")}
+    assert not {name for name, here in FOREIGN_OPTIONS.items() if here.startswith("model.")} & ours
     assert not set(PPO_OPTIONS) & set(options_of("bots_lightning.algorithms.PPO"))
 
 
-def test_values_are_of_options_that_are_here_and_not_among_their_choices() -> None:
-    assert set(FOREIGN_VALUES) - {"precision"} <= OPTIONS["model"]
+def test_values_are_of_options_that_are_here_and_not_among_their_choices(own: set[str]) -> None:
+    assert set(FOREIGN_VALUES) <= {option.rpartition(".")[2] for option in own}.union(*BELOW.values())
     assert "gspo" not in str(GRPO.__init__.__annotations__["loss_type"])
 
 
