@@ -4,16 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from bots_lightning.algorithms.groups import RolloutGroups
-from bots_lightning.rewards import Outcomes, RewardStream
+from bots_lightning.algorithms import RolloutGroups, StepContext
+from bots_lightning.beliefs import Evidence
+from bots_lightning.data import TaskBatch
+from bots_lightning.rewards import Outcomes, RewardStream, Scorer, tasks_of_rows
 from bots_lightning.rollouts import Rollouts
+from bots_lightning.rollouts.segments import groups_of_rows
 from bots_lightning.tasks import Task
 
 
@@ -69,6 +73,59 @@ class ScoredBatch:
             np.concatenate([batch.evidence for batch in batches]),
             outcomes,
         )
+
+
+def scored(
+    batch: TaskBatch,
+    unscored: UnscoredBatch,
+    scorer: Scorer,
+    decode: Callable[[list[list[int]]], list[str]],
+    context: StepContext,
+) -> ScoredBatch:
+    """Scores the rollouts of a batch, as far as that is not done yet.
+
+    Args:
+        batch: K tasks with their numbers of rollouts.
+        unscored: their R rollouts.
+        scorer: of the rewards.
+        decode: token ids of completions to their texts.
+        context: of the step.
+    """
+    rollouts, rows = unscored.rollouts.to(context.device), tasks_of_rows(batch.tasks, batch.counts)
+    tokens = rollouts.completion_lists()
+    completions = decode(tokens)
+    scores = unscored.rewards.finish(completions, tokens)
+    rewards = scorer.combine(scores, rows)
+    evidence = scorer.evidence(scores, rewards, rows)
+    groups = RolloutGroups(
+        rollouts,
+        torch.as_tensor(rewards, dtype=torch.float32, device=context.device),
+        groups_of_rows(batch.counts, context.device),
+        torch.full((len(batch),), context.progress.iterations, device=context.device),
+    )
+    return ScoredBatch(batch.tasks, groups, completions, scores, evidence, unscored.rewards.outcomes)
+
+
+def evidence_of(
+    batch: TaskBatch, result: ScoredBatch, iteration: int, num_generations: int
+) -> tuple[Evidence, dict[int, float]]:
+    """What a batch has shown.
+
+    Args:
+        batch: K tasks with their numbers of rollouts.
+        result: their scored rollouts.
+        iteration: the present one.
+        num_generations: the usual number of rollouts.
+
+    Returns:
+        success counts of the tasks; and tokens that `num_generations` rollouts of each task would have, by its index.
+    """
+    rollouts, counts = result.groups.rollouts, np.array(batch.counts)
+    age = iteration - rollouts.policy_version
+    evidence = Evidence.from_rewards(np.array(batch.indices), result.evidence, counts, age)
+    totals = np.add.reduceat(rollouts.lengths.cpu().numpy(), np.cumsum(counts) - counts)
+    tokens = (totals * num_generations / counts).tolist()
+    return evidence, dict(zip(batch.indices, tokens, strict=True))
 
 
 @contextmanager

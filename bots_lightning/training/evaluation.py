@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -14,7 +14,12 @@ import torch
 from bots_lightning.data import TaskBatch
 from bots_lightning.evaluation import HeldOutScore
 from bots_lightning.options import check_numbers
+from bots_lightning.rewards import tasks_of_rows
+from bots_lightning.rollouts import derive_seed
 from bots_lightning.tasks import TaskPool
+from bots_lightning.training.sampler import Sampler
+
+Floats = npt.NDArray[np.float64]
 
 
 @final
@@ -49,7 +54,7 @@ class Evaluation:
         n, k = self.num_generations, self.pass_k
         self._scores = {name: HeldOutScore(n, k, sorted(set(pool.groups))).to(device) for name, pool in pools.items()}
 
-    def add(self, number: int, batch: TaskBatch, evidence: npt.NDArray[np.float64]) -> None:
+    def add(self, number: int, batch: TaskBatch, evidence: Floats) -> None:
         """Counts the rollouts of one batch.
 
         Args:
@@ -83,3 +88,27 @@ class Evaluation:
             entry = {"iteration": iteration, "overall": sum(overall) / len(overall), "scores": scores}
             self.history.append(entry)
         return scores
+
+
+def rollout_and_score(
+    batch: TaskBatch, sampler: Sampler, policy_version: int, stream: Sequence[int]
+) -> tuple[list[str], Floats, Floats]:
+    """Rolls out a batch and scores it, outside of training.
+
+    Args:
+        batch: K tasks with their numbers of rollouts.
+        sampler: whose engine has this version of the policy.
+        policy_version: how many updates the policy has seen.
+        stream: what the seeds are derived from, beside each task's place.
+
+    Returns:
+        R completions, their rewards (R,) and how far each solves its task (R,), NaN where there is none.
+    """
+    seeds = [derive_seed(*stream, position) for position in batch.positions]
+    rollouts = sampler.generate(sampler.policy.model, policy_version, batch.tasks, batch.counts, seeds)
+    tokens = rollouts.completion_lists()
+    completions, scorer = sampler.encoder.decode_rows(tokens), sampler.scorer
+    scores = scorer.scores(batch.tasks, batch.counts, completions, tokens)
+    rows = tasks_of_rows(batch.tasks, batch.counts)
+    rewards = scorer.combine(scores, rows)
+    return completions, rewards, scorer.evidence(scores, rewards, rows)

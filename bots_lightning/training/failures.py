@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch.distributed as dist
+from lightning import LightningModule, Trainer
+from lightning.pytorch import Callback
 
 Result = TypeVar("Result")
 
 
 class StepFailedError(RuntimeError):
     """A step could not be made; all ranks have stopped at the same place, and the run can be saved there."""
+
+
+class Closes(Protocol):
+    """Something that can be given up."""
+
+    def close(self) -> None:
+        """Gives it up; returns at once."""
+
+
+class EndsRollouts(Callback):
+    """Ends asynchronous rollouts when a run fails: Lightning tears no module down then.
+
+    Args:
+        sampler: whose rollouts may be under way.
+    """
+
+    def __init__(self, sampler: Closes) -> None:
+        self.sampler = sampler
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Gives them up."""
+        self.sampler.close()
 
 
 def together(strategy: Any, attempt: Callable[[], Result]) -> Result:

@@ -5,39 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, TypeVar, final
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from bots_lightning.algorithms import Algorithm, Progress, StepContext
 from bots_lightning.checkpoints import WholeSteps
 from bots_lightning.data import TaskBatch, TaskDataModule
-from bots_lightning.evaluation import MetricsCSV
 from bots_lightning.options import check_numbers
 from bots_lightning.policy import Policy
-from bots_lightning.policy.base_model import check_base
 from bots_lightning.policy.loading import check_device
 from bots_lightning.rewards import Scorer
-from bots_lightning.rollouts import derive_seed, prompt_room
+from bots_lightning.rollouts import derive_seed
 from bots_lightning.strategies import gathered_parameters, shards_parameters
-from bots_lightning.tasks import TaskPool
+from bots_lightning.training import checks, report, start
 from bots_lightning.training.batch import ScoredBatch
-from bots_lightning.training.checks import check_ranks_agree, check_trainer, check_update
-from bots_lightning.training.evaluation import Evaluation
-from bots_lightning.training.failures import by_first_rank
+from bots_lightning.training.evaluation import Evaluation, rollout_and_score
+from bots_lightning.training.failures import EndsRollouts, by_first_rank
 from bots_lightning.training.kept import check_kept
 from bots_lightning.training.metrics import timing_metrics
 from bots_lightning.training.pools import check_answers, check_prompts
-from bots_lightning.training.report import batch_metrics, count, step_output
 from bots_lightning.training.sampler import Sampler
 from bots_lightning.training.schedule import total_optimizer_steps
 from bots_lightning.training.seeds import ADAPTERS, CRITIC, EVALUATE, PREDICT
 from bots_lightning.training.signals import end_on_sigterm
-from bots_lightning.training.trained import check_shapes, trained_shapes, trained_weights, without_frozen
+from bots_lightning.training.trained import check_checkpoint, trained_shapes, trained_weights, without_frozen
 from bots_lightning.training.updater import Updater
 
 Computed = TypeVar("Computed")
@@ -97,76 +92,48 @@ class OnlineModule(LightningModule):
 
     @property
     def _tasks(self) -> TaskDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+        tasks: TaskDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return tasks
 
     # --- one step -----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
         """Rolls out and scores a batch, updates the belief and the policy; see `step_output` for what it returns."""
+        report.forget_step(self.trainer)
         context = self.step_context()
-        waited = self._await_rollouts(context)
+        with context.clock.phase("rollout"):
+            waited = self.sampler.wait()
         with context.gathered_parameters():
             with context.clock.phase("sync"):
                 self.sampler.sync(context.strategy, self.progress.iterations)
             sampled = self.sampler.sample(batch, context)
             groups, chosen = self.sampler.choose(sampled, context)
         self.sampler.begin_next(context)
-        stale = self.sampler.staleness(sampled, waited, context)
         with context.gathered_parameters(), context.clock.phase("logprobs", self.device):
             experience, prepared = self.algorithm.prepare(groups, context)
         updated = self.updater.update(experience, self.algorithm, context)
-        return self._report(sampled, chosen | stale | prepared | updated, waited, context)
+        return self._report(sampled, chosen | prepared | updated, waited, context)
 
     def step_context(self) -> StepContext:
         """What the parts of a step share."""
-        trainer, optimizing = self.trainer, bool(self.trainer.optimizers)
-        context = StepContext(
-            strategy=trainer.strategy,
-            device=self.device,
-            rank=self.global_rank,
-            world_size=trainer.world_size,
-            all_gather=self.all_gather,
-            backward=self.manual_backward,
-            seed=self.seed,
-            progress=self.progress,
-            max_completion_length=self.sampler.max_completion_length,
-            optimizer=self.optimizers() if optimizing else None,
-            scheduler=self.lr_schedulers() if optimizing else None,
-            global_step=lambda: trainer.global_step,
-            trained=trained_weights(self),
-            folder=Path(trainer.default_root_dir),
-        )
+        context = start.step_context(self, self.progress, self.seed, self.sampler.max_completion_length)
         context.clock.seconds["select"] = self._tasks.select_seconds  # by the loader, just before
         return context
-
-    def _await_rollouts(self, context: StepContext) -> float:
-        """The seconds that asynchronous rollouts of this batch took."""
-        with context.clock.phase("rollout"):
-            return self.sampler.wait()
 
     def _report(
         self, sampled: list[ScoredBatch], metrics: dict[str, Any], waited: float, context: StepContext
     ) -> dict[str, Any]:
         """Counts and logs the step; what callbacks read."""
         everything = ScoredBatch.concatenate(sampled, self.sampler.sampling.pad_token_id)
-        tokens = count(everything, context)
-        metrics |= batch_metrics(everything, self.scorer.names, context)
+        tokens = report.count(everything, context)
+        metrics |= report.batch_metrics(everything, self.scorer.names, context)
         timings = context.clock.stop()
-        self._log_step(metrics | timing_metrics(timings, tokens))
+        metrics |= timing_metrics(timings, tokens)
+        report.log_step(self, metrics, self.progress, self._tasks.selector.metrics())
         if self.progress.iterations % self.check_ranks_every == 0:
             self._check_ranks_agree()
         timings |= {"step": sum(timings.values()) - timings["select"], "ahead": waited}
-        return step_output(everything, metrics["loss"], timings)
-
-    def _log_step(self, metrics: dict[str, Any]) -> None:
-        """Means over ranks, and the run's counters."""
-        metrics["step"] = float(self.progress.iterations)  # Lightning takes the loggers' step from here
-        self.log_dict(metrics, batch_size=1, sync_dist=self.trainer.world_size > 1)
-        spent = {
-            "num_tokens": float(self.progress.generated_tokens),
-            "num_rollouts": float(self.progress.rollouts),
-        }
-        self.log_dict(spent | self._tasks.selector.metrics(), batch_size=1)
+        return report.step_output(everything, metrics["loss"], timings)
 
     def forward(self, compute: Callable[[], Computed]) -> Computed:
         """Runs a forward pass for a strategy that wraps this module.
@@ -187,10 +154,7 @@ class OnlineModule(LightningModule):
         """Loads the policy, its tokenizer and the critic, once, when a run starts."""
         if self.policy.is_loaded:
             return
-        limits = [bound for bound in (self.policy.context_length(), self.algorithm.context_length()) if bound]
-        room = prompt_room(
-            min(limits, default=None), self.sampler.max_prompt_length, self.sampler.max_completion_length
-        )
+        room = start.prompt_room_of(self.policy, self.algorithm, self.sampler)
         self.policy.load(derive_seed(self.seed, ADAPTERS))
         self.sampler.build(room)
         self.algorithm.build(derive_seed(self.seed, CRITIC))
@@ -198,18 +162,17 @@ class OnlineModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuses what cannot go well before a model is loaded; sees that checkpoints are taken of whole steps."""
         if stage == "fit":
-            check_trainer(self.trainer)
+            checks.check_trainer(self.trainer)
         check_device(self.trainer.strategy.root_device)
         if stage == "predict":
             check_kept(self.trainer)
-        by_first_rank(self.trainer.strategy, lambda: check_answers(self._pools(), self.scorer))
+        by_first_rank(self.trainer.strategy, lambda: check_answers(start.pools_of(self.trainer), self.scorer))
         if isinstance(tasks := self._tasks, TaskDataModule):
             self.sampler.tasks = tasks
             tasks.num_generations = self.sampler.num_generations
             tasks.eval_num_generations = self.evaluation.num_generations
         if stage == "fit":
             self._whole_steps = WholeSteps(self.trainer, self._tasks.between_steps)
-            self._tasks.between_steps.append(self._forget_metrics)
             if self.algorithm.kl_coef:
                 self.policy.load_reference(self.device)  # before a strategy shards the weights
 
@@ -219,34 +182,29 @@ class OnlineModule(LightningModule):
         self.scorer.close()
         if self._whole_steps is not None:
             self._whole_steps.remove()
-            self._tasks.between_steps.remove(self._forget_metrics)
             self._whole_steps = None
 
     def configure_callbacks(self) -> list[Callback]:
         """A callback that ends asynchronous rollouts when a run fails."""
-        return [_EndsRollouts()] if self.sampler.max_staleness else []
+        return [EndsRollouts(self.sampler)] if self.sampler.max_staleness else []
 
     def on_fit_start(self) -> None:
         """Refuses prompts that do not fit and updates without a step; tells the selector how long the run is."""
-        check_update(self.trainer, self.sampler, self.algorithm)
+        checks.check_update(self.trainer, self.sampler, self.algorithm)
         if self.trainer.ckpt_path:  # Lightning would evaluate all the same where an epoch is over
             self.trainer.num_sanity_val_steps = 0
         self._check_prompts()
-        per_iteration = self.algorithm.steps_per_iteration
-        steps = total_optimizer_steps(self.trainer, per_iteration)
-        self._tasks.selector.planned_selections = None if steps is None else steps // per_iteration
+        planned = start.planned_iterations(self.trainer, self.algorithm.steps_per_iteration)
+        self._tasks.selector.planned_selections = planned
 
     def on_train_start(self) -> None:
         """Continues the curves where this run does, and the schedule; ranks begin alike."""
         if self.sampler.leftovers is not None:
             self.sampler.leftovers = self.sampler.leftovers.to(self.device)
         self._check_ranks_agree()
-        for curves in self._curves():
+        for curves in report.curves_of(self.trainer):
             curves.continue_after(self.progress.iterations)
-        optimizer: Any = self.optimizers()
-        scheduler: Any = self.lr_schedulers()
-        for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
-            group["lr"] = rate  # also where a checkpoint has left its optimizer behind
+        self.updater.set_rates(self.optimizers(), self.lr_schedulers())
 
     def on_train_end(self) -> None:
         """Evaluates the final policy, if the last evaluation came before the last iteration."""
@@ -257,33 +215,14 @@ class OnlineModule(LightningModule):
                     for batch_idx, batch in enumerate(loader):
                         self.validation_step(batch, batch_idx, index)
             self._gathered.close()
-            self._log_outside_the_loop(self.evaluation.finish(self.progress.iterations))
-
-    def _pools(self) -> dict[str, TaskPool]:
-        """All that this run may roll out, by what errors call it."""
-        tasks, function = self._tasks, self.trainer.state.fn
-        if not isinstance(tasks, TaskDataModule):
-            return {}  # `check_trainer` refuses it
-        training = {"training": tasks.require_pool()}
-        if function == TrainerFn.PREDICTING:
-            return training
-        return tasks.eval_pools if function != TrainerFn.FITTING else training | tasks.eval_pools
+            report.log_outside_the_loop(self.trainer.loggers, self.evaluation, self.progress.iterations)
 
     def _check_prompts(self) -> None:
-        by_first_rank(self.trainer.strategy, lambda: check_prompts(self._pools(), self.sampler.encoder))
+        by_first_rank(self.trainer.strategy, lambda: check_prompts(start.pools_of(self.trainer), self.sampler.encoder))
 
     def _check_ranks_agree(self) -> None:
         replicated = {} if shards_parameters(self.trainer.strategy) else trained_weights(self)
-        check_ranks_agree(self._tasks.fingerprint, replicated.items())
-
-    def _forget_metrics(self) -> None:
-        """Of the last step: Lightning would log those that the next one does not have, of absent groups, again."""
-        for metric in self.trainer.fit_loop.epoch_loop._results.values():
-            if metric.meta.on_step and not metric.meta.on_epoch:
-                metric.reset()
-
-    def _curves(self) -> list[MetricsCSV]:
-        return [logger for logger in self.trainer.loggers if isinstance(logger, MetricsCSV)]
+        checks.check_ranks_agree(self._tasks.fingerprint, replicated.items())
 
     # --- evaluation and prediction ------------------------------------------------------------------------------
 
@@ -308,15 +247,9 @@ class OnlineModule(LightningModule):
         self._gathered.close()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Rolls out training tasks.
-
-        Returns:
-            for writers: `task_ids` (K), `counts` (K), `completions` (R), `rewards` and `evidence` (R,).
-        """
-        completions, rewards, evidence = self._rollout_and_score(batch, PREDICT)
-        numbers = {"rewards": torch.as_tensor(rewards), "evidence": torch.as_tensor(evidence)}
-        named = {"task_ids": [task.id for task in batch.tasks], "counts": list(batch.counts)}
-        return named | {"completions": completions} | numbers
+        """Rolls out training tasks; see `predict_output` for what it returns to writers."""
+        outcome = rollout_and_score(batch, self.sampler, self.progress.iterations, (self.seed, PREDICT))
+        return report.predict_output(batch, *outcome)
 
     def on_validation_epoch_start(self) -> None:
         """Gathers the parameters, and starts fresh counts for every held-out pool."""
@@ -325,7 +258,8 @@ class OnlineModule(LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Rolls out and scores held-out tasks, with equal seeds at every evaluation."""
-        _, _, evidence = self._rollout_and_score(batch, EVALUATE, dataloader_idx)
+        stream = (self.seed, EVALUATE, dataloader_idx)
+        _, _, evidence = rollout_and_score(batch, self.sampler, self.progress.iterations, stream)
         self.evaluation.add(dataloader_idx, batch, evidence)
 
     def on_validation_epoch_end(self) -> None:
@@ -335,21 +269,11 @@ class OnlineModule(LightningModule):
             scores = self.evaluation.finish(self.progress.iterations) | {"step": float(self.progress.iterations)}
             self.log_dict(scores, batch_size=1, sync_dist=self.trainer.world_size > 1)
         elif self.trainer.num_sanity_val_steps == math.inf:  # the evaluation before training, and not a part of it
-            self._log_outside_the_loop(self.evaluation.finish(self.progress.iterations))
+            report.log_outside_the_loop(self.trainer.loggers, self.evaluation, self.progress.iterations)
 
     # `test` is `validate` under other names.
     on_test_start, on_test_epoch_start = on_predict_start, on_validation_epoch_start
     test_step, on_test_epoch_end = validation_step, on_validation_epoch_end
-
-    def _rollout_and_score(self, batch: TaskBatch, *stream: int) -> Any:
-        """Completions, rewards and evidence of a batch outside of training; its seeds are those of this stream."""
-        seeds = [derive_seed(self.seed, *stream, position) for position in batch.positions]
-        return self.sampler.rollout_and_score(batch.tasks, batch.counts, seeds, self.progress.iterations)
-
-    def _log_outside_the_loop(self, scores: dict[str, float]) -> None:
-        """To the loggers themselves: Lightning drops metrics of sanity checks and of `on_train_end`."""
-        for logger in self.trainer.loggers:
-            logger.log_metrics(scores, step=self.progress.iterations)
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
@@ -363,7 +287,7 @@ class OnlineModule(LightningModule):
         checkpoint["progress"] = vars(self.progress).copy()
         checkpoint["evaluations"] = self.history
         checkpoint |= self.sampler.state_dict()
-        for curves in self._curves():
+        for curves in report.curves_of(self.trainer):
             curves.flush()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -373,9 +297,7 @@ class OnlineModule(LightningModule):
             ValueError: the checkpoint's trained weights are not those of this policy, or were trained on another base.
         """
         self.configure_model()
-        theirs = {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
-        check_shapes(self.trained_shapes(), theirs)
-        check_base(checkpoint.get("base"), **self.policy.base)
+        check_checkpoint(self, checkpoint, self.policy.base)
         self.progress = Progress(**checkpoint["progress"])
         self.evaluation.history = list(checkpoint["evaluations"])
         world_size = 1 if self._trainer is None else self.trainer.world_size
@@ -384,11 +306,3 @@ class OnlineModule(LightningModule):
     def trained_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all that a checkpoint holds of the module, by name."""
         return trained_shapes(self)
-
-
-class _EndsRollouts(Callback):
-    """Ends asynchronous rollouts: Lightning tears no module down when a run fails."""
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        assert isinstance(pl_module, OnlineModule)
-        pl_module.sampler.close()

@@ -32,6 +32,7 @@ class NextBatch:
         self.policy = policy
         self._background: BackgroundRollouts | None = None
         self._restored: dict[str, Any] | None = None
+        self._waited = 0.0
 
     def begin(self, batch: TaskBatch, roll_out: RollOut, context: StepContext) -> None:
         """Starts to roll a batch out with the policy as it is.
@@ -93,10 +94,21 @@ class NextBatch:
         Returns:
             the seconds that it took in all, 0 if there was nothing.
         """
-        if self._background is None or self._background.batch is None:
-            return 0.0
-        self._background.wait()
-        return self._background.seconds
+        self._waited = 0.0
+        if self._background is not None and self._background.batch is not None:
+            self._background.wait()
+            self._waited = self._background.seconds
+        return self._waited
+
+    def metrics(self, rollouts: Rollouts, context: StepContext) -> dict[str, float]:
+        """How far the step is off-policy, and how long its rollouts took.
+
+        Args:
+            rollouts: of the step's first batch.
+            context: of the step.
+        """
+        updates = context.progress.iterations - rollouts.policy_version
+        return {"sampling/staleness": float(updates), "rollout_ahead_time": self._waited}
 
     def close(self) -> None:
         """Gives up what is under way and releases the copy of the policy; the engine is cancelled by the caller."""

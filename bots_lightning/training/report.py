@@ -7,10 +7,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 
-from bots_lightning.algorithms import StepContext
+from bots_lightning.algorithms import Progress, StepContext
+from bots_lightning.data import TaskBatch
+from bots_lightning.evaluation import MetricsCSV
 from bots_lightning.training.batch import ScoredBatch
+from bots_lightning.training.evaluation import Evaluation
 from bots_lightning.training.metrics import reward_metrics, rollout_metrics
 
 
@@ -44,7 +51,7 @@ def count(batch: ScoredBatch, context: StepContext) -> int:
     context.progress.iterations += 1
     context.progress.rollouts += rollouts
     context.progress.generated_tokens += tokens
-    return tokens
+    return int(tokens)
 
 
 def step_output(batch: ScoredBatch, loss: float, timings: dict[str, float]) -> dict[str, Any]:
@@ -72,3 +79,63 @@ def step_output(batch: ScoredBatch, loss: float, timings: dict[str, float]) -> d
         "num_tokens": int(groups.rollouts.lengths.sum()),
         "timings": timings,
     }
+
+
+def predict_output(
+    batch: TaskBatch, completions: list[str], rewards: npt.NDArray[np.float64], evidence: npt.NDArray[np.float64]
+) -> dict[str, Any]:
+    """What `predict_step` returns for callbacks to write.
+
+    Args:
+        batch: K tasks with their numbers of rollouts.
+        completions: R texts.
+        rewards: (R,) float, NaN where there is none.
+        evidence: (R,) float in [0, 1], NaN where there is none.
+
+    Returns:
+        `task_ids` (K), `counts` (K), `completions` (R), `rewards` and `evidence` (R,).
+    """
+    named = {"task_ids": [task.id for task in batch.tasks], "counts": list(batch.counts), "completions": completions}
+    return named | {"rewards": torch.as_tensor(rewards), "evidence": torch.as_tensor(evidence)}
+
+
+def log_step(
+    module: LightningModule, metrics: dict[str, Any], progress: Progress, of_selector: dict[str, float]
+) -> None:
+    """Logs a step: means over ranks, and the run's counters.
+
+    Args:
+        module: by which Lightning logs.
+        metrics: of this rank, or of all.
+        progress: counters of the run.
+        of_selector: metrics that are the same on all ranks.
+    """
+    metrics["step"] = float(progress.iterations)  # Lightning takes the loggers' step from here
+    module.log_dict(metrics, batch_size=1, sync_dist=module.trainer.world_size > 1)
+    spent = {"num_tokens": float(progress.generated_tokens), "num_rollouts": float(progress.rollouts)}
+    module.log_dict(spent | of_selector, batch_size=1)
+
+
+def log_outside_the_loop(loggers: Sequence[Logger], evaluation: Evaluation, iteration: int) -> None:
+    """Logs an evaluation where Lightning would drop its scores: in sanity checks and in `on_train_end`.
+
+    Args:
+        loggers: of the trainer.
+        evaluation: whose rollouts are all counted.
+        iteration: of the run.
+    """
+    scores = evaluation.finish(iteration)
+    for logger in loggers:
+        logger.log_metrics(scores, step=iteration)
+
+
+def curves_of(trainer: Trainer) -> list[MetricsCSV]:
+    """The loggers that continue a file of an earlier run."""
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
+
+
+def forget_step(trainer: Any) -> None:
+    """Forgets the last step's metrics: Lightning would log those that the next one does not have, of absent groups."""
+    for metric in trainer.fit_loop.epoch_loop._results.values():
+        if metric.meta.on_step and not metric.meta.on_epoch:
+            metric.reset()

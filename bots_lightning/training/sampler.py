@@ -9,19 +9,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import nn
 
 from bots_lightning.algorithms import RolloutGroups, StepContext
-from bots_lightning.beliefs import Evidence
 from bots_lightning.data import TaskBatch, TaskDataModule
 from bots_lightning.options import check_numbers
 from bots_lightning.policy import Policy
 from bots_lightning.policy.loading import language_model, stop_token_ids
 from bots_lightning.rewards import RewardStream, Scorer
-from bots_lightning.rewards.calls import tasks_of_rows
 from bots_lightning.rollouts import (
     CompactEngine,
     GenerationRequest,
@@ -33,9 +28,8 @@ from bots_lightning.rollouts import (
     derive_seed,
     load_tokenizer,
 )
-from bots_lightning.rollouts.segments import groups_of_rows
 from bots_lightning.tasks import Task
-from bots_lightning.training.batch import ScoredBatch, UnscoredBatch, closed_on_failure
+from bots_lightning.training.batch import ScoredBatch, UnscoredBatch, closed_on_failure, evidence_of, scored
 from bots_lightning.training.dynamic_sampling import DynamicSampling
 from bots_lightning.training.failures import together
 from bots_lightning.training.next_batch import NextBatch
@@ -163,27 +157,6 @@ class Sampler:
         )
         return self.engine.generate(request)
 
-    def rollout_and_score(
-        self, tasks: Sequence[Task], counts: Sequence[int], seeds: Sequence[int], policy_version: int
-    ) -> tuple[list[str], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Rolls out tasks and scores them, outside of training.
-
-        Args:
-            tasks: K of them.
-            counts: (K,) completions of each.
-            seeds: (K,).
-            policy_version: how many updates the policy has seen.
-
-        Returns:
-            R completions, their rewards (R,) and how far each solves its task (R,), NaN where there is none.
-        """
-        tokens = self.generate(self.policy.model, policy_version, tasks, counts, seeds).completion_lists()
-        completions = self.encoder.decode_rows(tokens)
-        scores = self.scorer.scores(tasks, counts, completions, tokens)
-        rows = tasks_of_rows(tasks, counts)
-        rewards = self.scorer.combine(scores, rows)
-        return completions, rewards, self.scorer.evidence(scores, rewards, rows)
-
     def _roll_out(self, version: int, batch: TaskBatch, seeds: Sequence[int], model: nn.Module) -> UnscoredBatch:
         """Samples a batch, and scores meanwhile what is completed."""
         rewards = self._reward_stream(batch)
@@ -222,8 +195,9 @@ class Sampler:
             sampled: all batches of the step.
             context: of the step; the policy's parameters are gathered.
         """
+        stale = {} if self._next is None else self._next.metrics(sampled[0].groups.rollouts, context)
         if self.dynamic_sampling is None:
-            return sampled[0].groups, {}
+            return sampled[0].groups, stale
         groups, leftovers, metrics = self.dynamic_sampling.compose(
             self.leftovers,
             [one.groups for one in sampled],
@@ -235,7 +209,7 @@ class Sampler:
             with context.clock.phase("logprobs", context.device):
                 leftovers = replace(leftovers, rollouts=self.policy.recorded(leftovers.rollouts))
         self.leftovers = leftovers
-        return groups, metrics
+        return groups, metrics | stale
 
     def begin_next(self, context: StepContext) -> None:
         """Draws the next batch and starts to roll it out with the policy as it is, where rollouts are asynchronous.
@@ -255,19 +229,6 @@ class Sampler:
         """Waits for rollouts that are under way; the seconds that they took in all."""
         return 0.0 if self._next is None else self._next.wait()
 
-    def staleness(self, sampled: Sequence[ScoredBatch], seconds: float, context: StepContext) -> dict[str, float]:
-        """Metrics of asynchronous rollouts: updates since the first batch was sampled, and how long that took.
-
-        Args:
-            sampled: all batches of the step.
-            seconds: as of `wait`.
-            context: of the step.
-        """
-        if self._next is None:
-            return {}
-        updates = context.progress.iterations - sampled[0].groups.rollouts.policy_version
-        return {"sampling/staleness": float(updates), "rollout_ahead_time": seconds}
-
     def _select(self, draw: Callable[[], list[int]], context: StepContext) -> TaskBatch:
         """This rank's share of one more batch."""
         with context.clock.phase("select"):
@@ -278,11 +239,11 @@ class Sampler:
         """Rolls out and scores the step's batch of that number, and reports its evidence."""
         roll_out = self._rollouts_of(batch, number, context)
         with context.clock.phase("sync"):
-            scored = together(context.strategy, lambda: self._score(batch, roll_out, context))
+            result = together(context.strategy, lambda: self._score(batch, roll_out, context))
         if self._next is not None:
             self._next.taken()
-        self._observe(batch, scored, context)
-        return scored
+        self._observe(batch, result, context)
+        return result
 
     def _rollouts_of(self, batch: TaskBatch, number: int, context: StepContext) -> Callable[[], UnscoredBatch]:
         """How the rollouts are obtained: they may be under way, or in the checkpoint that was resumed."""
@@ -299,30 +260,13 @@ class Sampler:
         with context.clock.phase("rollout"):
             unscored = roll_out()
         with context.clock.phase("reward"):
-            rollouts, counts = unscored.rollouts.to(context.device), batch.counts
-            tokens = rollouts.completion_lists()
-            completions = self.encoder.decode_rows(tokens)
-            scores = unscored.rewards.finish(completions, tokens)
-            rows = tasks_of_rows(batch.tasks, counts)
-            rewards = self.scorer.combine(scores, rows)
-            evidence = self.scorer.evidence(scores, rewards, rows)
-        groups = RolloutGroups(
-            rollouts,
-            torch.as_tensor(rewards, dtype=torch.float32, device=context.device),
-            groups_of_rows(counts, context.device),
-            torch.full((len(batch),), context.progress.iterations, device=context.device),
-        )
-        return ScoredBatch(batch.tasks, groups, completions, scores, evidence, unscored.rewards.outcomes)
+            return scored(batch, unscored, self.scorer, self.encoder.decode_rows, context)
 
-    def _observe(self, batch: TaskBatch, scored: ScoredBatch, context: StepContext) -> None:
+    def _observe(self, batch: TaskBatch, result: ScoredBatch, context: StepContext) -> None:
         """Reports evidence and lengths. Before the update: its thread pools stay busy and would slow the belief."""
-        rollouts, counts = scored.groups.rollouts, np.array(batch.counts)
-        age = context.progress.iterations - rollouts.policy_version
-        evidence = Evidence.from_rewards(np.array(batch.indices), scored.evidence, counts, age)
-        totals = np.add.reduceat(rollouts.lengths.cpu().numpy(), np.cumsum(counts) - counts)
-        tokens = (totals * self.num_generations / counts).tolist()  # as if all had the usual number of rollouts
+        evidence, tokens = evidence_of(batch, result, context.progress.iterations, self.num_generations)
         with context.clock.phase("sync"):
-            self.tasks.observe(evidence, dict(zip(batch.indices, tokens, strict=True)))
+            self.tasks.observe(evidence, tokens)
         context.clock.move(self.tasks.observe_seconds, "sync", "observe")
 
     # --- the end of a run, and checkpoints ----------------------------------------------------------------------

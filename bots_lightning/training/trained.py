@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from bots_lightning.policy.base_model import check_base
 from bots_lightning.strategies import full_shape
 
 SAME_MODEL = "Resume with the `pretrained` and `lora` of the checkpoint."
@@ -70,3 +71,19 @@ def check_shapes(mine: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> None
     for name, shape in mine.items():
         if theirs[name] != shape:
             raise ValueError(f"{name} is {theirs[name]} in the checkpoint and {shape} in this policy. {SAME_MODEL}")
+
+
+def check_checkpoint(module: nn.Module, checkpoint: Mapping[str, Any], base: Mapping[str, str]) -> None:
+    """Compares a checkpoint with the model that it is to be loaded into.
+
+    Args:
+        module: whose trained weights it should hold.
+        checkpoint: of a run.
+        base: `digest` and `pretrained` of the module's policy.
+
+    Raises:
+        ValueError: the checkpoint's trained weights are not those of this policy, or were trained on another base.
+    """
+    theirs = {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
+    check_shapes(trained_shapes(module), theirs)
+    check_base(checkpoint.get("base"), **base)

@@ -76,6 +76,17 @@ class Updater:
         scheduler = get_scheduler(self.lr_scheduler_type, optimizer, self.warmup_steps, steps or 1)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    @staticmethod
+    def set_rates(optimizer: Any, scheduler: Any) -> None:
+        """Sets the learning rates to those of the schedule, also where a checkpoint has left its optimizer behind.
+
+        Args:
+            optimizer: Lightning's.
+            scheduler: of its learning rates.
+        """
+        for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+
     def update(self, experience: Experience, algorithm: Algorithm, context: StepContext) -> dict[str, float]:
         """The optimizer steps of one batch of rollouts.
 

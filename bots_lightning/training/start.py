@@ -1,0 +1,89 @@
+"""The start of a run: what it may roll out, how long it is, and what its steps share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.trainer.states import TrainerFn
+
+from bots_lightning.algorithms import Algorithm, Progress, StepContext
+from bots_lightning.data import TaskDataModule
+from bots_lightning.policy import Policy
+from bots_lightning.rollouts import prompt_room
+from bots_lightning.tasks import TaskPool
+from bots_lightning.training.sampler import Sampler
+from bots_lightning.training.schedule import total_optimizer_steps
+from bots_lightning.training.trained import trained_weights
+
+
+def pools_of(trainer: Any) -> dict[str, TaskPool]:
+    """All that a run may roll out, by what errors call it.
+
+    Args:
+        trainer: of the run, in one of its functions.
+    """
+    tasks, function = trainer.datamodule, trainer.state.fn
+    if not isinstance(tasks, TaskDataModule):
+        return {}  # `check_trainer` refuses it
+    training = {"training": tasks.require_pool()}
+    if function == TrainerFn.PREDICTING:
+        return training
+    return tasks.eval_pools if function != TrainerFn.FITTING else training | tasks.eval_pools
+
+
+def prompt_room_of(policy: Policy, algorithm: Algorithm, sampler: Sampler) -> int | None:
+    """The tokens of the shortest context, of policy and critic, that a completion leaves to a prompt.
+
+    Args:
+        policy: with its checkpoint.
+        algorithm: with that of a critic, if it has one of its own.
+        sampler: with the limits of prompts and completions.
+
+    Returns:
+        None where there is no bound.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    lengths = [length for length in (policy.context_length(), algorithm.context_length()) if length]
+    return prompt_room(min(lengths, default=None), sampler.max_prompt_length, sampler.max_completion_length)
+
+
+def planned_iterations(trainer: Any, steps_per_iteration: int) -> int | None:
+    """The iterations of the whole run; None if it is endless.
+
+    Args:
+        trainer: of the run, its data module attached.
+        steps_per_iteration: optimizer steps on each batch of tasks.
+    """
+    steps = total_optimizer_steps(trainer, steps_per_iteration)
+    return None if steps is None else steps // steps_per_iteration
+
+
+def step_context(module: Any, progress: Progress, seed: int, max_completion_length: int) -> StepContext:
+    """What the parts of a step share.
+
+    Args:
+        module: the LightningModule, attached to a trainer.
+        progress: counters of the run.
+        seed: of the run.
+        max_completion_length: tokens.
+    """
+    trainer, optimizing = module.trainer, bool(module.trainer.optimizers)
+    return StepContext(
+        strategy=trainer.strategy,
+        device=module.device,
+        rank=module.global_rank,
+        world_size=trainer.world_size,
+        all_gather=module.all_gather,
+        backward=module.manual_backward,
+        seed=seed,
+        progress=progress,
+        max_completion_length=max_completion_length,
+        optimizer=module.optimizers() if optimizing else None,
+        scheduler=module.lr_schedulers() if optimizing else None,
+        global_step=lambda: trainer.global_step,
+        trained=trained_weights(module),
+        folder=Path(trainer.default_root_dir),
+    )
