@@ -56,6 +56,9 @@ class TaskDataModule(LightningDataModule):
         between_steps: called before each draw, when the step before it is complete.
         measured: gives the ids of tasks that `predict` leaves out; asked when it starts.
         select_seconds: of the last draw, as `observe_seconds` of the last update of the selector.
+
+    Raises:
+        ValueError: an option is out of bounds, or a name in `evaluation` has a slash.
     """
 
     def __init__(
