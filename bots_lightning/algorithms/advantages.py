@@ -122,23 +122,33 @@ def generalized_advantages(
 
 
 def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
-    """(R, T) the discounted sum of rewards from each token on: what the values should predict."""
+    """The discounted sum of rewards from each token on: what the values should predict.
+
+    Args:
+        rewards: (R, T) float, reward of each token.
+        mask: (R, T) bool, True on the tokens that the policy sampled.
+        gamma: γ, discount per token.
+
+    Returns:
+        (R, T) float; 0 outside the mask.
+    """
     return generalized_advantages(rewards, torch.zeros_like(rewards), mask, gamma, lam=1.0)[0]
 
 
 def whiten(
     values: Tensor, mask: Tensor, shift_mean: bool = True, gather: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Mean 0 (unless `shift_mean` is False, which keeps it) and variance 1 over the mask; 0 outside of it.
+    """Scales values to variance 1 over the mask and shifts them to mean 0.
 
     Args:
         values: (R, T) float.
         mask: (R, T) bool; with fewer than two tokens there is no variance, and values keep their size.
-        shift_mean: take the mean away.
-        gather: (…) to (W, …), the tensors of all W ranks, if the batch is divided over several.
+        shift_mean: False keeps the mean.
+        gather: (…) to (W, …), the tensors of all W ranks, if the batch is spread over several.
 
     Returns:
-        (R, T) float; NaN in all of the mask if one value there is not finite, so that no row is learned from.
+        (R, T) float, 0 outside the mask; NaN in all of the mask if one value there is not finite, so that no row is
+        learned from.
     """
     moments = _moments(values[mask], gather)
     if moments is None:
@@ -163,12 +173,13 @@ def _moments(values: Tensor, gather: Callable[[Tensor], Tensor] | None) -> tuple
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 − Var(returns − values) / Var(returns) over the mask: 1 is a perfect prediction, 0 that of a constant.
 
-    NaN if the returns are all equal, or there are none.
-
     Args:
         values: (R, T) float.
         returns: (R, T) float.
         mask: (R, T) bool.
+
+    Returns:
+        scalar; NaN if the returns are all equal, or there are none.
     """
     error, spread = _variance((returns - values)[mask]), _variance(returns[mask])
     return torch.where(spread > 0, 1 - error / spread, torch.full_like(spread, torch.nan))

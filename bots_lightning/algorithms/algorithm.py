@@ -25,7 +25,7 @@ from bots_lightning.rollouts import Rollouts
 
 
 class Algorithm(ABC):
-    """What an update learns from (`prepare`) and what it minimizes (`losses`): a plain class, testable by itself.
+    """What an update learns from (`prepare`) and what it minimizes (`losses`): a plain class that needs no Trainer.
 
     Args:
         kl_coef: weight of the KL penalty against the policy as it was loaded; with 0 there is no reference.
@@ -96,7 +96,7 @@ class Algorithm(ABC):
         """
 
     def context_length(self) -> int | None:
-        """The most tokens that the critic reads where it has a checkpoint of its own; None for no bound."""
+        """The most tokens that the critic reads, if it has a checkpoint of its own; None for no bound."""
         return None
 
     def parameter_groups(self, trained: list[nn.Parameter], learning_rate: float) -> list[dict[str, Any]]:
@@ -105,6 +105,9 @@ class Algorithm(ABC):
         Args:
             trained: all weights that are trained.
             learning_rate: its peak.
+
+        Returns:
+            one or more, as torch's optimizers take them.
         """
         return [{"params": trained, "lr": learning_rate}]
 
@@ -122,53 +125,88 @@ class Algorithm(ABC):
         Args:
             groups: R rows with rewards, in K groups.
             context: of the step; the policy's parameters are gathered.
+
+        Returns:
+            the R rows with advantages, and metrics by name.
         """
 
     @abstractmethod
     def losses(self, batch: Experience, size: BatchSize, meter: Meter, context: StepContext) -> Iterator[Tensor]:
-        """The losses of one micro-batch, one after the other; each is differentiated before the next is asked for.
+        """Computes the losses of one micro-batch; each is differentiated before the next is asked for.
 
         Args:
             batch: rows of a minibatch.
             size: of that minibatch; losses add up over it.
             meter: takes the metrics.
             context: of the step.
+
+        Yields:
+            scalars, whose sum over the micro-batches of a minibatch is its loss.
         """
 
     def idle(self, batch: Experience) -> Tensor:
-        """(R,) bool, True for rows whose loss and gradient are 0 for certain; they need no backward pass."""
+        """Finds rows that need no backward pass.
+
+        Args:
+            batch: R rows.
+
+        Returns:
+            (R,) bool, True where loss and gradient are 0 for certain.
+        """
         return ~batch.mask.any(dim=1)
 
     def size(self, mask: Tensor, context: StepContext) -> BatchSize:
         """The size of a minibatch; rows and tokens are averaged over ranks, as their gradients will be.
 
         Args:
-            mask: (R, T) bool.
+            mask: (R, T) bool, the tokens that are learned from.
             context: of the step.
+
+        Returns:
+            what the losses of its micro-batches add up over.
         """
         sizes = torch.stack([torch.tensor(len(mask), device=mask.device), mask.sum()])
         rows, tokens = context.gather(sizes).reshape(-1, 2).float().mean(dim=0).tolist()
         return BatchSize(rows, tokens, context.max_completion_length)
 
     def metrics(self, meter: Meter) -> dict[str, float]:
-        """What the steps of an update did, from the metrics of their micro-batches."""
+        """What the steps of an update did.
+
+        Args:
+            meter: of all micro-batches of all steps.
+
+        Returns:
+            metrics by name.
+        """
         return policy_metrics(meter)
 
     # --- shared by algorithms -----------------------------------------------------------------------------------
 
     def shaped_rewards(self, groups: RolloutGroups, context: StepContext) -> Tensor:
-        """(R,) rewards less the penalty on length, if one is set."""
+        """Subtracts the penalty on length from the rewards, if one is set.
+
+        Args:
+            groups: R rows.
+            context: of the step.
+
+        Returns:
+            (R,) float, NaN where there is no reward.
+        """
         if self.soft_punish_cache is None:
             return groups.rewards
         limit = context.max_completion_length
         return groups.rewards + soft_overlong_penalty(groups.rollouts.lengths, limit, self.soft_punish_cache)
 
     def learnable(self, rollouts: Rollouts, rewards: Tensor) -> Tensor:
-        """(R, T) bool, the sampled tokens of completions that have a reward and, if so set, an end.
+        """Which tokens are learned from.
 
         Args:
             rollouts: R rows.
             rewards: (R,) float, NaN where there is none.
+
+        Returns:
+            (R, T) bool, True on the tokens that the policy sampled, in completions that have a reward and, with
+            `mask_truncated_completions`, an end.
         """
         rows = ~rewards.isnan()
         if self.mask_truncated_completions:
@@ -199,7 +237,14 @@ class Algorithm(ABC):
         return (recorded_or_present(rollouts, old), None) if uncorrected else (old, sampling)
 
     def reference_logprobs(self, rollouts: Rollouts) -> Tensor | None:
-        """(R, T) log-probabilities under the reference, if the penalty needs them."""
+        """Log-probabilities under the reference, for the KL penalty.
+
+        Args:
+            rollouts: R rows.
+
+        Returns:
+            (R, T) float; None without a penalty.
+        """
         return self.policy.reference_logprobs(rollouts) if self.kl_coef else None
 
     def policy_loss(
@@ -213,6 +258,9 @@ class Algorithm(ABC):
             meter: takes the metrics.
             context: of the step.
             options: of `grpo_loss`.
+
+        Returns:
+            scalar, this micro-batch's share of the minibatch's loss.
         """
         logprobs, entropy = context.forward(lambda: self.policy(batch.rollouts))
         old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs

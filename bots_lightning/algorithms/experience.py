@@ -21,8 +21,7 @@ class Experience:
         rollouts: R rows.
         mask: (R, T) bool, the tokens that are learned from.
         advantages: (R,) or (R, T) float.
-        old_logprobs: (R, T) float, log-probabilities that ratios are taken to; None: those of the policy that learns,
-            as it is.
+        old_logprobs: (R, T) float, log-probabilities that ratios are taken to; None: the present ones, all ratios 1.
         ref_logprobs: (R, T) float, log-probabilities under the reference, if there is one.
         values: (R, T) float, the critic's estimates when the tokens were sampled, if there is one.
         returns: (R, T) float, what those should have been.
@@ -48,7 +47,14 @@ class Experience:
         return self.rollouts.total_lengths
 
     def rows(self, rows: Tensor) -> Experience:
-        """The given rows, trimmed to their longest prompt and completion; rows: (K,) int64."""
+        """Takes some rows, trimmed to their longest prompt and completion.
+
+        Args:
+            rows: (N,) int64, their positions.
+
+        Returns:
+            N rows, in that order.
+        """
         rollouts = self.rollouts.rows(rows)
         width = rollouts.completion_ids.shape[1]
         taken = {
@@ -59,7 +65,7 @@ class Experience:
         return replace(self, rollouts=rollouts, **taken)
 
     def without_tokens(self) -> Experience:
-        """The same rows, none of whose tokens is learned from: loss and gradient are 0."""
+        """Masks every token, so that loss and gradient are 0; the rows stay."""
         return replace(self, mask=torch.zeros_like(self.mask))
 
     def state_dict(self) -> dict[str, Any]:

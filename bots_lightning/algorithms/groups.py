@@ -35,17 +35,20 @@ class RolloutGroups:
         return len(self.iterations)
 
     def take(self, groups: Tensor) -> RolloutGroups:
-        """The given groups in their order here.
+        """Takes some groups, with all of their rows.
 
         Args:
             groups: (K',) int64 positions, ascending, at least one.
+
+        Returns:
+            K' groups in their order here, numbered from 0; rows are trimmed to the longest of them.
         """
         rows = torch.isin(self.group_of_row, groups).nonzero().flatten()
         _, group_of_row = torch.unique_consecutive(self.group_of_row[rows], return_inverse=True)
         return RolloutGroups(self.rollouts.rows(rows), self.rewards[rows], group_of_row, self.iterations[groups])
 
     def to(self, device: torch.device) -> RolloutGroups:
-        """These groups on another device."""
+        """Copies the groups to another device."""
         moved = (tensor.to(device) for tensor in (self.rewards, self.group_of_row, self.iterations))
         return RolloutGroups(self.rollouts.to(device), *moved)
 
@@ -55,16 +58,23 @@ class RolloutGroups:
 
     @staticmethod
     def from_state_dict(state: dict[str, Any]) -> RolloutGroups:
-        """The groups of a checkpoint."""
+        """Restores the groups of a checkpoint.
+
+        Args:
+            state: what `state_dict` returned.
+        """
         return RolloutGroups(**state | {"rollouts": Rollouts(**state["rollouts"])})
 
     @staticmethod
     def concatenate(batches: Sequence[RolloutGroups], pad_token_id: int) -> RolloutGroups:
-        """The groups of all batches in order; a single batch is returned unchanged.
+        """Puts the groups of several batches one after the other.
 
         Args:
             batches: one or more.
-            pad_token_id: fills up token ids where batches differ in length.
+            pad_token_id: fills token ids where batches differ in length.
+
+        Returns:
+            the groups of all batches in order; a single batch unchanged.
         """
         if len(batches) == 1:
             return batches[0]

@@ -96,6 +96,11 @@ class GRPO(Algorithm):
     def attach(self, policy: Policy, num_generations: int, max_completion_length: int) -> None:
         """Takes the policy; refuses groups of one.
 
+        Args:
+            policy: with its options.
+            num_generations: rollouts per task.
+            max_completion_length: tokens.
+
         Raises:
             ValueError: options of this algorithm do not fit.
         """
@@ -104,7 +109,15 @@ class GRPO(Algorithm):
             raise ValueError(f"num_generations={num_generations}; a group needs at least 2 rollouts to compare.")
 
     def prepare(self, groups: RolloutGroups, context: StepContext) -> tuple[Experience, dict[str, float]]:
-        """Advantages of the groups; log-probabilities of the rollouts if there is more than one step to take."""
+        """Advantages of the groups; log-probabilities of the rollouts if there is more than one step to take.
+
+        Args:
+            groups: R rows with rewards, in K groups.
+            context: of the step; the policy's parameters are gathered.
+
+        Returns:
+            the R rows with advantages (R,), and no metrics.
+        """
         rollouts, rewards = groups.rollouts, self.shaped_rewards(groups, context)
         batch = context.gather_rows(rewards)
         advantages = group_advantages(rewards, groups.group_of_row, self.scale_rewards, self.adv_estimator, batch=batch)
@@ -113,16 +126,23 @@ class GRPO(Algorithm):
         return Experience(rollouts, mask, advantages, old, reference, sampling_logprobs=sampling), {}
 
     def idle(self, batch: Experience) -> Tensor:
-        """(R,) bool, also rows without an advantage, if neither penalty nor bonus acts on them."""
+        """Finds rows that need no backward pass: those without an advantage too, unless a penalty or bonus is on.
+
+        Args:
+            batch: R rows.
+
+        Returns:
+            (R,) bool.
+        """
         nothing_else = not self.kl_coef and not self.entropy_coef
         return super().idle(batch) | ((batch.advantages == 0) & nothing_else)
 
     def losses(self, batch: Experience, size: BatchSize, meter: Meter, context: StepContext) -> Iterator[Tensor]:
-        """The loss of `grpo_loss`, with the bonus."""
+        """The loss of `grpo_loss`, less the entropy bonus; see `Algorithm.losses`."""
         yield self.policy_loss(batch, size, meter, context, self.loss_options)
 
     def size(self, mask: Tensor, context: StepContext) -> BatchSize:
-        """The size of a minibatch; with "bnpo", by this rank's own tokens."""
+        """The size of a minibatch; with "bnpo", its tokens are those of this rank alone. See `Algorithm.size`."""
         size = super().size(mask, context)
         if self.loss_options["loss_type"] == "bnpo":
             return BatchSize(size.rows, float(mask.sum()), size.max_completion_length)

@@ -19,11 +19,11 @@ Level = Literal["token", "sequence"]
 
 @dataclass(frozen=True)
 class BatchSize:
-    """The size of the whole batch that the losses of its parts add up over.
+    """The size of a minibatch: what the losses of its micro-batches add up over.
 
     Attributes:
-        rows: R of the whole batch; a mean over ranks where these differ.
-        tokens: its tokens that are learned from.
+        rows: of the minibatch; a mean over ranks where these differ.
+        tokens: of the minibatch that are learned from.
         max_completion_length: the length limit of completions, in tokens.
     """
 
@@ -33,7 +33,12 @@ class BatchSize:
 
     @staticmethod
     def of(mask: Tensor, max_completion_length: int | None = None) -> BatchSize:
-        """That of a batch which is not divided; mask: (R, T) bool."""
+        """The size of a minibatch that is a single micro-batch.
+
+        Args:
+            mask: (R, T) bool, the tokens that are learned from.
+            max_completion_length: by default T.
+        """
         return BatchSize(len(mask), float(mask.sum()), max_completion_length or mask.shape[1])
 
 
@@ -74,15 +79,15 @@ def grpo_loss(
         ℓ_it = −w_it min(min(ρ_it, δ) A_it, clip(ρ_it, 1−ε, 1+ε_high) A_it) + β ρ_it KL_it
         L = `aggregate`(ℓ)
 
-    With advantages per token it is the policy loss of PPO (arXiv:1707.06347). The parts of a batch, each with the
-    `size` of the whole, have losses and gradients that add up to those of the batch.
+    With advantages per token it is the policy loss of PPO (arXiv:1707.06347). Micro-batches, each with the `size` of
+    the minibatch, have losses and gradients that add up to those of the minibatch.
 
     Args:
         logprobs: (R, T) float, log π of the completions' tokens; carries the gradient.
         old_logprobs: (R, T) float, log π_old of the same tokens.
         advantages: (R,) or (R, T) float.
         mask: (R, T) bool, True on the tokens to learn from. A row without any adds nothing.
-        size: of the whole batch when this is a part of it.
+        size: of the minibatch, if these rows are one of its micro-batches.
         loss_type: see `aggregate`.
         importance_sampling_level: "sequence" takes one ratio per row, exp of the mean log-ratio of its tokens
             (GSPO, arXiv:2507.18071).
@@ -101,6 +106,9 @@ def grpo_loss(
     Returns:
         the loss; `ratio`; `clipped_low`, `clipped_high` (where the clip took the gradient away); `approxkl`, ½ of
         the squared log-ratio; `kl` if there is a reference.
+
+    Raises:
+        ValueError: shapes differ, an option is none of its words, or there is a penalty without a reference.
     """
     _check(logprobs, old_logprobs, advantages, mask)
     size = size or BatchSize.of(mask)
@@ -130,7 +138,17 @@ def grpo_loss(
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level: Level = "token") -> Tensor:
-    """π / π_old: (R, T) by token, 1 outside the mask; or (R, 1) by sequence, the geometric mean over its tokens."""
+    """The probability ratio π / π_old.
+
+    Args:
+        logprobs: (R, T) float, log π.
+        old_logprobs: (R, T) float, log π_old.
+        mask: (R, T) bool.
+        level: "token", or "sequence" for the geometric mean over a row's tokens.
+
+    Returns:
+        (R, T) by token, 1 outside the mask; (R, 1) by sequence.
+    """
     check_option("importance_sampling_level", level, Level)
     log_ratio = _masked_difference(logprobs, old_logprobs, mask)
     if level == "sequence":
@@ -176,8 +194,11 @@ def aggregate(per_token: Tensor, mask: Tensor, size: BatchSize, loss_type: LossT
     Args:
         per_token: (R, T) or (R, 1) float.
         mask: (R, T) bool.
-        size: of the whole batch.
+        size: of the minibatch.
         loss_type: which.
+
+    Returns:
+        scalar.
     """
     check_option("loss_type", loss_type, LossType)
     masked = _masked(per_token, mask)
@@ -189,12 +210,12 @@ def aggregate(per_token: Tensor, mask: Tensor, size: BatchSize, loss_type: LossT
 
 
 def token_mean(per_token: Tensor, mask: Tensor, size: BatchSize) -> Tensor:
-    """The mean over all tokens of a batch, or a part's share of it.
+    """The mean over all tokens of a minibatch, or a micro-batch's share of it.
 
     Args:
         per_token: (R, T) or (R, 1) float.
         mask: (R, T) bool.
-        size: of the whole batch.
+        size: of the minibatch.
     """
     return _masked(per_token, mask).sum() / max(size.tokens, 1.0)
 
@@ -219,7 +240,7 @@ def value_loss(
         old_values: (R, T) float, those at the time of the rollouts.
         returns: (R, T) float, what they should have been.
         mask: (R, T) bool.
-        size: of the whole batch when this is a part of it.
+        size: of the minibatch, if these rows are one of its micro-batches.
         cliprange_value: c, in units of the reward.
 
     Returns:

@@ -29,7 +29,7 @@ class Meter:
             values: (R, T), one value per token; or (R, 1), one per row, which counts if the row has a token.
             mask: (R, T) bool.
             rows: also keep the mean of each row, for `lowest` and `highest`.
-            extremes: also keep the smallest and the largest value, for the same.
+            extremes: also keep the smallest and the largest value, for `lowest` and `highest`.
         """
         mask = mask.any(dim=1, keepdim=True) if values.shape[1] == 1 else mask
         masked = torch.where(mask, values.detach().float(), 0.0)
@@ -43,7 +43,7 @@ class Meter:
             self._rows[name].append(torch.stack(counted.aminmax()) if len(counted) else counted)
 
     def add_loss(self, name: str, loss: Tensor) -> None:
-        """One micro-batch's share of a loss that adds up over them."""
+        """Adds one micro-batch's share of a loss."""
         self._totals[name] = self._totals.get(name, 0.0) + loss.detach()
 
     def merge(self, other: Meter) -> None:
@@ -57,7 +57,7 @@ class Meter:
             self._rows[name] += other._rows[name]
 
     def over_ranks(self, gather: Callable[[Tensor], Tensor]) -> None:
-        """Takes in what the meters of all ranks have seen: sums and extremes; losses are averaged.
+        """Combines the meters of all ranks: sums and extremes; losses are averaged.
 
         Args:
             gather: (…) to (W, …), the tensors of all W ranks; all of them call it together.
@@ -74,13 +74,13 @@ class Meter:
             self._rows[name] = [gathered[~gathered.isnan()]]
 
     def mean(self, name: str) -> float:
-        """Over all that was added; NaN if that is nothing."""
+        """The mean over all tokens or rows that were added; NaN if there are none."""
         if name not in self._sums or not self._counts[name]:
             return float("nan")
         return float(self._sums[name] / self._counts[name])
 
     def loss(self, name: str) -> float:
-        """Mean over the steps that were merged; NaN if there is none."""
+        """The mean of a loss over the steps that were merged; NaN if there are none."""
         return float(self._totals[name] / self._merged) if name in self._totals and self._merged else float("nan")
 
     def lowest(self, name: str) -> float:
@@ -102,6 +102,9 @@ def policy_metrics(meter: Meter) -> dict[str, float]:
 
     Args:
         meter: of all its minibatches.
+
+    Returns:
+        metrics by name; NaN where no token was learned from.
     """
     low, high = meter.mean("clipped_low"), meter.mean("clipped_high")
     metrics = {

@@ -1,4 +1,4 @@
-"""Truncated importance sampling: makes up for rollouts that another distribution than the policy's has sampled."""
+"""Importance sampling: corrects for rollouts that another distribution than the policy's has sampled."""
 
 # Shapes: R rows, T completion tokens.
 
@@ -16,7 +16,7 @@ Mode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_ma
 
 @dataclass(frozen=True)
 class ImportanceSampling:
-    """Weighs tokens by how much likelier the policy draws them than what has drawn them, within bounds.
+    """Weights tokens by how much more likely the policy is to draw them than what drew them, within bounds.
 
         w_it = exp(log π_old(y_it) − log μ(y_it))     or, by sequence,  w_i = Π_t w_it
 
@@ -51,12 +51,15 @@ class ImportanceSampling:
             )
 
     def weights(self, old_logprobs: Tensor, sampling_logprobs: Tensor, mask: Tensor) -> Tensor:
-        """(R, T) by token, or (R, 1) by sequence; tokens of which μ is not known are taken as the policy's own.
+        """The weights w; they carry no gradient.
 
         Args:
             old_logprobs: (R, T) float, log π_old.
-            sampling_logprobs: (R, T) float, log μ, NaN where it is not known.
-            mask: (R, T) bool.
+            sampling_logprobs: (R, T) float, log μ; NaN where it is not known, as if the policy had sampled.
+            mask: (R, T) bool, the tokens that are learned from.
+
+        Returns:
+            (R, T) by token, or (R, 1) by sequence.
         """
         known = mask & ~sampling_logprobs.isnan()
         log_weights = (old_logprobs.detach() - sampling_logprobs).masked_fill(~known, 0.0)

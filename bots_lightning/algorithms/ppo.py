@@ -103,12 +103,22 @@ class PPO(Algorithm):
     # --- setup --------------------------------------------------------------------------------------------------
 
     def attach(self, policy: Policy, num_generations: int, max_completion_length: int) -> None:
-        """Takes the policy, and the critic that suits it if none was given."""
+        """Takes the policy, and the critic that suits it if none was given.
+
+        Args:
+            policy: with its options.
+            num_generations: rollouts per task; one is enough.
+            max_completion_length: tokens.
+        """
         super().attach(policy, num_generations, max_completion_length)
         self.critic = self._critic or (SharedCritic() if policy.lora else SeparateCritic())
 
     def build(self, seed: int) -> None:
-        """Makes the critic's weights."""
+        """Makes the critic's weights.
+
+        Args:
+            seed: of new ones.
+        """
         self.critic.build(self.policy.model, self.policy.folder, seed)
 
     def context_length(self) -> int | None:
@@ -116,7 +126,12 @@ class PPO(Algorithm):
         return self.critic.context()
 
     def parameter_groups(self, trained: list[nn.Parameter], learning_rate: float) -> list[dict[str, Any]]:
-        """One group for the policy, and one for the critic."""
+        """One group for the policy, and one for the critic.
+
+        Args:
+            trained: all weights that are trained.
+            learning_rate: the policy's at its peak.
+        """
         critic = self.critic.trained(self.policy.model)
         of_critic = {id(weight) for weight in critic}
         policy = [weight for weight in trained if id(weight) not in of_critic]
@@ -126,7 +141,15 @@ class PPO(Algorithm):
     # --- one update ---------------------------------------------------------------------------------------------
 
     def prepare(self, groups: RolloutGroups, context: StepContext) -> tuple[Experience, dict[str, float]]:
-        """Log-probabilities, values and advantages of every token of the rollouts."""
+        """Log-probabilities, values and advantages of every token of the rollouts.
+
+        Args:
+            groups: R rows with rewards; how they are grouped does not matter.
+            context: of the step; the policy's parameters are gathered.
+
+        Returns:
+            the R rows with advantages (R, T), values and returns, and metrics of rewards and values.
+        """
         rollouts, rewards = groups.rollouts, self.shaped_rewards(groups, context)
         mask, reference = self.learnable(rollouts, rewards), self.reference_logprobs(rollouts)
         old, sampling = self.behaviour(rollouts, context, record=True)
@@ -163,7 +186,7 @@ class PPO(Algorithm):
         return self.kl_coef * kl_divergence(logprobs, reference, mask, self.kl_estimator)
 
     def losses(self, batch: Experience, size: BatchSize, meter: Meter, context: StepContext) -> Iterator[Tensor]:
-        """The policy's loss, then the critic's."""
+        """The policy's loss, then the critic's; see `Algorithm.losses`."""
         assert batch.values is not None
         assert batch.returns is not None
         policy_loss = self.policy_loss(batch, size, meter, context, {"loss_type": "dapo", "epsilon": self.cliprange})
@@ -179,7 +202,7 @@ class PPO(Algorithm):
             yield self.vf_coef * outputs.loss
 
     def metrics(self, meter: Meter) -> dict[str, float]:
-        """What the steps of an update did to policy and critic."""
+        """What the steps of an update did to policy and critic; see `Algorithm.metrics`."""
         return super().metrics(meter) | {
             "policy/clipfrac_avg": meter.mean("clipped_low") + meter.mean("clipped_high"),
             "policy/entropy_avg": meter.mean("entropy"),
@@ -205,11 +228,14 @@ def _prepared_metrics(
 
 
 def place_at_end(scores: Tensor, mask: Tensor) -> Tensor:
-    """(R, T) rewards of tokens: each row's score at its last sampled token, 0 elsewhere and in rows without a score.
+    """Rewards of tokens: each row's score comes with its last sampled token.
 
     Args:
         scores: (R,) float, NaN where there is none.
         mask: (R, T) bool, the tokens that are learned from.
+
+    Returns:
+        (R, T) float; 0 at all other tokens, and in rows without a score or without a token.
     """
     last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(dim=1, keepdim=True)
     rewards = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device)

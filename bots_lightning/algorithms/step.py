@@ -1,4 +1,4 @@
-"""What the parts of a training step share: the strategy, the clock, the run's counters, and other ranks."""
+"""What a training step hands to its parts: the strategy, the clock, the run's counters, and other ranks."""
 
 # Shapes: W ranks, R rows of this rank.
 
@@ -25,7 +25,7 @@ PHASES = ("select", "rollout", "reward", "observe", "logprobs", "backward", "opt
 
 
 class StepClock:
-    """The seconds of one step by phase. A phase interrupts the one around it: no second counts twice, none is lost.
+    """The seconds of one step by phase. A phase interrupts the one around it: every second counts once.
 
     An accelerator works on while Python goes ahead, so that a phase ends too early by this clock unless it ends by
     waiting. Rollouts and losses do, when they are read. What else leaves work behind names its device, and waits: once
@@ -43,7 +43,12 @@ class StepClock:
 
     @contextmanager
     def phase(self, name: str, device: torch.device | None = None) -> Iterator[None]:
-        """Gives a phase the seconds of its block, except those of phases inside; waits for the device at its end."""
+        """Gives a phase the seconds of its block, except those of phases inside.
+
+        Args:
+            name: one of `PHASES`.
+            device: whose work the phase waits for at its end, if that is an accelerator; None waits for nothing.
+        """
         outer = self._switch(name)
         try:
             yield
@@ -53,17 +58,17 @@ class StepClock:
             self._switch(outer)
 
     def stop(self) -> dict[str, float]:
-        """The seconds of all phases until now."""
+        """Returns the seconds of all phases until now."""
         self._switch(self.running)
         return dict(self.seconds)
 
     def move(self, seconds: float, source: str, target: str) -> None:
-        """Gives one phase seconds that another was given."""
+        """Moves seconds from the phase `source` to the phase `target`."""
         self.seconds[source] -= seconds
         self.seconds[target] += seconds
 
     def _switch(self, name: str) -> str:
-        """The phase that was running until now."""
+        """Starts a phase; returns the one that was running until now."""
         now, before = time.perf_counter(), self.running
         self.seconds[before] += now - self._since
         self._since, self.running = now, name
@@ -91,14 +96,14 @@ class Progress:
 
 @dataclass
 class StepContext:
-    """What one step hands to its parts.
+    """What one step hands to its parts; made by hand, it runs them without a Trainer.
 
     Attributes:
         strategy: of the trainer.
         device: of this rank.
         rank: of this process.
         world_size: W.
-        all_gather: (…) to (W, …), of Lightning; (…) as it is in a single process.
+        all_gather: Lightning's, (…) to (W, …); called only where there are several ranks.
         backward: differentiates a loss, by way of the strategy.
         seed: of the run; all randomness is derived from it.
         progress: counters of the run.
@@ -128,7 +133,14 @@ class StepContext:
     clock: StepClock = field(default_factory=StepClock)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """(W, …), the tensors of all W ranks, which all have this shape; all ranks call it together."""
+        """Gathers one tensor of every rank; all ranks call it together.
+
+        Args:
+            tensor: (…), of the same shape on all ranks.
+
+        Returns:
+            (W, …), on every rank.
+        """
         if self.world_size == 1:
             return tensor.unsqueeze(0)
         with self.clock.phase("sync"):
@@ -141,10 +153,13 @@ class StepContext:
         return self.gather if self.world_size > 1 else None
 
     def gather_rows(self, rows: Tensor) -> Tensor:
-        """The rows of all ranks one after the other; ranks may have different numbers of them.
+        """Gathers the rows of all ranks, which may have different numbers of them.
 
         Args:
             rows: (R, …), with the same further dimensions on all ranks.
+
+        Returns:
+            (ΣR, …), those of the first rank first, on every rank.
         """
         if self.world_size == 1:
             return rows
@@ -158,7 +173,14 @@ class StepContext:
         return bool(self.strategy.reduce_boolean_decision(decision, all=True))
 
     def forward(self, compute: Callable[[], Computed]) -> Computed:
-        """Runs a forward pass that will be differentiated, where the strategy sees it; others directly."""
+        """Runs a forward pass: through the strategy if it will be differentiated, directly otherwise.
+
+        Args:
+            compute: the pass. All ranks make equally many.
+
+        Returns:
+            what `compute` returns.
+        """
         return trained_pass(self.strategy, compute) if torch.is_grad_enabled() else compute()
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The policy: a causal language model, how it is loaded, computes and is exported; and the critic of PPO."""
+"""The policy: a causal language model, how it is loaded, computes and is exported; and PPO's critic."""
 
 from bots_lightning.policy.critic import Critic, SeparateCritic, SharedCritic
 from bots_lightning.policy.loading import LoRA, PretrainedSource

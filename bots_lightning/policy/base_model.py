@@ -1,4 +1,4 @@
-"""What a checkpoint tells of the model below its trained weights, which it does not hold."""
+"""The digest by which a checkpoint names its base model, whose frozen weights it does not hold."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ BEHAVIOUR = ("model_type", "hidden_act", "num_attention_heads", "num_key_value_h
 
 
 def base_digest(policy: nn.Module) -> str:
-    """A digest of a model's config and of what is frozen of its weights: equal for the same base, in any dtype.
+    """A digest of a model's config and of its frozen weights: equal for the same base, in any dtype.
 
     Args:
         policy: with all weights on this rank, before it is trained.
+
+    Returns:
+        hexadecimal SHA-256.
     """
     digest = hashlib.sha256()
     config = policy.config.get_text_config()  # type: ignore[union-attr, operator]
@@ -34,12 +37,12 @@ def check_base(theirs: dict[str, str] | None, digest: str, pretrained: str) -> N
     """Compares a checkpoint's base with this run's.
 
     Args:
-        theirs: of the checkpoint: its `digest`, and what the model was called; None in checkpoints of earlier versions.
+        theirs: of the checkpoint: its `digest` and `pretrained`, its name; None in checkpoints of earlier versions.
         digest: of this run's base.
         pretrained: what it is called.
 
     Raises:
-        ValueError: they are two models, on which the same trained weights mean different things.
+        ValueError: they differ: on another base the trained weights mean something else.
     """
     if theirs is not None and theirs["digest"] != digest:
         raise ValueError(
@@ -49,12 +52,12 @@ def check_base(theirs: dict[str, str] | None, digest: str, pretrained: str) -> N
 
 
 def _sample(weight: Tensor) -> Tensor:
-    """Evenly spaced values, rounded as bfloat16 has them."""
+    """Evenly spaced values of a weight, rounded to bfloat16."""
     flat = weight.detach().flatten()
     return flat[:: max(1, len(flat) // SAMPLE)][:SAMPLE].to(torch.bfloat16).float().cpu()
 
 
 def _rope_base(config: Any) -> Any:
-    """Of rotary embeddings, wherever a version of transformers keeps it."""
+    """The base of rotary embeddings, wherever a version of transformers keeps it."""
     parameters = getattr(config, "rope_parameters", None) or {}
     return parameters.get("rope_theta", getattr(config, "rope_theta", None))

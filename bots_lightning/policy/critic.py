@@ -1,4 +1,4 @@
-"""The critic of PPO: what reward is to be expected from each token on."""
+"""The critic of PPO: predicts the reward that is still to come at each token."""
 
 # Shapes: R rows, T completion tokens.
 
@@ -31,7 +31,7 @@ ADAPTER = "critic"
 
 
 class Critic(nn.Module, ABC):
-    """Values of completion tokens: a linear head, 0 at first, on the hidden states of a language model.
+    """Predicts values of completion tokens: a linear head, 0 at first, on the hidden states of a language model.
 
     Both forward and backward pass belong into its `active` context: with gradient checkpointing the backward pass
     computes the layers again.
@@ -44,29 +44,49 @@ class Critic(nn.Module, ABC):
         """Makes the weights, once.
 
         Args:
-            policy: as it is trained.
+            policy: the network that is trained.
             folder: the checkpoint that the policy comes from.
             seed: of new weights.
         """
 
     def context(self) -> int | None:
-        """The most tokens that it reads where it is not the policy's checkpoint; None for no bound of its own."""
+        """The most tokens that the critic reads, if it has a checkpoint of its own; None for no such bound."""
         return None
 
     @abstractmethod
     def backbone(self, policy: nn.Module) -> nn.Module:
-        """The language model under the head."""
+        """The language model under the head.
+
+        Args:
+            policy: the network that is trained.
+        """
 
     @abstractmethod
     def trained(self, policy: nn.Module) -> list[nn.Parameter]:
-        """The weights that the critic trains, wherever they are kept."""
+        """The weights that the critic trains, in itself or in the policy.
+
+        Args:
+            policy: the network that is trained.
+        """
 
     def active(self, policy: nn.Module) -> AbstractContextManager[None]:
-        """A context in which the backbone computes for the critic."""
+        """A context in which the backbone computes for the critic.
+
+        Args:
+            policy: the network that is trained.
+        """
         return nullcontext()
 
     def forward(self, policy: nn.Module, rollouts: Rollouts) -> Tensor:
-        """(R, T) float32, the reward to be expected before each completion token is drawn."""
+        """Predicts the reward that is still to come before each completion token is drawn.
+
+        Args:
+            policy: the network that is trained.
+            rollouts: R rows.
+
+        Returns:
+            (R, T) in the dtype of the head, with gradient; values outside the completions mean nothing.
+        """
         hidden = completion_hidden_states(self.backbone(policy), rollouts)
         with torch.autocast(hidden.device.type, enabled=False):  # eight bits are too few for a value
             values: Tensor = self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
@@ -83,7 +103,7 @@ class SharedCritic(Critic):
     """A second adapter on the policy's own frozen weights: PPO holds one base model.
 
     Args:
-        lora: of the second adapter; None takes that of the policy's.
+        lora: of the second adapter; None takes the options of the policy's.
     """
 
     def __init__(self, lora: LoRA | None = None) -> None:
@@ -91,14 +111,14 @@ class SharedCritic(Critic):
         self.lora = lora
 
     def build(self, policy: nn.Module, folder: str, seed: int) -> None:
-        """Adds the adapter to the policy.
+        """Adds the adapter to the policy; see `Critic.build`.
 
         Raises:
             ValueError: the policy has no adapters: its own weights move, and cannot be shared.
         """
         if not isinstance(policy, PeftModel):
             raise ValueError(
-                "SharedCritic needs the policy's weights to be frozen. Train a LoRA (model.init_args.lora), or use "
+                "SharedCritic needs the policy's weights to be frozen. Train a LoRA (model.policy.lora), or use "
                 "critic: {class_path: bots_lightning.policy.SeparateCritic}."
             )
         config = self.lora.peft_config() if self.lora else deepcopy(policy.peft_config[policy.active_adapter])
@@ -109,16 +129,16 @@ class SharedCritic(Critic):
         self._make_head(policy)
 
     def backbone(self, policy: nn.Module) -> nn.Module:
-        """The policy's."""
+        """The policy itself, which has the critic's adapter."""
         return policy
 
     def active(self, policy: nn.Module) -> AbstractContextManager[None]:
-        """With the critic's adapter instead of the policy's."""
+        """Switches to the critic's adapter inside the block."""
         assert isinstance(policy, PeftModel)
         return using_adapter(policy, ADAPTER)
 
     def trained(self, policy: nn.Module) -> list[nn.Parameter]:
-        """Adapter and head."""
+        """The weights of the critic's adapter and of its head."""
         return [*self._adapter(policy), *self.head.parameters()]
 
     @staticmethod
@@ -127,13 +147,13 @@ class SharedCritic(Critic):
 
 
 class SeparateCritic(Critic):
-    """A language model of its own.
+    """A critic with a language model of its own.
 
     Args:
         pretrained: its checkpoint, by default the policy's; another must have the same vocabulary.
         lora: trains adapters; None trains all of its weights.
         dtype: of the loaded weights.
-        gradient_checkpointing: see `PolicyModule`; None does as the policy does.
+        gradient_checkpointing: see `Policy`; None takes the policy's.
     """
 
     def __init__(
@@ -149,7 +169,11 @@ class SeparateCritic(Critic):
         self.gradient_checkpointing = gradient_checkpointing
 
     def build(self, policy: nn.Module, folder: str, seed: int) -> None:
-        """Loads the model; its vocabulary head is not trained."""
+        """Loads the model, whose vocabulary head is not trained; see `Critic.build`.
+
+        Raises:
+            ValueError: its checkpoint has another vocabulary than the policy's.
+        """
         own = folder if self.pretrained is None else checkpoint_folder(self.pretrained)
         _check_vocabularies(folder, own)
         checkpointing = self.gradient_checkpointing
@@ -164,15 +188,15 @@ class SeparateCritic(Critic):
         self._make_head(self.model)
 
     def context(self) -> int | None:
-        """That of its checkpoint."""
+        """The most tokens that its checkpoint reads; None where that is the policy's, or sets no bound."""
         return None if self.pretrained is None else context_length(checkpoint_folder(self.pretrained))
 
     def backbone(self, policy: nn.Module) -> nn.Module:
-        """Its own."""
+        """Its own model."""
         return self.model
 
     def trained(self, policy: nn.Module) -> list[nn.Parameter]:
-        """All weights that train."""
+        """All of its weights that are trained."""
         return [weight for weight in self.parameters() if weight.requires_grad]
 
 
@@ -186,18 +210,21 @@ def _check_vocabularies(policy: str, critic: str) -> None:
 
 @torch.no_grad()
 def token_values(critic: Critic, policy: nn.Module, rollouts: Rollouts, microbatches: list[Tensor]) -> Tensor:
-    """(R, T) float32, the present values of all rows; 0 outside the completions.
+    """The present values of all rows, without gradient.
 
     Args:
         critic: built for that policy.
-        policy: as it is trained.
+        policy: the network that is trained.
         rollouts: R rows.
         microbatches: row indices of each forward pass.
+
+    Returns:
+        (R, T) float32; 0 outside the completions.
     """
     values = torch.zeros(rollouts.completion_ids.shape, device=rollouts.completion_ids.device)
     with critic.active(policy):
         for rows in microbatches:
-            part = rollouts.rows(rows)
-            computed = critic(policy, part).float()
-            values[rows, : computed.shape[1]] = torch.where(part.completion_mask, computed, 0.0)
+            micro = rollouts.rows(rows)
+            computed = critic(policy, micro).float()
+            values[rows, : computed.shape[1]] = torch.where(micro.completion_mask, computed, 0.0)
     return values

@@ -39,7 +39,9 @@ class Exported:
     dtype: torch.dtype
 
 
-def export_policy(policy: Policy, folder: str | Path, merge: bool = False, dtype: torch.dtype | None = None) -> Exported:
+def export_policy(
+    policy: Policy, folder: str | Path, merge: bool = False, dtype: torch.dtype | None = None
+) -> Exported:
     """Writes the policy and its tokenizer: LoRA as an adapter folder, unless merged; full finetuning as a full model.
 
     Value heads and critics stay behind. The folder appears when it is complete, or not at all.
@@ -81,6 +83,9 @@ def full_model(policy: nn.Module, dtype: torch.dtype | None = None) -> PreTraine
     Args:
         policy: as `load_policy` returns it; left as it was.
         dtype: of the weights; by default that of the pretrained ones.
+
+    Returns:
+        a new model of transformers, on the CPU.
 
     Raises:
         ValueError: there are adapters that cannot be merged.

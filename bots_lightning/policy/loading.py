@@ -19,11 +19,15 @@ class PretrainedSource(ABC):
 
     @abstractmethod
     def prepare(self) -> str:
-        """The checkpoint's folder, made on first use and cached after that; safe to call from several processes."""
+        """Returns the checkpoint's folder, made on first use and cached after; safe to call from several processes."""
 
 
 def checkpoint_folder(pretrained: str | PretrainedSource) -> str:
-    """A local folder or a Hub name, made or fetched first where it has to be."""
+    """The folder or Hub name of a checkpoint, which is made or fetched first if it has to be.
+
+    Args:
+        pretrained: a local folder, a Hub name, or a source.
+    """
     return pretrained.prepare() if isinstance(pretrained, PretrainedSource) else pretrained
 
 
@@ -62,15 +66,19 @@ class LoRA:
     target_modules: str | list[str] = "all-linear"
 
     def peft_config(self) -> LoraConfig:
-        """The same for peft."""
+        """These options as peft takes them."""
         return LoraConfig(r=self.r, lora_alpha=self.alpha, target_modules=self.target_modules, task_type="CAUSAL_LM")
 
 
 def check_dtype(lora: LoRA | None, dtype: Literal["float32", "bfloat16"]) -> None:
     """Refuses to train bfloat16 weights.
 
+    Args:
+        lora: of the adapters that are trained; None where all weights are.
+        dtype: of the loaded weights.
+
     Raises:
-        ValueError: says why, and what to use.
+        ValueError: all weights would be trained, in bfloat16.
     """
     if lora is None and dtype == "bfloat16":
         raise ValueError(
@@ -80,10 +88,13 @@ def check_dtype(lora: LoRA | None, dtype: Literal["float32", "bfloat16"]) -> Non
 
 
 def check_device(device: torch.device) -> None:
-    """Refuses a device that cannot draw tokens as all others do.
+    """Refuses a device without float64, by which tokens are drawn.
+
+    Args:
+        device: of the run.
 
     Raises:
-        ValueError: says why, and what to use.
+        ValueError: it is one of Apple's GPUs.
     """
     if device.type == "mps":
         raise ValueError("Apple's GPUs (mps) have no float64, by which tokens are drawn. Set trainer.accelerator=cpu.")
@@ -96,22 +107,25 @@ def load_policy(
     seed: int = 0,
     gradient_checkpointing: bool = False,
 ) -> nn.Module:
-    """The model of a checkpoint, with fresh adapters if `lora` is given, dropout off.
+    """Loads the model of a checkpoint, with fresh adapters if `lora` is given.
 
-    Dropout would make log-probabilities differ from those of the rollouts.
+    Dropout is off: it would make log-probabilities differ from those of the rollouts.
 
     Args:
         folder: a local folder or a Hub name.
         lora: trains adapters and freezes the rest; None trains every weight.
         dtype: of the loaded weights. Adapters are float32 always.
         seed: of the adapters' initial weights; the global generator is left as it was.
-        gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it computed.
+        gradient_checkpointing: compute each layer again in the backward pass instead of keeping its activations.
+
+    Returns:
+        a model of transformers, or a PEFT model of one.
     """
     shape = AutoConfig.from_pretrained(folder)
-    for part in (shape, shape.get_text_config()):  # a model of several kinds of input has a config for each
-        for name, value in vars(part).items():
+    for config in (shape, shape.get_text_config()):  # a model of several kinds of input has a config for each
+        for name, value in vars(config).items():
             if "drop" in name and isinstance(value, float):
-                setattr(part, name, 0.0)
+                setattr(config, name, 0.0)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, config=shape, dtype=getattr(torch, dtype))
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -127,7 +141,11 @@ def load_policy(
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's CPU generator at a seed inside the block, as it was after it."""
+    """Seeds torch's CPU generator inside the block, and restores it after.
+
+    Args:
+        seed: of the block.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -137,7 +155,11 @@ def seeded(seed: int) -> Iterator[None]:
 def using_adapter(policy: PeftModel, name: str | None) -> Iterator[None]:
     """Computes with another adapter inside the block, or with none.
 
-    peft's own switches freeze the adapters that they turn off. Here all weights go on training as before.
+    peft's own switches freeze the adapters that they turn off. Here weights that are trained stay so.
+
+    Args:
+        policy: with the adapter.
+        name: of the adapter; None computes without any.
     """
     trained = [(parameter, parameter.requires_grad) for parameter in policy.parameters()]
     before = policy.active_adapter
@@ -161,12 +183,23 @@ def _restore(trained: list[tuple[nn.Parameter, bool]]) -> None:
 
 
 def language_model(policy: nn.Module) -> PreTrainedModel:
-    """The transformers model inside a policy, adapters in place."""
+    """The transformers model inside a policy, adapters in place.
+
+    Args:
+        policy: of transformers, or a PEFT model of one.
+    """
     return policy.get_base_model() if isinstance(policy, PeftModel) else policy
 
 
 def stop_token_ids(policy: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """All tokens that end a completion: the tokenizer's and those of the generation config, which may list several.
+
+    Args:
+        policy: of transformers, or a PEFT model of one.
+        tokenizer: of its checkpoint.
+
+    Returns:
+        token ids, ascending.
 
     Raises:
         ValueError: there is none.

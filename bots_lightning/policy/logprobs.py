@@ -100,7 +100,7 @@ def _shares(model: nn.Module) -> bool:
     """Whether rows can go on from the keys and values of a prompt that they share, with gradients.
 
     In train mode transformers may compute layers anew in the backward pass, and keeps no cache. Hooks before the head
-    are those of ZeRO-3, under which every rank has to make equally many passes.
+    are those of ZeRO-3, under which all ranks have to make equally many forward passes.
     """
     inner = language_model(model)
     if inner.training or inner.get_output_embeddings()._forward_pre_hooks or not can_read(inner):
@@ -115,14 +115,17 @@ def _continue(model: nn.Module, cache: DynamicCache, count: int, inputs: dict[st
 
 
 def logits_processing(model: nn.Module) -> LogitsProcessing | None:
-    """What the model does between its head and its logits; None, with a warning, if it is nothing known.
+    """Finds what the model does between its head and its logits.
 
-    Found by trial, once for each model: a pass over a few tokens shows what the head is given and the logits that come
-    out, and the numbers of the model's config are tried for what lies between. The tokens are always the same, so all
-    ranks come to the same result.
+    By trial, once for each model: a forward pass over a few tokens shows what the head is given and the logits that
+    come out, and the numbers of the model's config are tried for what lies between. The tokens are always the same, so
+    all ranks come to the same result.
 
     Args:
         model: a causal language model of transformers, or a PEFT model of one.
+
+    Returns:
+        the processing; None, with a warning, if it is nothing known here.
     """
     inner = language_model(model)
     if inner not in _found:

@@ -70,7 +70,7 @@ class Policy(nn.Module):
 
     @property
     def folder(self) -> str:
-        """The local folder or Hub name of the checkpoint, which is made or fetched first where it has to be."""
+        """The local folder or Hub name of the checkpoint, which is made or fetched first if it has to be."""
         return checkpoint_folder(self.pretrained)
 
     @property
@@ -88,7 +88,11 @@ class Policy(nn.Module):
         self.base = {"digest": base_digest(self.model), "pretrained": self.folder}
 
     def load_reference(self, device: torch.device) -> None:
-        """Loads a frozen copy of the policy as it was; under LoRA, the policy without its adapters serves instead."""
+        """Loads a frozen copy of the pretrained model, once; under LoRA, the policy without adapters serves instead.
+
+        Args:
+            device: of the copy.
+        """
         if self.lora is None and self.reference is None:
             self.reference = load_policy(self.folder, None, self.dtype_name)
             self.reference.requires_grad_(False).to(device)
@@ -100,7 +104,14 @@ class Policy(nn.Module):
     # --- what it computes ---------------------------------------------------------------------------------------
 
     def forward(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the completions' tokens and entropies, each (R, T) with gradient."""
+        """Log-probabilities of the completions' tokens, and entropies, with gradient.
+
+        Args:
+            rollouts: R rows.
+
+        Returns:
+            each (R, T) float; see `completion_logprobs`.
+        """
         return completion_logprobs(self.model, rollouts, self.temperature)
 
     def logprobs(self, rollouts: Rollouts) -> Tensor:
@@ -112,6 +123,6 @@ class Policy(nn.Module):
         return record_logprobs(self.model, rollouts, self.temperature, self.max_tokens_per_microbatch)
 
     def reference_logprobs(self, rollouts: Rollouts) -> Tensor:
-        """(R, T) log-probabilities under the policy as it was before training, without gradient."""
+        """(R, T) log-probabilities under the pretrained model, without gradient, NaN outside of the completions."""
         budget = self.max_tokens_per_microbatch
         return reference_logprobs(self.model, self.reference, rollouts, self.temperature, budget)

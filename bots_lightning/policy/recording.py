@@ -17,13 +17,16 @@ from bots_lightning.rollouts import Rollouts
 def policy_logprobs(
     model: nn.Module, rollouts: Rollouts, temperature: float = 1.0, max_tokens: int | None = None
 ) -> Tensor:
-    """(R, T) log-probabilities under a policy, NaN outside of the completions.
+    """Log-probabilities of whole batches under a policy, without gradient.
 
     Args:
         model: the policy.
         rollouts: R rows.
         temperature: as in `completion_logprobs`.
         max_tokens: as in `microbatches`.
+
+    Returns:
+        (R, T) float32, NaN outside of the completions.
     """
     found = torch.full(rollouts.completion_ids.shape, torch.nan, device=rollouts.completion_ids.device)
     for rows in microbatches(rollouts.total_lengths, max_tokens):
@@ -35,24 +38,30 @@ def policy_logprobs(
 def record_logprobs(
     model: nn.Module, rollouts: Rollouts, temperature: float = 1.0, max_tokens: int | None = None
 ) -> Rollouts:
-    """Rollouts of the present policy with their log-probabilities, for an update that comes after others.
+    """Records log-probabilities with rollouts of the present policy, for an update that comes after others.
 
     Args:
         model: the policy that sampled them.
-        rollouts: R rows; what is recorded already stays.
+        rollouts: R rows.
         temperature: as in `completion_logprobs`.
         max_tokens: as in `microbatches`.
+
+    Returns:
+        the same rows; what was recorded already stays.
     """
     present = policy_logprobs(model, rollouts, temperature, max_tokens)
     return replace(rollouts, logprobs=recorded_or_present(rollouts, present))
 
 
 def recorded_or_present(rollouts: Rollouts, present: Tensor) -> Tensor:
-    """(R, T) log-probabilities under the policy that sampled: the recorded ones; where there are none, the present.
+    """Log-probabilities under the policy that sampled: the recorded ones; where there are none, the present.
 
     Args:
         rollouts: R rows, with recorded log-probabilities or without.
         present: (R, T) float, log-probabilities under the present policy.
+
+    Returns:
+        (R, T) float.
     """
     if rollouts.logprobs is None:
         return present

@@ -1,4 +1,4 @@
-"""The reference policy of a KL penalty: the policy as it was before training."""
+"""The reference policy of a KL penalty: the pretrained model, before training."""
 
 # Shapes: R rows, T completion tokens.
 
@@ -20,15 +20,18 @@ def reference_logprobs(
     temperature: float = 1.0,
     max_tokens: int | None = None,
 ) -> Tensor:
-    """(R, T) float, log-probabilities of the completions under the reference; outside of them they mean nothing.
+    """Log-probabilities of the completions under the reference, without gradient.
 
     Args:
-        policy: as it is trained.
-        frozen: a copy of it from before training. None takes the policy with its adapters off, which is the same
-            without a second model in memory.
+        policy: the network that is trained.
+        frozen: a copy of it from before training. None takes the policy with its adapters off, which needs no second
+            model in memory.
         rollouts: R rows.
         temperature: as in `completion_logprobs`.
         max_tokens: as in `microbatches`.
+
+    Returns:
+        (R, T) float32, NaN outside of the completions.
     """
     model, context = (policy, using_adapter(policy, None)) if frozen is None else (frozen, nullcontext())
     with context:

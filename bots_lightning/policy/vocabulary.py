@@ -98,7 +98,17 @@ def token_logprobs(
 def logits_logprobs(
     logits: Tensor, targets: Tensor, temperature: float = 1.0, chunk_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`token_logprobs` from logits (N, V) that exist already; no second tensor of their size in higher precision."""
+    """`token_logprobs` from logits that exist already; makes no second tensor of their size in higher precision.
+
+    Args:
+        logits: (N, V).
+        targets: (N,) int64.
+        temperature: divides the logits.
+        chunk_size: tokens at a time; None for as many as make `CHUNK_ELEMENTS` logits.
+
+    Returns:
+        logprobs (N,) and entropy (N,) in nats.
+    """
     size = _chunk_size(logits.shape[-1]) if chunk_size is None else chunk_size
     return _apply(_FromOutputs, logits, targets, _Softmax(temperature, LogitsProcessing()), size)
 
@@ -155,7 +165,7 @@ class _FromOutputs(torch.autograd.Function):
 
 
 class _FromHidden(torch.autograd.Function):
-    """The same of hidden states under a linear head without trainable weights, whose outputs are computed twice.
+    """Log-probabilities and entropies of hidden states under a frozen linear head, whose outputs are computed twice.
 
     Matrix products have the dtype that they have under autograd, what lies between them is float32.
     """
