@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lightning import Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from bots_lightning.algorithms import GRPO, online
+from bots_lightning.algorithms import GRPO, PPO
 from bots_lightning.cli import main
 from bots_lightning.data import TaskDataModule
 from bots_lightning.selection import UniformSelector
 from bots_lightning.strategies import DataParallel
-from bots_lightning.strategies.digests import CHUNK, _odd_ranks, digest
 from bots_lightning.tasks import ProceduralTasks
+from bots_lightning.training import checks
 from bots_lightning.training.checks import check_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +42,7 @@ def test_several_ranks_need_a_strategy_and_a_batch_that_divides(new_trainer: Cal
     ("options", "message"),
     [
         ([], "2 processes under DDPStrategy"),
-        (["--config", DDP, "--data.init_args.batch_size", "5"], "batch_size=5 tasks do not divide evenly over 2 ranks"),
+        (["--config", DDP, "--data.batch_size", "5"], "batch_size=5 tasks do not divide evenly over 2 ranks"),
     ],
 )
 def test_the_command_line_refuses_before_processes_are_started(
@@ -55,29 +54,25 @@ def test_the_command_line_refuses_before_processes_are_started(
 
 
 def test_a_run_is_refused_before_a_model_is_loaded(build: Any, fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = build(GRPO)
-    monkeypatch.setattr(policy, "configure_model", lambda: pytest.fail("loaded"))
+    module = build(GRPO)
+    monkeypatch.setattr(module, "configure_model", lambda: pytest.fail("loaded"))
     with pytest.raises(ValueError, match=r"overfit_batches replaces the selector"):
-        fit(policy, overfit_batches=1)
+        fit(module, overfit_batches=1)
 
 
-def test_a_change_of_one_bit_anywhere_changes_the_digest() -> None:
-    weight = torch.zeros(CHUNK + 3)
-    before = digest(weight)
-    for place in (0, CHUNK - 1, CHUNK, CHUNK + 2):
-        changed = weight.clone()
-        changed.view(torch.int32)[place] ^= 1
-        assert digest(changed) != before
-    half = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.bfloat16)
-    assert digest(half) == half.view(torch.int16).sum() == digest(half.T)
-    assert digest(torch.zeros(0)) == 0
-
-
-def test_the_rank_that_holds_what_no_other_does_is_the_odd_one() -> None:
-    assert _odd_ranks([7, 7, 7]) == []
-    assert _odd_ranks([5, 7, 7]) == [0]
-    assert _odd_ranks([7, 5, 7, 6]) == [1, 3]
-    assert _odd_ranks([5, 7]) == [1]
+@pytest.mark.parametrize(
+    ("algorithm", "options", "message"),
+    [
+        (GRPO, {"steps_per_generation": 17}, "17 optimizer steps per epoch over 16 rollouts"),
+        (GRPO, {"num_iterations": 0}, "num_iterations=0; expected at least 1"),
+        (PPO, {"num_mini_batches": 0}, "num_mini_batches=0; expected at least 1"),
+    ],
+)
+def test_more_steps_than_rows_and_no_step_at_all_are_refused(
+    build: Any, fit: Any, algorithm: Any, options: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(build(algorithm, **options))
 
 
 def test_ranks_that_have_drifted_apart_are_named(on_two_ranks: OnTwoRanks) -> None:
@@ -90,6 +85,6 @@ def test_ranks_that_have_drifted_apart_are_named(on_two_ranks: OnTwoRanks) -> No
 
 def test_a_run_compares_its_trained_weights(build: Any, fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
-    monkeypatch.setattr(online, "check_ranks_agree", lambda _, weights: compared.append({name for name, _ in weights}))
+    monkeypatch.setattr(checks, "check_ranks_agree", lambda _, weights: compared.append({name for name, _ in weights}))
     run = fit(build(GRPO, check_ranks_every=2), 4)
     assert compared == [set(run.history.weights[0])] * (1 + 2)  # before the first step, and behind every second

@@ -1,4 +1,4 @@
-"""A run whose file was corrected goes on from its checkpoint, with the policy and the belief that it had."""
+"""A run whose file of tasks was corrected goes on from its checkpoint, with the policy and the belief that it had."""
 
 from __future__ import annotations
 

@@ -32,22 +32,22 @@ class Writes(BasePredictionWriter):
         trainer.kept = prediction["completions"]  # type: ignore[attr-defined]
 
 
-def predict(new_trainer: Callable[..., Trainer], policy: Any, *callbacks: Callback, returned: bool = False) -> Any:
+def predict(new_trainer: Callable[..., Trainer], module: Any, *callbacks: Callback, returned: bool = False) -> Any:
     trainer = new_trainer(callbacks=list(callbacks), enable_progress_bar=bool(callbacks))
     tasks = TaskDataModule(ProceduralTasks(4), UniformSelector(), batch_size=2)
-    return trainer.predict(policy, tasks, return_predictions=returned), trainer
+    return trainer.predict(module, tasks, return_predictions=returned), trainer
 
 
 @pytest.mark.parametrize("callbacks", [[], [TaskProgressBar(), GracefulStop()]])
 def test_without_a_writer_it_is_refused_before_a_model_is_loaded(
     callbacks: list[Callback], build: Callable[..., Any], new_trainer: Callable[..., Trainer]
 ) -> None:
-    policy = build(GRPO)
+    module = build(GRPO)
     with pytest.raises(
         ValueError, match=r"predict would keep nothing.*Add callbacks\.PassRateWriter .* callbacks\.CompletionsLog"
     ):
-        predict(new_trainer, policy, *callbacks)
-    assert policy.policy is None
+        predict(new_trainer, module, *callbacks)
+    assert not module.policy.is_loaded
 
 
 @pytest.mark.parametrize("callback", [Keeps(), Writes("batch")])

@@ -61,16 +61,16 @@ def nothing(prompts: list[str], completions: list[str], **_: Any) -> list[float]
 # --- in the loop ----------------------------------------------------------------------------------------------------
 
 
-def poison(policy: Any, iterations: set[int]) -> Any:
-    """The policy, whose loss is NaN in the given iterations."""
-    losses = policy.losses
+def poison(module: Any, iterations: set[int]) -> Any:
+    """The module, whose loss is NaN in the given iterations."""
+    losses = module.algorithm.losses
 
     def poisoned(*args: Any) -> Any:
         for loss in losses(*args):
-            yield loss * (NAN if policy.progress.iterations in iterations else 1.0)
+            yield loss * (NAN if module.progress.iterations in iterations else 1.0)
 
-    policy.losses = poisoned
-    return policy
+    module.algorithm.losses = poisoned
+    return module
 
 
 class Moments(Callback):
@@ -94,8 +94,8 @@ def test_a_step_that_is_not_finite_is_skipped(
     build: Any, fit: Any, tmp_path: Path, algorithm: Any, lora: LoRA | None
 ) -> None:
     steps = {"num_ppo_epochs": 1} if algorithm is PPO else {}
-    policy, moments = poison(build(algorithm, lora=lora, weight_decay=0.1, **steps), {1, 2}), Moments()
-    history = fit(policy, 4, callbacks=[moments]).history
+    module, moments = poison(build(algorithm, lora=lora, weight_decay=0.1, **steps), {1, 2}), Moments()
+    history = fit(module, 4, callbacks=[moments]).history
     assert history["skipped_steps"] == [0, 1, 2, 2]
     assert history["optimizer_steps"] == [1, 0, 0, 1]
     for name in ("loss", "grad_norm"):
@@ -105,14 +105,14 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert same(moments.states[0], moments.states[2])
     assert not same(history.weights[2], history.weights[3])
     assert not same(moments.states[2], moments.states[3])
-    assert (policy.progress.skipped_steps, policy.progress.skipped_in_a_row) == (2, 0)
+    assert (module.progress.skipped_steps, module.progress.skipped_in_a_row) == (2, 0)
     files = sorted(path.name for path in (tmp_path / "nonfinite").iterdir())
     assert files == ["iteration-1-step-1-rank-0.pt", "iteration-2-step-2-rank-0.pt"]
     kept = torch.load(tmp_path / "nonfinite" / files[0], weights_only=True)
     assert {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "mask", "advantages"} <= kept.keys()
     assert math.isnan(kept["loss"])
     assert kept["completion_ids"].shape == kept["mask"].shape
-    trained = {name for name, weight in policy.named_parameters() if weight.requires_grad}
+    trained = {name for name, weight in module.named_parameters() if weight.requires_grad}
     assert kept["gradients"]
     assert set(kept["gradients"]) <= trained
 
@@ -120,17 +120,17 @@ def test_a_step_that_is_not_finite_is_skipped(
 @pytest.mark.parametrize("num_iterations", [1, 2])
 def test_skipped_steps_do_not_lengthen_a_run(num_iterations: int, build: Any, fit: Any) -> None:
     options = {"lr_scheduler_type": "linear", "num_iterations": num_iterations}
-    policy = poison(build(GRPO, **options), {1, 2})
-    run = fit(policy, 100, max_epochs=-1, max_steps=4 * num_iterations)
-    assert policy.progress.iterations == 4
+    module = poison(build(GRPO, **options), {1, 2})
+    run = fit(module, 100, max_epochs=-1, max_steps=4 * num_iterations)
+    assert module.progress.iterations == 4
     assert run.trainer.global_step == 4 * num_iterations
     assert min(run.history["learning_rate"][:-1]) > 0
 
 
-def test_values_that_are_no_numbers_teach_no_mini_batch(
+def test_values_that_are_no_numbers_teach_no_minibatch(
     build: Any, fit: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where they are those of one row, and the others' mini-batches would come out finite."""
+    """Also where they are those of one row, and the others' minibatches would come out finite."""
 
     def with_a_nan(*args: Any) -> Tensor:
         values = token_values(*args)
@@ -138,9 +138,9 @@ def test_values_that_are_no_numbers_teach_no_mini_batch(
         return values
 
     monkeypatch.setattr("bots_lightning.algorithms.ppo.token_values", with_a_nan)
-    policy = build(PPO, num_ppo_epochs=1, num_mini_batches=4, max_skipped_steps=8)
+    module = build(PPO, num_ppo_epochs=1, num_mini_batches=4, max_skipped_steps=8)
     with pytest.raises(FloatingPointError, match="8 optimizer steps in a row had a loss or a gradient that is not fin"):
-        fit(policy, 3)
+        fit(module, 3)
     assert "iteration 0: loss nan" in caplog.text
 
 
@@ -148,15 +148,15 @@ def test_tensorboard_has_gaps_where_a_metric_is_no_number(
     build: Any, fit: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Equal rewards have no variance to be explained, and a step that is skipped has no loss."""
-    policy = poison(build(PPO, reward_funcs=[nothing], num_ppo_epochs=1, kl_coef=0.1), {1})
-    history = fit(policy, 2, logger=TensorBoardCurves(tmp_path), log_every_n_steps=1).history
+    module = poison(build(PPO, reward_funcs=[nothing], num_ppo_epochs=1, kl_coef=0.1), {1})
+    history = fit(module, 2, logger=TensorBoardCurves(tmp_path), log_every_n_steps=1).history
     assert math.isnan(history["loss"][1])
     assert "NaN or Inf" not in caplog.text
 
 
 def test_the_very_first_step_may_be_skipped(build: Any, fit: Any) -> None:
-    policy = poison(build(GRPO, lr_scheduler_type="linear"), {0})
-    history = fit(policy, 4).history
+    module = poison(build(GRPO, lr_scheduler_type="linear"), {0})
+    history = fit(module, 4).history
     assert history["optimizer_steps"] == [0, 1, 1, 1]
     assert history["learning_rate"] == pytest.approx([0.01 * (1 - step / 4) for step in (1, 2, 3, 4)])
 
@@ -165,11 +165,11 @@ def test_the_very_first_step_may_be_skipped(build: Any, fit: Any) -> None:
 def test_the_weights_whose_gradients_are_bad_are_named_and_no_others(
     build: Any, fit: Any, tmp_path: Path, value: float
 ) -> None:
-    policy = build(GRPO)
-    policy.configure_model()
-    bad = next(name for name, weight in policy.named_parameters() if "layers.1" in name and "lora_B" in name)
-    policy.get_parameter(bad).register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([0]), value))
-    history = fit(policy, 1).history
+    module = build(GRPO)
+    module.configure_model()
+    bad = next(name for name, weight in module.named_parameters() if "layers.1" in name and "lora_B" in name)
+    module.get_parameter(bad).register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([0]), value))
+    history = fit(module, 1).history
     assert history["skipped_steps"] == [1]
     (path,) = (tmp_path / "nonfinite").iterdir()
     kept = torch.load(path, weights_only=True)
@@ -179,13 +179,13 @@ def test_the_weights_whose_gradients_are_bad_are_named_and_no_others(
 
 
 def test_a_run_that_only_skips_stops_and_names_the_folder(build: Any, fit: Any, tmp_path: Path) -> None:
-    policy = poison(build(GRPO, max_skipped_steps=3), set(range(99)))
-    policy.configure_model()
-    before = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
+    module = poison(build(GRPO, max_skipped_steps=3), set(range(99)))
+    module.configure_model()
+    before = {name: weight.detach().clone() for name, weight in module.named_parameters()}
     with pytest.raises(FloatingPointError, match=rf"3 optimizer steps in a row .*{tmp_path / 'nonfinite'}"):
-        fit(policy, 10)
+        fit(module, 10)
     assert len(list((tmp_path / "nonfinite").iterdir())) == 3
-    assert same(dict(policy.named_parameters()), before)
+    assert same(dict(module.named_parameters()), before)
 
 
 def test_skips_are_counted_over_a_resume(build: Any, fit: Any, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_checkpoint_from_before_the_counters_loads(build: Any, fit: Any, tmp_p
     checkpoint = torch.load(path, weights_only=True)
     del checkpoint["progress"]["skipped_steps"], checkpoint["progress"]["skipped_in_a_row"]
     torch.save(checkpoint, path)
-    policy = build(GRPO)
-    fit(policy, 2, ckpt_path=str(path), max_epochs=2)
-    assert policy.progress.iterations >= 2
-    assert (policy.progress.skipped_steps, policy.progress.skipped_in_a_row) == (0, 0)
+    module = build(GRPO)
+    fit(module, 2, ckpt_path=str(path), max_epochs=2)
+    assert module.progress.iterations >= 2
+    assert (module.progress.skipped_steps, module.progress.skipped_in_a_row) == (0, 0)

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from lightning import Trainer
 
-from bots_lightning.algorithms import GRPO, pools
+from bots_lightning.algorithms import GRPO
 from bots_lightning.data import TaskDataModule
-from bots_lightning.rewards import ChatReward, CosineLength, Gradable, JudgedReward, exact_match
+from bots_lightning.rewards import ChatReward, CosineLength, Gradable, GradedReward, exact_match
 from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import FilteredTasks, JsonlTasks, MixedTasks, PromptCharacters, Task
-from bots_lightning.training import StepFailedError
+from bots_lightning.training import StepFailedError, pools
 
 
-class Numbers(JudgedReward):
+class Numbers(GradedReward):
     """Answers must be whole numbers; counts what it is asked."""
 
     asked = 0
@@ -70,7 +70,7 @@ def test_the_pools_that_are_rolled_out_are_checked(
         run(build, new_trainer(), how, write("train", a="1", b="x", c="y"), write("held", g="v", h="2"))
 
 
-def test_a_judge_inside_of_another_reward_is_asked(build: Any, new_trainer: Any, write: Any) -> None:
+def test_a_grader_inside_of_another_reward_is_asked(build: Any, new_trainer: Any, write: Any) -> None:
     inside = CosineLength(Numbers(), max_characters=10)
     with pytest.raises(ValueError, match="1 of 2 tasks cannot be graded"):
         run(build, new_trainer(), "fit", write("train", a="1", b="x"), reward_funcs=[exact_match, inside])
@@ -159,17 +159,15 @@ def test_a_prompt_that_is_not_checked_at_the_start_is_an_error_when_it_is_drawn(
 
 
 def test_a_chat_that_the_template_refuses_is_named(build: Any, new_trainer: Any, tmp_path: Path) -> None:
-    class Strict(GRPO):
-        def configure_model(self) -> None:
-            super().configure_model()
-            refuse = "{% if m['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}"
-            self.tokenizer.chat_template = f"{{% for m in messages %}}{refuse}{{{{ m['content'] }}}}{{% endfor %}}"
-
     user, system = {"role": "user", "content": "1+2="}, {"role": "system", "content": "brief"}
     rows = [{"id": name, "prompt": chat, "answer": "3"} for name, chat in {"a": [user], "b": [system, user]}.items()]
     path = tmp_path / "chats.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    module = build(Strict, reward_funcs=[Numbers()])
+    module = build(GRPO, reward_funcs=[Numbers()])
+    module.configure_model()
+    refuse = "{% if m['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}"
+    template = f"{{% for m in messages %}}{refuse}{{{{ m['content'] }}}}{{% endfor %}}"
+    module.sampler.encoder.tokenizer.chat_template = template
     with pytest.raises(ValueError, match=r"^1 of 2 tasks cannot be rolled out: ") as caught:
         new_trainer().fit(module, TaskDataModule(JsonlTasks(path), UniformSelector(), 2))
     refused = "the tokenizer's chat template refuses the prompt (no system prompt)"

@@ -15,7 +15,7 @@ from bots_lightning.selection import UniformSelector
 from bots_lightning.tasks import ProceduralTasks
 
 
-class Told(Callback):
+class Preempted(Callback):
     """Receives SIGTERM in some batch."""
 
     def __init__(self, batch: int) -> None:
@@ -39,16 +39,16 @@ def handler() -> Iterator[Any]:
 
 @pytest.mark.parametrize("command", ["predict", "validate", "test"])
 def test_sigterm_ends_what_is_no_training(command: str, build: Any, new_trainer: Any, handler: Any) -> None:
-    def run(told: Told) -> None:
+    def run(callback: Preempted) -> None:
         evaluation = {"heldout": ProceduralTasks(8, seed=1)}
         data = TaskDataModule(ProceduralTasks(8), UniformSelector(), 4, evaluation, eval_batch_size=2)
-        getattr(new_trainer(callbacks=[told]), command)(build(GRPO), data)
+        getattr(new_trainer(callbacks=[callback]), command)(build(GRPO), data)
 
-    left_alone, told = Told(batch=0), Told(batch=2)
+    left_alone, preempted = Preempted(batch=0), Preempted(batch=2)
     run(left_alone)
     assert left_alone.batches == 4
     assert signal.getsignal(signal.SIGTERM) == handler
     with pytest.raises(SystemExit) as ended:
-        run(told)
+        run(preempted)
     assert ended.value.code == 128 + signal.SIGTERM
-    assert told.batches == 2
+    assert preempted.batches == 2
