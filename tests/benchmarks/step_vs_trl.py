@@ -6,9 +6,9 @@
 Both train the same LoRA in float32 on the CPU with the same AdamW, schedule, loss, rewards and sampling, and take the
 same prompts in the same order: one optimizer step for each batch of rollouts, all of them in one micro-batch. Neither
 has a KL penalty, gradient checkpointing, dropout, logger, checkpoint, progress bar or evaluation. Every run is a
-process of its own; the two take turns, so that a machine's mood touches both, and the first steps are left out. A
-step lasts from the end of one optimizer step to the end of the next. What counts is the ratio within each turn, of the
-medians over its steps, by the processor's time, which other programs disturb least, and by the clock.
+process of its own; the two alternate, so that a busy machine slows both, and the first steps are left out. A
+step lasts from the end of one optimizer step to the end of the next. What counts is the ratio within each pair of runs,
+of the medians over their steps, by the processor's time, which other programs disturb least, and by the clock.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from bots_lightning.algorithms import GRPO
+from bots_lightning.algorithms.step import PHASES
 from bots_lightning.data import TaskDataModule
-from bots_lightning.policy import LoRA
+from bots_lightning.policy import LoRA, Policy
 from bots_lightning.quickstart import QuickstartTasks, WarmStart
 from bots_lightning.quickstart.tokenizer import character_tokenizer
-from bots_lightning.rewards import exact_match
+from bots_lightning.rewards import Scorer, exact_match
 from bots_lightning.selection import TaskSelector
 from bots_lightning.tasks import ProceduralTasks, TaskPool, TaskSource
 from bots_lightning.tasks.procedural import ALPHABET
-from bots_lightning.training.metrics import PHASES
+from bots_lightning.training import Evaluation, OnlineModule, Sampler, Updater
 
 OURS, TRL = "ours", "trl"
 LEARNING_RATE = 2e-3
@@ -188,16 +189,13 @@ class Stopwatch(Callback):
 
 def run_ours(workload: Workload, model: str, pool: TaskPool, folder: str, options: argparse.Namespace) -> Any:
     """Medians of our steps, and of their phases."""
-    module = GRPO(
-        model,
-        [workload.reward],
-        lora=LoRA(),
-        loss_type="grpo",
-        num_generations=workload.n,
-        max_prompt_length=64,
-        max_completion_length=workload.limit,
-        learning_rate=LEARNING_RATE,
-        max_tokens_per_microbatch=None if options.whole else MICROBATCH,
+    module = OnlineModule(
+        Policy(model, LoRA(), max_tokens_per_microbatch=None if options.whole else MICROBATCH),
+        Scorer([workload.reward]),
+        Sampler(workload.n, max_prompt_length=64, max_completion_length=workload.limit),
+        GRPO(loss_type="grpo"),
+        Updater(LEARNING_RATE),
+        Evaluation(),
     )
     stopwatch = Stopwatch()
     trainer = Trainer(
@@ -234,12 +232,12 @@ def run_trl(workload: Workload, model: str, pool: TaskPool, folder: str, options
         return workload.reward(**columns)
 
     rows = workload.num_prompts * workload.n if options.whole else workload.rows
-    parts = workload.num_prompts * workload.n // rows
+    micro_batches = workload.num_prompts * workload.n // rows
     config = GRPOConfig(
         output_dir=folder,
         per_device_train_batch_size=rows,
-        gradient_accumulation_steps=parts,
-        steps_per_generation=parts,
+        gradient_accumulation_steps=micro_batches,
+        steps_per_generation=micro_batches,
         num_train_epochs=1,
         num_generations=workload.n,
         max_completion_length=workload.limit,
@@ -302,21 +300,21 @@ def measured(name: str, number: int, model: str, options: argparse.Namespace) ->
 
 
 def compare(number: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Both in turns on one workload; all medians, and the ratios of our seconds to TRL's."""
+    """Both, alternating, on one workload; all medians, and the ratios of our seconds to TRL's."""
     workload = WORKLOADS[number]
     with tempfile.TemporaryDirectory() as folder:
         model = workload.model(folder)
-        turns = [
+        pairs = [
             {name: measured(name, number, model, options) for name in (OURS, TRL)}
             for _ in track(range(options.repeats), workload.name, transient=True)
         ]
-    ratios = {by: [turn[OURS][by] / turn[TRL][by] for turn in turns] for by in ("processor", "clock")}
-    return {"workload": workload.name, "target": workload.target, "turns": turns, "ratios": ratios}
+    ratios = {by: [pair[OURS][by] / pair[TRL][by] for pair in pairs] for by in ("processor", "clock")}
+    return {"workload": workload.name, "target": workload.target, "pairs": pairs, "ratios": ratios}
 
 
 def middle(result: dict[str, Any], name: str, *keys: str) -> float:
-    """Median over turns."""
-    values = [turn[name] for turn in result["turns"]]
+    """Median over pairs of runs."""
+    values = [pair[name] for pair in result["pairs"]]
     for key in keys:
         values = [value[key] for value in values]
     return median(values)
@@ -329,7 +327,7 @@ def spread(values: list[float]) -> str:
 
 def show(results: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Seconds and ratios, then where our seconds go."""
-    steps = f"{options.repeats} turns of {options.steps - options.warm_up} steps, {options.threads} thread(s)"
+    steps = f"{options.repeats} pairs of {options.steps - options.warm_up} steps, {options.threads} thread(s)"
     table = Table(title=f"a step of GRPO beside TRL's: {steps}")
     for column in ("workload", "TRL, s", "ours, s", "TRL, tokens/s", "ours", "ratio (processor)", "(clock)", "target"):
         table.add_column(column, justify="left" if column == "workload" else "right")
@@ -349,12 +347,12 @@ def main() -> None:
     """Measures all workloads and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=int, choices=range(len(WORKLOADS)), help="One workload, by number.")
-    parser.add_argument("--repeats", type=int, default=5, help="Turns of both.")
+    parser.add_argument("--repeats", type=int, default=5, help="Runs of each.")
     parser.add_argument("--steps", type=int, default=12, help="Of each run.")
     parser.add_argument("--warm_up", type=int, default=2, help="Steps of those that do not count, at least 1.")
     parser.add_argument("--whole", action="store_true", help="One micro-batch a step, instead of several small ones.")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", help="A JSON file for all figures.")
+    parser.add_argument("--output", help="A JSON file for all results.")
     for hidden in ("--worker", "--model"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
