@@ -96,7 +96,7 @@ class AbilityBelief(Belief):
         self.logit = np.zeros(n)  # less the ability at the last visit
         self.variance = np.zeros(n)
         self.last = np.full(n, -1, dtype=np.int32)  # step of the last visit; -1 before the first
-        self._tried = 0  # number of tasks that were visited
+        self._num_visited = 0  # number of tasks that were visited
         self.step = 0
 
     def _read(self, features: TaskFeatures) -> Design:
@@ -117,7 +117,7 @@ class AbilityBelief(Belief):
     def _group(self, where: Where) -> IntArray:
         return self._group_of_profile.take(self._profile[where])
 
-    def _untried(self, profiles: Where = ALL) -> Moments:
+    def _unvisited(self, profiles: Where = ALL) -> Moments:
         """Mean and variance of the logit of profiles' unvisited tasks, each (P,) or as long as `profiles`."""
         mean, variance = self.regression.predict(self._design.x[profiles], self._design.z[profiles])
         return mean + self.ability.mean[self._group_of_profile[profiles]], variance
@@ -127,9 +127,9 @@ class AbilityBelief(Belief):
         last, kept = self.last[where], self.variance[where]
         mean = self.logit[where] + self.ability.mean[self._group(where)]
         variance = np.minimum(kept + self.task_drift * (self.step - last), np.maximum(kept, MOST_DRIFTED))
-        untried = last < 0
-        if untried.any():
-            mean[untried], variance[untried] = self._untried(self._profile[where][untried])
+        unvisited = last < 0
+        if unvisited.any():
+            mean[unvisited], variance[unvisited] = self._unvisited(self._profile[where][unvisited])
         return mean, variance
 
     def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
@@ -143,18 +143,18 @@ class AbilityBelief(Belief):
     def cells(self, where: slice) -> npt.NDArray[np.int32]:
         """The cell of each task: that of its profile, or its own if it was visited."""
         if self._cell_of_profile is None:
-            self._cell_of_profile = logit_cells(*self._untried())
-        tried = self.last[where] >= 0
-        count = np.count_nonzero(tried)
-        if count == len(tried):
-            return self._cells_of_tried(where)
+            self._cell_of_profile = logit_cells(*self._unvisited())
+        visited = self.last[where] >= 0
+        count = np.count_nonzero(visited)
+        if count == len(visited):
+            return self._cells_of_visited(where)
         cells = self._cell_of_profile.take(self._profile[where])
         if count:
-            places = np.flatnonzero(tried)
-            cells[places] = self._cells_of_tried(where.start + places)
+            places = np.flatnonzero(visited)
+            cells[places] = self._cells_of_visited(where.start + places)
         return cells
 
-    def _cells_of_tried(self, where: Where) -> npt.NDArray[np.int32]:
+    def _cells_of_visited(self, where: Where) -> npt.NDArray[np.int32]:
         """`predict` and `logit_cells` in single precision, for visited tasks."""
         kept = self.variance[where].astype(np.float32)
         variance = (self.step - self.last[where]).astype(np.float32)
@@ -208,7 +208,7 @@ class AbilityBelief(Belief):
         self.logit[at] = posterior[0] + moved * posterior[1] / prior[1] - self.ability.mean[group]
         self.variance[at] = posterior[1] + drifted
         self.last[at] = self.step
-        self._tried += int(np.count_nonzero(new))
+        self._num_visited += int(np.count_nonzero(new))
         self.step += 1
         self._forget_cells()
 
@@ -261,7 +261,7 @@ class AbilityBelief(Belief):
         ability, sizes = self.ability.mean[self._group_of_profile], self._design.profiles.sizes
         return {
             "belief/ability": float(np.average(ability, weights=sizes)),
-            "belief/tried": self._tried / len(self.last),
+            "belief/tried": self._num_visited / len(self.last),
             "belief/untried_deviation": float(np.exp(self.regression.spread[0] / 2)),
         }
 
@@ -290,6 +290,6 @@ class AbilityBelief(Belief):
                 )
         for name, array in arrays.items():
             array[...] = state[name]
-        self.step, self._tried = int(state["step"]), int(np.count_nonzero(self.last >= 0))
+        self.step, self._num_visited = int(state["step"]), int(np.count_nonzero(self.last >= 0))
         self._dispersion.load_state_dict(state["reward_dispersion"])
         self._forget_cells()

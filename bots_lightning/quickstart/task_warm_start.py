@@ -54,7 +54,7 @@ class TaskWarmStart(SupervisedStart):
         """All (prompt, answer) pairs of the pool."""
         prompts, answers = self._pool.table["prompt"].to_pylist(), self._pool.table["answer"].to_pylist()
         if not all(isinstance(prompt, str) for prompt in prompts):
-            raise ValueError("TaskWarmStart needs prompts that are strings, not chat messages. Use another source.")
+            raise ValueError("TaskWarmStart: expected prompts that are strings, not chat messages. Use another source.")
         return list(zip(prompts, answers, strict=True))
 
     @property

@@ -1,4 +1,4 @@
-"""The contract of everything that chooses tasks."""
+"""The interface of selectors."""
 
 # Shapes: N tasks in the pool, B tasks to select.
 
@@ -17,32 +17,47 @@ from bots_lightning.selection.chunks import Indices
 
 
 class TaskSelector(ABC):
-    """Chooses the tasks of the next step, and learns from what came of them.
+    """Selects the tasks of each step and learns from their evidence.
 
-    `setup` comes once; then `select` and `observe` alternate strictly. A selector is a deterministic state machine:
-    the same state, seed and evidence give the same draws on every rank and after every resume. To write one,
-    implement `select` and whatever of the rest has something to do, and call `super()` in those.
+    Call `setup` once, then `select` and `observe` alternately. A selector is a deterministic state machine: the same
+    state, seed and evidence give the same draws on every rank and after every resume. Subclasses implement `select`,
+    and override other methods where they have something to add to `super()`.
     """
 
-    # How many selections the run is going to make, for selectors that plan ahead; whoever runs it sets it if known. In
-    # training these are its iterations; dynamic sampling makes more selections, so that their plan is then over early.
+    # Number of selections of the run, for selectors that plan ahead; set by the run if it is known. In training it is
+    # the number of iterations. Dynamic sampling makes more selections, so that the plan then ends early.
     planned_selections: int | None = None
 
     def setup(self, features: TaskFeatures, seed: int = 0) -> None:
-        """Starts afresh on a pool of N tasks, with a generator of its own."""
+        """Starts on a pool of N tasks.
+
+        Args:
+            features: of the pool's tasks.
+            seed: of the selector's own generator.
+        """
         self.num_tasks = features.num_tasks
         self.fingerprint = features.fingerprint
         self.rng = np.random.default_rng(seed)
 
     @abstractmethod
     def select(self, batch_size: int) -> Indices:
-        """(B,) positions of the tasks to roll out next, no task twice; call `check_batch_size` first."""
-
-    def allocate(self, indices: Indices, num_generations: int) -> npt.NDArray[np.int64]:
-        """How many rollouts each selected task gets.
+        """Selects the tasks to roll out next. Implementations call `check_batch_size` first.
 
         Args:
-            indices: (B,) positions as of `select`.
+            batch_size: B.
+
+        Returns:
+            (B,) positions in the pool, all different.
+
+        Raises:
+            ValueError: the batch is empty or exceeds the pool.
+        """
+
+    def allocate(self, indices: Indices, num_generations: int) -> npt.NDArray[np.int64]:
+        """The number of rollouts of each selected task.
+
+        Args:
+            indices: (B,) positions, as returned by `select`.
             num_generations: rollouts per task, on average.
 
         Returns:
@@ -51,18 +66,36 @@ class TaskSelector(ABC):
         return np.full(len(indices), num_generations, dtype=np.int64)
 
     def observe(self, evidence: Evidence) -> None:  # noqa: B027 - a selector may have nothing to learn
-        """Learns from the success counts of the last step."""
+        """Learns from the success counts of a step.
+
+        Args:
+            evidence: one or more rows for each task of the step.
+        """
 
     def forecast(self, indices: Indices) -> tuple[FloatArray, FloatArray] | None:
-        """(α, β) of what is believed of some tasks' success probabilities, each (n,); None without a belief."""
+        """Predicts success probabilities.
+
+        Args:
+            indices: (n,) positions of tasks.
+
+        Returns:
+            (α, β) of the tasks' Beta distributions, each (n,); None for a selector without a belief.
+        """
         return None
 
     def dispersion(self, indices: Indices) -> FloatArray:
-        """(n,) φ of some tasks' rewards: their variance over that of coin flips of the same mean; 1 unless known."""
+        """Dispersion φ of tasks' rewards: their variance over that of Bernoulli trials of the same mean.
+
+        Args:
+            indices: (n,) positions of tasks.
+
+        Returns:
+            (n,) φ; 1 if unknown.
+        """
         return np.ones(len(indices))
 
     def add_tasks(self, features: TaskFeatures) -> None:
-        """The pool has grown while the run goes on; call between `observe` and `select`.
+        """Adds the new tasks of a pool that has grown; call it between `observe` and `select`.
 
         Args:
             features: of the whole pool; its first N tasks are those known before, in the same order.
@@ -74,17 +107,20 @@ class TaskSelector(ABC):
         self.num_tasks, self.fingerprint = features.num_tasks, features.fingerprint
 
     def metrics(self) -> dict[str, float]:
-        """Numbers worth a curve, by metric name."""
+        """Metrics to log, by name."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `select` and `observe` change, as numpy arrays, numbers and strings."""
+        """Everything that `select` and `observe` change, as numpy arrays, numbers and strings."""
         rng = json.dumps(self.rng.bit_generator.state)
         kind = type(self).__name__
         return {"selector": kind, "fingerprint": self.fingerprint, "num_tasks": self.num_tasks, "rng": rng}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a state saved by the same kind of selector for the same pool.
+        """Restores a state saved by the same class of selector for the same pool.
+
+        Args:
+            state: as returned by `state_dict`.
 
         Raises:
             ValueError: the state belongs to another selector or another pool.
@@ -103,7 +139,10 @@ class TaskSelector(ABC):
         self.rng.bit_generator.state = json.loads(state["rng"])
 
     def check_grown(self, features: TaskFeatures) -> None:
-        """Refuses a pool that has lost tasks.
+        """Checks that a pool has not lost tasks.
+
+        Args:
+            features: of the whole pool.
 
         Raises:
             ValueError: there are fewer tasks than before.
@@ -114,7 +153,10 @@ class TaskSelector(ABC):
             )
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Refuses a batch that the pool cannot fill with distinct tasks.
+        """Checks that the pool can fill a batch with distinct tasks.
+
+        Args:
+            batch_size: B.
 
         Raises:
             ValueError: the batch is empty or exceeds the pool.
