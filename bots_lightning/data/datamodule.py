@@ -179,8 +179,7 @@ class TaskDataModule(LightningDataModule):
 
     def select_ahead(self) -> list[int]:
         """Draws, before this step ends, the batch that the loader serves next: its rollouts can begin; see `select`."""
-        drawn = self.select()
-        self._ahead = True
+        drawn, self._ahead = self.select(), True
         return drawn
 
     def _next_batch(self, first: bool) -> list[DrawnTask]:
@@ -223,8 +222,8 @@ class TaskDataModule(LightningDataModule):
 
     def fingerprint(self) -> str:
         """A digest of the selector's state and the selection counts: equal on all ranks, or they have drifted apart."""
-        counts, workload = self.selection_counts, self.workload.state_dict()
-        return digest_of({"selector": self.selector.state_dict(), "counts": counts, "workload": workload})
+        held = {"counts": self.selection_counts, "workload": self.workload.state_dict()}
+        return digest_of(held | {"selector": self.selector.state_dict()})
 
     def _count_from(self, counts: npt.NDArray[np.int64]) -> None:
         """Goes on from (N,) selection counts."""
@@ -249,8 +248,8 @@ class TaskDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[DrawnTask]]:
         """One loader for each held-out pool, in the order of `evaluation`."""
-        pools, count = self.eval_pools.values(), self.eval_num_generations
-        return [evaluation_loader(pool, self.eval_batch_size, count) for pool in pools]
+        options = self.eval_batch_size, self.eval_num_generations
+        return [evaluation_loader(pool, *options) for pool in self.eval_pools.values()]
 
     def test_dataloader(self) -> list[DataLoader[DrawnTask]]:
         """One loader for each held-out pool, as for validation."""
@@ -264,15 +263,15 @@ class TaskDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The selector's state, the selection counts and what is drawn; tensors, numbers, strings and lists only."""
-        numbers = {"drawn": self.drawn, "drawn_counts": self.drawn_counts, "num_generations": self.num_generations}
-        state = {
+        draw = {"drawn": self.drawn, "drawn_counts": self.drawn_counts, "num_generations": self.num_generations}
+        state = draw | {
             "selector": self.selector.state_dict(),
             "selection_counts": self.selection_counts,
             "added_tasks": {str(at): stream for at, stream in enumerate(self._added)},
             "workload": self.workload.state_dict(),
             "contents": vars(self.require_pool().contents).copy(),
         }
-        return arrays_to_tensors(state | numbers)
+        return arrays_to_tensors(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from a checkpoint of the same pool, or of one that differs in answers only.
