@@ -1,4 +1,4 @@
-"""What a run is refused for before it starts, because it would fail or go wrong silently hours later."""
+"""Checks before a run starts, of what would fail, or go wrong silently, hours later."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from bots_lightning.training.sampler import Sampler
 
 
 def check_trainer(trainer: Any) -> None:
-    """Refuses trainer options under which learning online is wrong.
+    """Refuses options of the Trainer under which online learning goes wrong.
+
+    Args:
+        trainer: of the run.
 
     Raises:
-        ValueError: names the option and what to use.
+        ValueError: names the option and what to use instead.
     """
     if not isinstance(trainer.datamodule, TaskDataModule):
         raise ValueError("training needs a TaskDataModule; pass Trainer.fit(module, datamodule=TaskDataModule(…)).")
@@ -37,10 +40,14 @@ def check_trainer(trainer: Any) -> None:
 
 
 def check_ranks(trainer: Any, datamodule: TaskDataModule) -> None:
-    """Refuses a strategy, or a batch, that several ranks cannot train by; also before they are started.
+    """Refuses a strategy or a batch size that does not fit several ranks; may be called before these are started.
+
+    Args:
+        trainer: with its strategy.
+        datamodule: with its batch size.
 
     Raises:
-        ValueError: names the option and what to use.
+        ValueError: names the option and what to use instead.
     """
     ranks = trainer.world_size
     if ranks > 1 and not isinstance(trainer.strategy, OnlineStrategy):
@@ -56,7 +63,7 @@ def check_ranks(trainer: Any, datamodule: TaskDataModule) -> None:
 
 
 def check_ranks_agree(fingerprint: Callable[[], str], weights: Iterable[tuple[str, Tensor]] = ()) -> None:
-    """Compares what all ranks believe and have trained, if there are several.
+    """Compares the selector's state and the trained weights of all ranks, if there are several.
 
     Args:
         fingerprint: a digest of this rank's state.
@@ -64,7 +71,7 @@ def check_ranks_agree(fingerprint: Callable[[], str], weights: Iterable[tuple[st
             there is nothing to compare.
 
     Raises:
-        RuntimeError: they differ; draws, or gradients, would, from here on.
+        RuntimeError: they differ, so that draws or gradients would differ from here on.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return
@@ -84,15 +91,15 @@ def check_ranks_agree(fingerprint: Callable[[], str], weights: Iterable[tuple[st
 
 
 def check_update(trainer: Any, sampler: Sampler, algorithm: Algorithm) -> None:
-    """Refuses updates that could not be made, or whose length would not be known.
+    """Refuses updates that are impossible, or whose number of optimizer steps is not known in advance.
 
     Args:
-        trainer: of the run, its data module attached.
+        trainer: of the run, with its data module attached.
         sampler: with the numbers of rollouts.
         algorithm: with the numbers of optimizer steps.
 
     Raises:
-        ValueError: names the option and what to use.
+        ValueError: names the option and what to use instead.
     """
     if sampler.max_staleness and shards_parameters(trainer.strategy):
         raise ValueError(

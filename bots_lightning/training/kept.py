@@ -1,4 +1,4 @@
-"""Whether anybody keeps what `predict` rolls out."""
+"""Checks that a callback, or the caller, keeps what `predict` rolls out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 
 def check_kept(trainer: Any) -> None:
-    """Refuses to predict where nobody keeps what comes of it.
+    """Refuses to predict where neither a callback nor the caller keeps the predictions.
+
+    Args:
+        trainer: of the run.
 
     Raises:
-        ValueError: says what to add.
+        ValueError: names the callbacks that write predictions.
     """
     if trainer.predict_loop.return_predictions:
         return

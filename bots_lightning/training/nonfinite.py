@@ -1,4 +1,6 @@
-"""Losses and gradients that are not finite: what is kept of them, and when a run has to stop."""
+"""Losses and gradients that are not finite: what is saved of them, and when a run has to stop."""
+
+# Shapes: R rows, T completion tokens.
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ log = logging.getLogger(__name__)
 
 
 def nonfinite_gradients(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> list[str]:
-    """Names of the weights whose gradient holds a NaN or an infinity."""
+    """Names of the weights whose gradient holds a NaN or an infinity.
+
+    Args:
+        named_parameters: weights by name, with their gradients or without.
+    """
     return [
         name
         for name, weight in named_parameters
@@ -29,16 +35,16 @@ def dump_batch(
     """Saves what led to a non-finite step, for `torch.load(path, weights_only=True)`.
 
     Args:
-        path: of the file; folders are made.
-        experience: what the step learned from: token ids, masks, advantages, log-probabilities.
-        loss: as it was.
-        grad_norm: as it was.
+        path: of the file; missing folders are created.
+        experience: R rows, what the step learned from: token ids, masks, advantages, log-probabilities.
+        loss: of the step.
+        grad_norm: before clipping.
         gradients: names of the weights with a non-finite gradient.
         iteration: of the run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figures = {"loss": loss, "grad_norm": grad_norm, "gradients": gradients, "iteration": iteration}
-    torch.save(figures | experience.state_dict(), path)
+    numbers = {"loss": loss, "grad_norm": grad_norm, "gradients": gradients, "iteration": iteration}
+    torch.save(numbers | experience.state_dict(), path)
     log.warning(
         "iteration %d: loss %g, gradient norm %g (%d weights not finite). The optimizer step is skipped; its batch is "
         "in %s.",
@@ -51,12 +57,12 @@ def dump_batch(
 
 
 def check_skipped(skipped_in_a_row: int, limit: int, folder: Path) -> None:
-    """Stops a run that only skips.
+    """Stops a run that skips too many optimizer steps in a row.
 
     Args:
         skipped_in_a_row: optimizer steps skipped since the last one that was taken.
-        limit: how many are too many.
-        folder: where their batches are.
+        limit: the number at which the run stops.
+        folder: where their batches are saved.
 
     Raises:
         FloatingPointError: the limit is reached.

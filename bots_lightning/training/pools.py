@@ -1,4 +1,4 @@
-"""Tasks that a run could not use, all found before it starts: answers that nothing could match, prompts too long."""
+"""Checks of all tasks before a run starts: answers that no completion could match, prompts that are too long."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from bots_lightning.tasks.pool import Prompt
 from bots_lightning.tasks.prompts import characters
 
 SHOWN = 5  # tasks in an error message
-PATIENCE = 3.0  # seconds after which a bar shows how far a check has come
-ENOUGH = 1000  # prompts that are too long, after which no more are looked for
+PATIENCE = 3.0  # seconds after which a progress bar appears
+ENOUGH = 1000  # faulty prompts after which the check ends
 LONGEST = 100_000  # prompts of a pool that are encoded before a run starts; some 10 s for short ones
 
 
 def check_answers(pools: Mapping[str, TaskPool], scorer: Scorer) -> None:
-    """Looks for the columns that reward functions need, and asks graded rewards about every task.
+    """Checks that pools have the columns that reward functions need, and answers that their graders can read.
 
     Args:
-        pools: by what errors call them.
-        scorer: of the rewards.
+        pools: by their names in error messages.
+        scorer: with the reward functions.
 
     Raises:
-        ValueError: names the function that needs a column which is not there, or the tasks whose answers no completion
-            could match, by file and row.
+        ValueError: a column is missing, which is named with its function; or answers are such that no completion could
+            match them, which are named with file and row.
     """
     for pool in pools.values():
         scorer.check_columns(pool.extra_columns)
@@ -49,16 +49,17 @@ def check_answers(pools: Mapping[str, TaskPool], scorer: Scorer) -> None:
 
 
 def check_prompts(pools: Mapping[str, TaskPool], encoder: PromptEncoder) -> None:
-    """Looks for prompts that cannot be encoded: of a pool's, those that their bytes do not tell to be short enough.
+    """Checks that prompts can be encoded and are short enough.
 
-    If these are more than `LONGEST`, only so many with the most characters; the others are checked when they are drawn.
+    Only prompts that may be too long by their number of bytes are encoded. Of more than `LONGEST` of those, the ones
+    with the most characters are; the others are checked when they are drawn.
 
     Args:
-        pools: by what errors call them.
+        pools: by their names in error messages.
         encoder: of the policy.
 
     Raises:
-        ValueError: names the tasks whose prompts are too long, by file and row.
+        ValueError: prompts are too long, or the chat template refuses them; they are named with file and row.
     """
     check = LengthCheck(encoder.tokenizer, math.inf if encoder.truncate else encoder.most)
     found: list[str] = []
@@ -84,7 +85,7 @@ def _prompt_fault(encoder: PromptEncoder, prompt: Prompt) -> str | None:
 
 
 def _longest(prompts: pa.ChunkedArray, chosen: BoolArray) -> BoolArray:
-    """(N,) those of the chosen prompts (N,) that have the most characters, `LONGEST` at most."""
+    """(N,) bool, at most `LONGEST` of the chosen prompts (N,), those with the most characters."""
     rows = np.flatnonzero(chosen)
     if len(rows) <= LONGEST:
         return chosen

@@ -1,4 +1,4 @@
-"""Options of the trainer that another option does here."""
+"""Options of the Trainer that do nothing here, and the options to use instead."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 
 def check_trainer_options(options: Mapping[str, Any]) -> None:
-    """Refuses what a trainer would be made with in vain, before it is.
+    """Refuses options that a Trainer would accept and that do nothing, or fail later, in online learning.
 
     Args:
-        options: the trainer's, as a config gives them; a strategy as a class is not text.
+        options: of the Trainer, as in a config.
 
     Raises:
-        ValueError: names the option and the one that does it here.
+        ValueError: names the option and the one to use instead.
     """
     if options.get("gradient_clip_val"):
         raise ValueError(
             f"trainer.gradient_clip_val={options['gradient_clip_val']}: the model clips its gradients itself. Remove "
-            "it, and set model.init_args.max_grad_norm."
+            "it, and set model.optimizer.max_grad_norm."
         )
     if options.get("accumulate_grad_batches") not in (None, 1):
         raise ValueError(
             f"trainer.accumulate_grad_batches={options['accumulate_grad_batches']}: a step is the whole batch, in "
-            "micro-batches. Remove it, and set data.init_args.batch_size for more tasks a step, "
-            "model.init_args.max_tokens_per_microbatch for less memory."
+            "micro-batches. Remove it, and set data.batch_size for more tasks per step, "
+            "model.policy.max_tokens_per_microbatch for less memory."
         )
     strategy = options.get("strategy")
     if isinstance(strategy, str) and strategy not in ("auto", "single_device"):
@@ -35,7 +35,7 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
 
 
 def _like(strategy: str) -> str:
-    """The overlay for what Lightning calls by this name."""
+    """The overlay below configs/strategies that corresponds to a strategy of Lightning."""
     if strategy.startswith("fsdp"):
         return "zero3"
     stage = next((digit for digit in "123" if f"stage_{digit}" in strategy), "2")
