@@ -86,8 +86,8 @@ def number_of(path: Path) -> int:
 
 
 @pytest.mark.parametrize("size", [0, 20_000])
-def test_a_disk_without_room_leaves_the_old_checkpoint_and_says_so(tmp_path: Path, size: int) -> None:
-    """The limit on the size of a file stands for the end of a disk."""
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path: Path, size: int) -> None:
+    """The limit on the size of a file stands for the end of the disk."""
     path = save(tmp_path / "last.ckpt", 1)
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -259,8 +259,8 @@ def test_a_changed_tensor_in_a_file_is_seen(tmp_path: Path) -> None:
 def states(path: Path) -> Any:
     """All that a run reads of a checkpoint."""
     if path.is_dir():
-        parts = [torch.load(part, weights_only=True) for part in sorted(path.glob("checkpoint/*.pt"))]
-        return parts, read_state(path), read_manifest(path)
+        shards = [torch.load(shard, weights_only=True) for shard in sorted(path.glob("checkpoint/*.pt"))]
+        return shards, read_state(path), read_manifest(path)
     return torch.load(path, weights_only=True)
 
 
@@ -376,9 +376,9 @@ def test_checkpoints_that_do_not_fit_are_refused_in_a_line(trained: Path, refuse
     last, whole = str(trained / "last.ckpt"), (trained / "last.ckpt").read_bytes()
     longer = ["--trainer.max_epochs", "2", "--ckpt_path"]
     assert "there is no such checkpoint" in refused("--ckpt_path", str(trained / "gone.ckpt"))
-    other_pool = refused("--data.init_args.source.init_args.num_tasks", "41", *longer, last)
+    other_pool = refused("--data.source.init_args.num_tasks", "41", *longer, last)
     assert "of 40 tasks, this run's pool is" in other_pool
-    other_model = refused("--model.init_args.lora.r", "3", *longer, last)
+    other_model = refused("--model.policy.lora.r", "3", *longer, last)
     assert "Resume with the `pretrained` and `lora` of the checkpoint." in other_model
     (trained / "last.ckpt").write_bytes(whole[: len(whole) // 2])
     assert f"error: the checkpoint {last} is damaged: it cannot be read" in refused(*longer, last)

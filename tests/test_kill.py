@@ -1,4 +1,4 @@
-"""A run that is killed again and again, and taken up with `--ckpt_path last`, ends as the undisturbed one."""
+"""A run that is killed again and again, and resumed with `--ckpt_path last`, ends as the undisturbed one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fit(forks: Any, folder: Path, kills: list[tuple[str, float]], steps: int, op
         options: of the command, configs among them.
     """
     words = ["fit", *QUICKSTART, *options, *FEW_STEPS, "--runs_dir", str(folder), "--ckpt_path", "last"]
-    words += ["--trainer.accelerator", "cpu", "--data.init_args.steps_per_epoch", str(steps)]
+    words += ["--trainer.accelerator", "cpu", "--data.steps_per_epoch", str(steps)]
     attempts = [["whole"], *(["killed", *kill] for kill in kills), ["killed"]]
     (ended,) = forks(ROOT / "tests/assets/killed.py", [([json.dumps(attempts), *words], {})], seconds=3600)
     assert ended.code == 0, ended.said
@@ -101,7 +101,7 @@ def test_three_kills(check: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(PAIRS)), ids=[" ".join(pair) for pair in PAIRS])
 def test_two_kills_of_every_selector_and_algorithm(number: int, check: Any) -> None:
-    """With checkpoints after evaluations and after every step by turns."""
+    """With checkpoints after evaluations, or after every step."""
     options = [word for overlay in PAIRS[number] for word in ("--config", str(ROOT / f"configs/{overlay}.yaml"))]
     if number % 2:
         options += ["--config", str(ROOT / "tests/assets/every_step.yaml")]

@@ -27,7 +27,7 @@ FIT = [
     "fit",
     *("--config", str(ROOT / "configs/quickstart.yaml")),
     *("--config", str(ROOT / "tests/assets/few_steps.yaml")),
-    *("--model.init_args.lr_scheduler_type", "constant"),
+    *("--model.optimizer.lr_scheduler_type", "constant"),
     *("--trainer.accelerator", "cpu"),
     *("--trainer.num_sanity_val_steps", "0"),
 ]
@@ -47,7 +47,7 @@ class Job:
         self.folder, self.steps = folder / "quickstart", steps
         self.options = [*FIT, "--config", str(ROOT / f"configs/strategies/{strategy}.yaml")]
         self.options += ["--runs_dir", str(folder), "--trainer.devices", str(devices)]
-        self.options += ["--data.init_args.steps_per_epoch", str(steps), "--trainer.val_check_interval", str(steps)]
+        self.options += ["--data.steps_per_epoch", str(steps), "--trainer.val_check_interval", str(steps)]
         self.options += options
         self.environment = os.environ | {
             "OMP_NUM_THREADS": "1",

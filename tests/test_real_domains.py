@@ -46,7 +46,7 @@ CHAT_TEMPLATE = (
 )
 
 
-# --- what is fetched in earnest --------------------------------------------------------------------------------------
+# --- what is fetched otherwise --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def built(qwen: str | None, folder: Path, *configs: str, train: bool = False) ->
         ONE_STEP,
     ]
     words = [word for path in stack for word in ("--config", str(path))]
-    words += [] if qwen is None else ["--model.init_args.pretrained", qwen]
+    words += [] if qwen is None else ["--model.policy.pretrained", qwen]
     seen: list[Any] = []
     fit = Trainer.fit
 
@@ -189,10 +189,10 @@ def trained(qwen: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
     return cache(lambda experiment: built(qwen, tmp_path_factory.mktemp("runs"), experiment, train=True))
 
 
-def rewards_of(module: Any, tasks: list[Task], completions: list[str]) -> list[list[float]]:
-    """One list for each task, of as many completions."""
+def rewards_of(module: Any, tasks: list[Task], completions: list[str]) -> list[float]:
+    """One for each completion, of which all tasks have as many."""
     try:
-        rewards: list[list[float]] = module.scorer(tasks, completions).tolist()
+        rewards: list[float] = module.scorer(tasks, completions).tolist()
     finally:
         module.scorer.close()
     return rewards
@@ -218,7 +218,7 @@ def test_the_reward_of_a_domain_tells_right_from_wrong(domain: str, trained: Cal
     tasks = [run.datamodule.require_pool()[position] for position in range(2)]
     numbers = [task.columns["extra_info"]["index"] for task in tasks]
     completions = [right_completion(domain, number + wrong) for number in numbers for wrong in (0, 1)]
-    assert rewards_of(run.module, tasks, completions) == [[1, 0], [1, 0]]
+    assert rewards_of(run.module, tasks, completions) == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_the_logic_reward_reads_the_other_files_of_guru(
     answers = (right, wrong) if wrong else (right % '[["1", "Eric"]]', right % '[["1", "Arnold"]]')
     completions = [f"So <answer>{answer}</answer>" for answer in answers]
     tasks = [ParquetTasks(tmp_path / "logic.parquet").load()[0]]
-    assert rewards_of(trained("guru/logic").module, tasks, completions) == [[1, 0]]
+    assert rewards_of(trained("guru/logic").module, tasks, completions) == [1, 0]
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -283,7 +283,7 @@ def test_gsm8k_asks_in_a_chat_for_a_boxed_answer(trained: Callable[[str], Built]
 )
 def test_a_model_is_stacked_on_any_domain(domain: str, model: str, name: str, tmp_path: Path) -> None:
     module = built(None, tmp_path, f"guru/{domain}", f"models/{model}").module
-    assert (module.pretrained, module.lora, module.learning_rate) == (name, None, 1e-6)
+    assert (module.policy.pretrained, module.policy.lora, module.updater.learning_rate) == (name, None, 1e-6)
 
 
 def test_a_lora_learns_on_weights_of_bfloat16(qwen: str, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_lora_learns_on_weights_of_bfloat16(qwen: str, tmp_path: Path) -> None
 
 def test_programs_are_isolated_unless_one_asks_otherwise() -> None:
     """The config itself, of which the other tests here allow less."""
-    reward = yaml.safe_load((CONFIGS / "guru/code.yaml").read_text())["model"]["init_args"]["reward_funcs"][0]
+    reward = yaml.safe_load((CONFIGS / "guru/code.yaml").read_text())["model"]["scorer"]["reward_funcs"][0]
     assert reward["class_path"] == "bots_lightning.rewards.CodeReward"
     assert "allow_unisolated" not in reward["init_args"]
     assert signature(CodeReward).parameters["allow_unisolated"].default is False

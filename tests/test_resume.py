@@ -19,7 +19,8 @@ pytest.importorskip("deepspeed", reason='needs the extra: pip install -e ".[deep
 
 SCRIPT = Path(__file__).parent / "assets" / "resumed.py"
 ALONE = ("train:single:lora", "train:single:full")
-AHEAD = ("train:ddp:ahead", "train:zero2:ahead")  # rollouts of the next batch are in the checkpoint, of all ranks
+# Rollouts of the next batch are in the checkpoint, of all ranks; "ragged" gives tasks unequal numbers of them.
+ASYNCHRONOUS = ("train:ddp:asynchronous", "train:zero2:asynchronous", "train:ddp:ragged")
 TOGETHER = tuple(f"train:{s}:{kind}" for s in ("zero1", "zero2", "zero3") for kind in ("lora", "full"))
 # Files to ranks, one stage to another, ranks to one device.
 ACROSS = (
@@ -38,7 +39,7 @@ def folder(checkpoint: str, tmp_path_factory: pytest.TempPathFactory, ranks: Any
     """With what each leg has found, and all checkpoints."""
     folder = tmp_path_factory.mktemp("resumed")
     ranks(SCRIPT, 1, checkpoint, folder, *ALONE)
-    ranks(SCRIPT, 2, checkpoint, folder, "train:ddp:lora", *TOGETHER, *AHEAD, *ACROSS)
+    ranks(SCRIPT, 2, checkpoint, folder, "train:ddp:lora", *TOGETHER, *ASYNCHRONOUS, *ACROSS)
     ranks(SCRIPT, 1, checkpoint, folder, *BACK)
     return folder
 
@@ -47,7 +48,7 @@ def found(folder: Path, leg: str) -> dict[str, Any]:
     return json.loads((folder / f"{leg}.json").read_text())
 
 
-@pytest.mark.parametrize("leg", ["train:ddp:lora", *ALONE, *TOGETHER, *AHEAD])
+@pytest.mark.parametrize("leg", ["train:ddp:lora", *ALONE, *TOGETHER, *ASYNCHRONOUS])
 def test_the_same_ranks_go_on_as_if_undisturbed(leg: str, folder: Path) -> None:
     """Bit for bit: weights, belief, the selector's generator, counters; draws and losses of the second half."""
     result = found(folder, leg)
@@ -61,7 +62,7 @@ def test_the_same_ranks_go_on_as_if_undisturbed(leg: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("leg", [*ACROSS, *BACK])
-def test_another_strategy_takes_over_all_but_the_optimizer(leg: str, folder: Path) -> None:
+def test_another_strategy_restores_all_except_the_optimizer(leg: str, folder: Path) -> None:
     _, origin, strategy, kind = leg.split(":")
     saved, loaded = found(folder, f"train:{origin}:{kind}")["then"], found(folder, leg)
     assert loaded["then"].keys() == saved.keys()
@@ -95,10 +96,14 @@ def test_a_folder_lists_its_shards_and_holds_what_is_trained(leg: str, folder: P
 def test_export_reads_a_folder(leg: str, folder: Path, checkpoint: str, tmp_path: Path) -> None:
     _, strategy, kind = leg.split(":")
     lora = {"r": 4, "alpha": 8} if kind == "lora" else None
-    options = {"pretrained": checkpoint, "reward_funcs": ["bots_lightning.rewards.exact_match"], "lora": lora}
-    options["max_completion_length"] = 8
+    model = {
+        "policy": {"pretrained": checkpoint, "lora": lora},
+        "scorer": {"reward_funcs": ["bots_lightning.rewards.exact_match"]},
+        "sampler": {"max_completion_length": 8},
+        "algorithm": {"class_path": "bots_lightning.algorithms.GRPO"},
+    }
     config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump({"model": {"class_path": "bots_lightning.algorithms.GRPO", "init_args": options}}))
+    config.write_text(yaml.safe_dump({"model": model}))
     path, output = folder / f"{strategy}-{kind}.ckpt", tmp_path / "exported"
     main(["export", "--ckpt_path", str(path), "--config", str(config), "--output", str(output)])
     assert (output / ("adapter_config.json" if lora else "config.json")).is_file()

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment, and taken up from its newest checkpoint, leaves the files of an undisturbed one.
+"""A run that is killed at any moment, and resumed from its newest checkpoint, leaves the files of an undisturbed one.
 
 A kill is a copy of the run folder at that moment.
 """
@@ -23,9 +23,11 @@ from bots_lightning.beliefs import BetaBelief
 from bots_lightning.checkpoints import AtomicCheckpointIO, find_checkpoint
 from bots_lightning.data import TaskDataModule
 from bots_lightning.evaluation import MetricsCSV, read_metrics
-from bots_lightning.policy import LoRA
+from bots_lightning.policy import LoRA, Policy
+from bots_lightning.rewards import Scorer
 from bots_lightning.selection import ThompsonSelector
 from bots_lightning.tasks import ProceduralTasks
+from bots_lightning.training import Evaluation, OnlineModule, Sampler, Updater
 from callbacks import CompletionsLog, EffectiveTaskRatio, RunSummary, SelectionOverhead
 
 STEPS_PER_EPOCH = 3
@@ -48,16 +50,13 @@ def run(checkpoint: str) -> Run:
     """`run(folder, length, keeper, val_check_interval)`: trains, from the newest checkpoint if there is one."""
 
     def run(folder: Path, length: dict[str, Any], keeper: dict[str, Any], interval: int | None) -> Trainer:
-        module = GRPO(
-            checkpoint,
-            [share_of_a],
-            lora=LoRA(r=4, alpha=8),
-            num_generations=2,
-            max_prompt_length=32,
-            max_completion_length=3,
-            learning_rate=1e-2,
-            lr_scheduler_type="constant",
-            eval_num_generations=1,
+        module = OnlineModule(
+            Policy(checkpoint, LoRA(r=4, alpha=8)),
+            Scorer([share_of_a]),
+            Sampler(num_generations=2, max_prompt_length=32, max_completion_length=3),
+            GRPO(),
+            Updater(learning_rate=1e-2, lr_scheduler_type="constant"),
+            Evaluation(num_generations=1),
         )
         data = TaskDataModule(
             ProceduralTasks(24),
@@ -200,14 +199,16 @@ def test_epochs_that_are_resumed_at_their_end_are_as_long_as_any(
             callbacks=[SavesAtTheEndOfABatch(path) if own else keeper],
             **({"max_epochs": epochs} if limit == "max_epochs" else {"max_epochs": -1, "max_steps": 4 * epochs}),
         )
-        module = GRPO(checkpoint, [share_of_a], num_generations=2, max_prompt_length=32, max_completion_length=2)
+        sampler = Sampler(num_generations=2, max_prompt_length=32, max_completion_length=2)
+        parts = Policy(checkpoint), Scorer([share_of_a]), sampler, GRPO(), Updater(), Evaluation()
+        module = OnlineModule(*parts)
         data = TaskDataModule(ProceduralTasks(24), ThompsonSelector(BetaBelief()), batch_size=2, steps_per_epoch=4)
         trainer.fit(module, data, ckpt_path=str(path) if path.exists() else None)
         counts.append(module.progress.iterations)
     assert counts == [4, 8, 12]
 
 
-def test_a_figure_that_a_step_has_not_logged_is_not_repeated(
+def test_a_metric_that_a_step_has_not_logged_is_not_repeated(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     observe = EffectiveTaskRatio.on_train_batch_end

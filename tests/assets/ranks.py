@@ -9,27 +9,32 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from bots_lightning.algorithms import GRPO, PPO
+from bots_lightning.algorithms import GRPO, PPO, Algorithm, StepContext
 from bots_lightning.beliefs import BetaBelief
 from bots_lightning.checkpoints import AtomicCheckpointIO
 from bots_lightning.data import TaskDataModule
-from bots_lightning.policy import LoRA
-from bots_lightning.selection import ThompsonSelector
-from bots_lightning.strategies import DataParallel, DeepSpeed, whole_model
+from bots_lightning.policy import LoRA, Policy
+from bots_lightning.rewards import Scorer
+from bots_lightning.selection import TaskSelector, ThompsonSelector
+from bots_lightning.strategies import DataParallel, DeepSpeed, gathered_parameters
 from bots_lightning.tasks import ProceduralTasks
-from bots_lightning.training import StepFailedError
+from bots_lightning.training import Evaluation, OnlineModule, Sampler, StepFailedError, Updater
 from callbacks import GracefulStop
 
 STEPS = 3
+LORA = LoRA(r=4, alpha=8)
+RANK, WORLD_SIZE = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
 STRATEGIES = {
     "single": lambda: "auto",
     "ddp": DataParallel,
@@ -38,52 +43,118 @@ STRATEGIES = {
     "zero3": lambda: DeepSpeed(3),
     "zero3_offload": lambda: DeepSpeed(3, offload_optimizer=True, offload_parameters=True),
 }
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "grpo-lora": {"lora": LoRA(r=4, alpha=8)},
-    "grpo-full": {"lora": None, "kl_coef": 0.1},
-    "grpo-parts": {"lora": LoRA(r=4, alpha=8), "max_tokens_per_microbatch": 60, "loss_type": "dapo"},
-    "grpo-recomputed": {"lora": LoRA(r=4, alpha=8), "gradient_checkpointing": True},
-    "grpo-faulty": {"lora": LoRA(r=4, alpha=8)},
-    "grpo-failing": {"lora": LoRA(r=4, alpha=8)},
-    "grpo-short": {"lora": LoRA(r=4, alpha=8)},
-    "grpo-ahead": {"lora": None, "max_staleness": 1, "num_iterations": 2},
-    "ppo-lora": {"lora": LoRA(r=4, alpha=8), "kl_coef": 0.1, "num_ppo_epochs": 2},
-    "ppo-full": {"lora": None, "num_ppo_epochs": 2},
-}
 
 
 class Faulty(GRPO):
     """The last rank's loss is NaN in the second iteration."""
 
     def losses(self, *args: Any) -> Iterator[torch.Tensor]:
-        """Those of GRPO, but for that one."""
-        at_fault = self.progress.iterations == 1 and self.global_rank == self.trainer.world_size - 1
+        """Those of GRPO, except for that one."""
+        at_fault = _in_second_iteration_of_last_rank(args[-1])
         for loss in super().losses(*args):
             yield loss * (torch.nan if at_fault else 1.0)
 
 
-class Failing(GRPO):
-    """The last rank's reward function fails in the second iteration, once."""
+class OutOfMemory(GRPO):
+    """The last rank lacks memory for a whole minibatch in the second iteration."""
 
-    failed = False
-
-    def _attempt(self, *args: Any) -> Any:
-        """As of GRPO, but for that one."""
-        if self.progress.iterations == 1 and self.global_rank == self.trainer.world_size - 1 and not Failing.failed:
-            Failing.failed = True
-            raise ConnectionError("no judge is left")
-        return super()._attempt(*args)
-
-
-class Short(GRPO):
-    """The last rank lacks memory for a whole mini-batch in the second iteration."""
-
-    def losses(self, part: Any, *args: Any) -> Iterator[torch.Tensor]:
+    def losses(self, *args: Any) -> Iterator[torch.Tensor]:
         """Those of GRPO; the error comes when a gradient is there already."""
-        at_fault = self.progress.iterations == 1 and self.global_rank == self.trainer.world_size - 1
-        yield from super().losses(part, *args)
-        if at_fault and self.max_tokens_per_microbatch is None:
+        yield from super().losses(*args)
+        if _in_second_iteration_of_last_rank(args[-1]) and self.policy.max_tokens_per_microbatch is None:
             raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def _in_second_iteration_of_last_rank(context: StepContext) -> bool:
+    return context.progress.iterations == 1 and context.rank == context.world_size - 1
+
+
+def letters(completions: list[str], **_: Any) -> list[float]:
+    """1 for completions with an early letter in them."""
+    return [float(any(letter in completion for letter in "abcd")) for completion in completions]
+
+
+class Failing:
+    """`letters`, which fails on the last rank in the second iteration, once."""
+
+    calls = 0
+
+    def __call__(self, completions: list[str], **_: Any) -> list[float]:
+        """Those of `letters`, except for that one."""
+        Failing.calls += 1
+        if Failing.calls == 2 and RANK == WORLD_SIZE - 1:
+            raise ConnectionError("no grader is left")
+        return letters(completions)
+
+
+class Unequal(ThompsonSelector):
+    """Gives tasks 2, 3, 5 and 16 rollouts in turn."""
+
+    def allocate(self, indices: Any, num_generations: int) -> Any:
+        """The numbers, whatever the tasks are."""
+        return np.resize([2, 3, 5, 16], len(indices))
+
+
+@dataclass
+class Recipe:
+    """What a run trains with.
+
+    Attributes:
+        algorithm: makes it.
+        lora: of the policy.
+        budget: tokens of a micro-batch.
+        checkpointing: of gradients.
+        max_staleness: of rollouts.
+        reward: the reward function.
+        selector: its class.
+    """
+
+    algorithm: Callable[[], Algorithm] = GRPO
+    lora: LoRA | None = LORA
+    budget: int | None = None
+    checkpointing: bool = False
+    max_staleness: int = 0
+    reward: Callable[..., list[float]] = letters
+    selector: type[ThompsonSelector] = ThompsonSelector
+
+
+RECIPES = {
+    "grpo-lora": Recipe(),
+    "grpo-full": Recipe(lambda: GRPO(kl_coef=0.1), lora=None),
+    "grpo-microbatches": Recipe(lambda: GRPO(loss_type="dapo"), budget=60),
+    "grpo-recomputed": Recipe(checkpointing=True),
+    "grpo-faulty": Recipe(Faulty),
+    "grpo-failing": Recipe(reward=Failing()),
+    "grpo-out-of-memory": Recipe(OutOfMemory),
+    "grpo-asynchronous": Recipe(lambda: GRPO(num_iterations=2), lora=None, max_staleness=1),
+    "grpo-ragged": Recipe(lambda: GRPO(loss_type="grpo"), budget=60, selector=Unequal),
+    "ppo-lora": Recipe(lambda: PPO(kl_coef=0.1, num_ppo_epochs=2)),
+    "ppo-full": Recipe(lambda: PPO(num_ppo_epochs=2), lora=None),
+    "ppo-ragged": Recipe(lambda: PPO(num_ppo_epochs=2), selector=Unequal),
+}
+# A backward pass cannot be made again by one rank of DeepSpeed; under ZeRO-3 there are no full weights to copy.
+NOT_UNDER = {
+    "grpo-out-of-memory": ("zero1", "zero2", "zero3", "zero3_offload"),
+    "grpo-asynchronous": ("zero3", "zero3_offload"),
+}
+
+
+def module_of(recipe: Recipe, checkpoint: str, **schedule: Any) -> OnlineModule:
+    """The module of a recipe; `schedule` is of the `Updater`."""
+    return OnlineModule(
+        Policy(
+            checkpoint,
+            recipe.lora,
+            gradient_checkpointing=recipe.checkpointing,
+            max_tokens_per_microbatch=recipe.budget,
+        ),
+        Scorer([recipe.reward]),
+        Sampler(num_generations=4, max_prompt_length=32, max_completion_length=8, max_staleness=recipe.max_staleness),
+        recipe.algorithm(),
+        Updater(learning_rate=3e-3, **schedule),
+        Evaluation(),
+        check_ranks_every=1,
+    )
 
 
 class Diary(Callback):
@@ -94,29 +165,30 @@ class Diary(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         names = ("loss", "grad_norm", "reward", "entropy")
-        figures = {name: float(trainer.callback_metrics[name]) for name in names}
+        metrics = {name: float(trainer.callback_metrics[name]) for name in names}
         shares = [list(zip(batch.positions, batch.indices, strict=True))]
         if trainer.world_size > 1:
             shares = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(shares, list(zip(batch.positions, batch.indices, strict=True)))
         draws = [index for _, index in sorted(place for share in shares for place in share)]
-        self.steps.append(figures | {"draws": draws})
-
-
-def letters(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
-    """1 for completions with an early letter in them."""
-    return [float(any(letter in completion for letter in "abcd")) for completion in completions]
+        self.steps.append(metrics | {"draws": draws})
 
 
 def fit(
-    module: Any, strategy: str, steps: int, folder: str | Path, callbacks: list[Callback], path: Path | None = None
+    module: OnlineModule,
+    selector: TaskSelector,
+    strategy: str,
+    steps: int,
+    folder: str | Path,
+    callbacks: list[Callback],
+    path: Path | None = None,
 ) -> Trainer:
     """A run of so many steps on all ranks of this program, from a checkpoint if there is a path; its trainer."""
-    data = TaskDataModule(ProceduralTasks(24), ThompsonSelector(BetaBelief()), batch_size=4, steps_per_epoch=steps)
+    data = TaskDataModule(ProceduralTasks(24), selector, batch_size=4, steps_per_epoch=steps)
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
-        devices=int(os.environ.get("WORLD_SIZE", 1)),
+        devices=WORLD_SIZE,
         strategy=STRATEGIES[strategy](),
         plugins=[AtomicCheckpointIO()],
         max_epochs=1,
@@ -131,48 +203,39 @@ def fit(
     return trainer
 
 
-# A backward pass cannot be made again by one rank of DeepSpeed; under ZeRO-3 there is no whole policy to copy.
-NOT_UNDER = {
-    "grpo-short": ("zero1", "zero2", "zero3", "zero3_offload"),
-    "grpo-ahead": ("zero3", "zero3_offload"),
-}
-CLASSES = {"grpo-faulty": Faulty, "grpo-failing": Failing, "grpo-short": Short}
-
-
 def run(checkpoint: str, strategy: str, name: str, folder: Path) -> dict[str, Any]:
     """One run: the diary, the posterior, and the trained weights."""
-    algorithm = CLASSES.get(name, PPO if name.startswith("ppo") else GRPO)
-    options = {"learning_rate": 3e-3, "lr_scheduler_type": "constant", "num_generations": 4, "check_ranks_every": 1}
-    options |= ALGORITHMS[name]
-    diary, path = Diary(), None
+    recipe, diary, path = RECIPES[name], Diary(), None
 
-    def policy() -> Any:
-        return algorithm(checkpoint, [letters], max_prompt_length=32, max_completion_length=8, **options)
+    def trained(callbacks: list[Callback], path: Path | None) -> Trainer:
+        module = module_of(recipe, checkpoint, lr_scheduler_type="constant")
+        return fit(module, recipe.selector(BetaBelief()), strategy, STEPS, folder, callbacks, path)
 
     if name == "grpo-failing":
         with suppress(StepFailedError):
-            fit(policy(), strategy, STEPS, folder, [diary, GracefulStop()])
+            trained([diary, GracefulStop()], None)
         path = folder / "checkpoints" / "last.ckpt"
-    module = policy()
-    trainer = fit(module, strategy, STEPS, folder, [diary], path)
-    with whole_model(trainer.strategy):
+    trainer = trained([diary], path)
+    module: Any = trainer.lightning_module
+    with gathered_parameters(trainer.strategy):
         weights = {n: w.detach().flatten().tolist() for n, w in module.named_parameters() if w.requires_grad}
     posterior = trainer.datamodule.selector.belief.mean().tolist()
-    return {"steps": diary.steps, "posterior": posterior, "weights": weights}
+    rollouts = module.progress.rollouts
+    return {"steps": diary.steps, "posterior": posterior, "weights": weights, "rollouts": rollouts}
 
 
 def main(checkpoint: str, output: str, *strategies: str) -> None:
-    """Runs all algorithms under each strategy."""
+    """Runs all recipes under each strategy."""
     torch.set_num_threads(1)
     folder, results = Path(output).with_suffix(""), {}
     for strategy in strategies:
-        Failing.failed = False
+        Failing.calls = 0
         results[strategy] = {
             name: run(checkpoint, strategy, name, folder / strategy / name)
-            for name in ALGORITHMS
+            for name in RECIPES
             if strategy not in NOT_UNDER.get(name, ())
         }
-    if int(os.environ.get("RANK", 0)) == 0:
+    if RANK == 0:
         Path(output).write_text(json.dumps(results))
 
 

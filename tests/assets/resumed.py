@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -19,25 +18,24 @@ import ranks
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from ranks import Diary, letters
+from ranks import Diary, Recipe, Unequal
 
-from bots_lightning.algorithms import GRPO
-from bots_lightning.policy import LoRA
-from bots_lightning.strategies import whole_model
+from bots_lightning.beliefs import BetaBelief
+from bots_lightning.strategies import gathered_parameters
 
 HALF = 2
-LORA = LoRA(r=4, alpha=8)
-KINDS: dict[str, dict[str, Any]] = {
-    "lora": {"lora": LORA},
-    "full": {"lora": None},
-    "ahead": {"lora": LORA, "max_staleness": 1},
+KINDS = {
+    "lora": Recipe(),
+    "full": Recipe(lora=None),
+    "asynchronous": Recipe(max_staleness=1),
+    "ragged": Recipe(max_staleness=1, selector=Unequal),
 }
 
 
 def snapshot(trainer: Trainer) -> dict[str, Any]:
     """Trained weights, belief, counters, learning rate, and whether the optimizer has moments."""
     module: Any = trainer.lightning_module
-    with whole_model(trainer.strategy):
+    with gathered_parameters(trainer.strategy):
         weights = {n: w.detach().flatten().tolist() for n, w in module.named_parameters() if w.requires_grad}
     selector: Any = trainer.datamodule.selector  # type: ignore[attr-defined]
     return {
@@ -77,16 +75,9 @@ class Stopper(Callback):
 
 
 def fit(checkpoint: str, strategy: str, kind: str, folder: Path, callbacks: list[Any], path: Path | None) -> Trainer:
-    module = GRPO(
-        checkpoint,
-        [letters],
-        max_prompt_length=32,
-        max_completion_length=8,
-        learning_rate=3e-3,
-        num_generations=4,
-        **KINDS[kind],
-    )
-    return ranks.fit(module, strategy, 2 * HALF, folder, callbacks, path)
+    recipe = KINDS[kind]
+    module, selector = ranks.module_of(recipe, checkpoint), recipe.selector(BetaBelief())
+    return ranks.fit(module, selector, strategy, 2 * HALF, folder, callbacks, path)
 
 
 def train(checkpoint: str, folder: Path, strategy: str, kind: str) -> dict[str, Any]:
@@ -115,7 +106,7 @@ def main(checkpoint: str, folder: str, *legs: str) -> None:
     for leg in legs:
         what, *words = leg.split(":")
         result = {"train": train, "load": load}[what](checkpoint, Path(folder), *words)
-        if int(os.environ.get("RANK", 0)) == 0:
+        if ranks.RANK == 0:
             (Path(folder) / f"{leg}.json").write_text(json.dumps(result))
 
 

@@ -1,4 +1,4 @@
-"""The quickstart one step ahead: what it learns, and how long it takes against runs that take turns.
+"""The quickstart with asynchronous rollouts: what it learns, and how long it takes against synchronous runs.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/ahead.py --seeds 0 1 2
 
@@ -25,13 +25,24 @@ from rich.table import Table
 from bots_lightning.evaluation import read_metrics
 
 ROOT = Path(__file__).parents[2]
+COLUMNS = (
+    "seed",
+    "synchronous",
+    "ETR",
+    "asynchronous",
+    "ETR ",
+    "|Δ log p|",
+    "s a step, synchronous",
+    "asynchronous ",
+    "ratio of seconds",
+)
 
 
 def run(folder: Path, seed: int, staleness: int, more: list[str]) -> dict[str, Any]:
     """One run: scores before and after, ETR, seconds of its steps, and of the median step."""
     name = f"{staleness}-{seed}"
     words = ["fit", "--config", "configs/quickstart.yaml", "--seed_everything", str(seed), "--runs_dir", str(folder)]
-    words += ["--name", name, "--model.init_args.max_staleness", str(staleness), *more]
+    words += ["--name", name, "--model.sampler.max_staleness", str(staleness), *more]
     subprocess.run([sys.executable, "-m", "bots_lightning", *words], cwd=ROOT, check=True, capture_output=True)
     summary = json.loads((folder / name / "summary.json").read_text())
     steps = [row for row in read_metrics(folder / name / "metrics.csv") if "step_time" in row]
@@ -53,17 +64,25 @@ def main() -> None:
     options, more = parser.parse_known_args()
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     table = Table(title=f"quickstart, threads: {threads}")
-    for name in ("seed", "turns", "ETR", "ahead", "ETR ", "|Δ log p|", "s a step, turns", "ahead ", "ratio of seconds"):
+    for name in COLUMNS:
         table.add_column(name, justify="right")
     ratios = []
     with TemporaryDirectory() as folder:
         for seed in options.seeds:
-            turns, ahead = (run(Path(folder), seed, staleness, more) for staleness in (0, 1))
-            ratios.append(ahead["seconds"] / turns["seconds"])
-            learnt = [f"{of['before']:.3f} → {of['after']:.3f}" for of in (turns, ahead)]
-            rates = [f"{of['etr']:.3f}" for of in (turns, ahead)]
-            steps = [f"{of['step']:.3f}" for of in (turns, ahead)]
-            cells = [learnt[0], rates[0], learnt[1], rates[1], f"{ahead['gap']:.4f}", *steps, f"{ratios[-1]:.2f}"]
+            synchronous, asynchronous = (run(Path(folder), seed, staleness, more) for staleness in (0, 1))
+            ratios.append(asynchronous["seconds"] / synchronous["seconds"])
+            learnt = [f"{of['before']:.3f} → {of['after']:.3f}" for of in (synchronous, asynchronous)]
+            rates = [f"{of['etr']:.3f}" for of in (synchronous, asynchronous)]
+            steps = [f"{of['step']:.3f}" for of in (synchronous, asynchronous)]
+            cells = [
+                learnt[0],
+                rates[0],
+                learnt[1],
+                rates[1],
+                f"{asynchronous['gap']:.4f}",
+                *steps,
+                f"{ratios[-1]:.2f}",
+            ]
             table.add_row(str(seed), *cells)
     console = Console(width=max(120, Console().width))
     console.print(table)

@@ -27,14 +27,17 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from bots_lightning.algorithms import GRPO
+from bots_lightning.algorithms import GRPO, Experience, RolloutGroups, StepContext
 from bots_lightning.beliefs import BetaBelief
 from bots_lightning.data import TaskDataModule
+from bots_lightning.policy import Policy
 from bots_lightning.quickstart.tokenizer import character_tokenizer
+from bots_lightning.rewards import Scorer
 from bots_lightning.selection import ThompsonSelector
 from bots_lightning.strategies import DataParallel, DeepSpeed
 from bots_lightning.tasks import ProceduralTasks
 from bots_lightning.tasks.procedural import ALPHABET
+from bots_lightning.training import Evaluation, OnlineModule, Sampler, Updater
 
 MIB = 2**20
 BUCKET = 5_000_000  # elements: the default's buffers would hide the shards of a model this small
@@ -66,21 +69,20 @@ class Meters(Callback):
         forget_peak()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+        self.phase_ends("update")
         self.rollout.append(outputs["timings"]["rollout"])
         self.held = memory_now() - self.before
 
 
 class Measured(GRPO):
-    """Tells the meters where rollouts end and the update does."""
+    """Tells the meters where rollouts end and the update begins."""
 
     meters: Meters
 
-    def update(self, rollouts: Any, rewards: Any) -> dict[str, float]:
-        """That of GRPO."""
+    def prepare(self, groups: RolloutGroups, context: StepContext) -> tuple[Experience, dict[str, float]]:
+        """What GRPO prepares."""
         self.meters.phase_ends("rollout")
-        metrics = super().update(rollouts, rewards)
-        self.meters.phase_ends("update")
-        return metrics
+        return super().prepare(groups, context)
 
 
 def memory_now() -> int:
@@ -111,21 +113,20 @@ def share_of_a(prompts: list[str], completions: list[str], **_: Any) -> list[flo
 
 
 def worker(options: argparse.Namespace) -> None:
-    """One rank of one run; the first writes the figures of all."""
-    meters = Meters()
-    module = Measured(
-        options.checkpoint,
-        [share_of_a],
-        lora=None,
-        num_generations=4,
-        max_prompt_length=32,
-        max_completion_length=24,
-        max_tokens_per_microbatch=128,  # activations would hide the shards
+    """One rank of one run; the first writes what all have measured."""
+    meters, algorithm = Meters(), Measured()
+    algorithm.meters = meters
+    module = OnlineModule(
+        Policy(options.checkpoint, max_tokens_per_microbatch=128),  # activations would hide the shards
+        Scorer([share_of_a]),
+        Sampler(num_generations=4, max_prompt_length=32, max_completion_length=24),
+        algorithm,
+        Updater(),
+        Evaluation(),
     )
     data = TaskDataModule(
         ProceduralTasks(64), ThompsonSelector(BetaBelief()), batch_size=4 * options.ranks, steps_per_epoch=options.steps
     )
-    module.meters = meters
     trainer = Trainer(
         default_root_dir=options.folder,
         accelerator=options.accelerator,

@@ -22,28 +22,28 @@ from typing import Any
 
 from bots_lightning.commands.compare import compare_runs
 
-SOURCE, MODEL = "--data.init_args.source.init_args", "--model.init_args"
+SOURCE, STEPS = "--data.source.init_args", "--data.steps_per_epoch"
 # What each regime changes in the quickstart (3,000 tasks of all levels, 50 steps of 32 tasks × 16 rollouts).
 REGIMES: dict[str, list[str]] = {
     "quickstart": [],
-    "long": ["--data.init_args.steps_per_epoch", "150", "--trainer.val_check_interval", "15"],
+    "long": [STEPS, "150", "--trainer.val_check_interval", "15"],
     "small_pool": [f"{SOURCE}.num_tasks", "800"],
     "large_pool": [f"{SOURCE}.num_tasks", "9000"],
     "small_batch": [
-        *("--data.init_args.batch_size", "8", "--data.init_args.steps_per_epoch", "200"),
-        *("--trainer.val_check_interval", "20", f"{MODEL}.learning_rate", "1e-3"),
+        *("--data.batch_size", "8", STEPS, "200"),
+        *("--trainer.val_check_interval", "20", "--model.optimizer.learning_rate", "1e-3"),
     ],
-    "few_rollouts": [f"{MODEL}.num_generations", "8"],
+    "few_rollouts": ["--model.sampler.num_generations", "8"],
     "hard_pool": [f"{SOURCE}.levels", "[4, 6, 7, 8]"],
     "easy_pool": [f"{SOURCE}.levels", "[1, 2, 3, 8]"],
-    "weak_start": [f"{MODEL}.pretrained.init_args.policy_steps", "1000"],
+    "weak_start": ["--model.policy.pretrained.init_args.policy_steps", "1000"],
 }
 COMMON = [
     "--config",
     "configs/quickstart.yaml",
     "--trainer.val_check_interval",
     "5",
-    f"{MODEL}.eval_num_generations",
+    "--model.evaluation.num_generations",
     "16",
 ]
 

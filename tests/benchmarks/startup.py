@@ -117,7 +117,7 @@ def measure(path: Path, tokenizer: PreTrainedTokenizerBase | None) -> None:
 
 
 def _grouped(features: Any) -> Any:
-    features.group_codes  # noqa: B018 - worked out once
+    features.group_codes  # noqa: B018 - computed once
     return features
 
 
