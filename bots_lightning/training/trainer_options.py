@@ -23,7 +23,7 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
     if options.get("accumulate_grad_batches") not in (None, 1):
         raise ValueError(
             f"trainer.accumulate_grad_batches={options['accumulate_grad_batches']}: a step is the whole batch, in "
-            "micro-batches. Remove it, and set data.batch_size for more tasks per step, "
+            "micro-batches. Remove it, and set data.batch_size for more tasks a step, "
             "model.policy.max_tokens_per_microbatch for less memory."
         )
     strategy = options.get("strategy")
