@@ -72,7 +72,7 @@ def _numbered(named: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _next_folders(named: Path) -> Iterator[Path]:
-    """The folders after the newest run: gaps are not filled, since the numbers tell which run is newer."""
+    """The folders after the newest run: gaps are not filled, since the numbers say which run is newer."""
     newest = max((number for number, _ in _numbered(named)), default=0)
     for number in count(newest + 1):
         yield named if number == 1 else named.with_name(f"{named.name}-{number}")

@@ -53,7 +53,7 @@ class Connections:
         connection.sendall(f"{secret} {name}".encode())
         self.others[_probed(connection)] = first
 
-    def tell(self, message: str) -> None:
+    def send(self, message: str) -> None:
         """Sends a message to all others that can still be reached."""
         for other in list(self.others):
             with suppress(OSError):  # gone too

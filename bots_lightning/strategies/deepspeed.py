@@ -163,7 +163,7 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
     def take_step(
         self, optimizer: Any, trained: Sequence[nn.Parameter], max_norm: float, finite: bool
     ) -> tuple[float, bool]:
-        """Has the engine average, clip and step. It checks gradients itself; a loss that is not finite is told here."""
+        """Has the engine average, clip and step; it skips if a gradient is not finite, or a loss of any rank."""
         engine = self.deepspeed_engine
         check = "_overflow_check_and_loss_scale_update" if self.zero_stage_3 else "check_overflow"
         with nullcontext() if self.reduce_boolean_decision(finite, all=True) else _skipping(engine.optimizer, check):
@@ -233,7 +233,7 @@ class DeepSpeed(DeepSpeedStrategy, OnlineStrategy):
 
 @contextmanager
 def _skipping(optimizer: Any, check: str) -> Iterator[None]:
-    """Makes the optimizer's own check take the gradients for overflown."""
+    """Makes the optimizer's own check report an overflow of the gradients."""
 
     def overflow(*_: Any, **__: Any) -> None:
         optimizer.overflow = True

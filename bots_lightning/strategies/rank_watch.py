@@ -118,7 +118,7 @@ class RankWatch(Callback):
         if self._thread is None or self._over.is_set():
             return
         self._over.set()
-        self.connections.tell(message)
+        self.connections.send(message)
         self._thread.join()
         self.connections.close()
 
@@ -139,7 +139,7 @@ class RankWatch(Callback):
     def _end(self, lost: str, fate: str) -> None:
         _stop_observer()
         if self.connections.server:
-            self.connections.tell(f"{lost}\t{fate}\n")
+            self.connections.send(f"{lost}\t{fate}\n")
         if self._over.wait(TOGETHER_SECONDS):
             return  # this rank has failed by itself
         self.lost, self.fate = lost, fate
@@ -163,7 +163,7 @@ class RankWatch(Callback):
 
 
 def _fate(exception: BaseException) -> str:
-    """What the others are told of a rank that this has ended."""
+    """What is sent to the others about a rank that this has ended."""
     if isinstance(exception, KeyboardInterrupt):
         return "was interrupted by Ctrl-C or SIGINT"
     if isinstance(exception, SystemExit):

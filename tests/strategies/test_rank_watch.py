@@ -63,7 +63,7 @@ def sigterm() -> Iterator[Mock]:
 
 
 def fail(watch: RankWatch, exception: BaseException) -> None:
-    """As the trainer tells it."""
+    """Calls the hook, as the trainer does."""
     watch.on_exception(None, None, exception)  # type: ignore[arg-type]
 
 

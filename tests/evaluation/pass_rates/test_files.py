@@ -42,15 +42,15 @@ def append(journal: Journal, *blocks: int, **kept: Any) -> None:
 def test_a_journal_that_was_cut_off_at_any_byte_holds_the_batches_before(tmp_path: Path) -> None:
     append(files(tmp_path).journal(0), 0, 1)
     (path,) = journals(tmp_path / "t.parquet")
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     ends = [line.end for line in lines(path)]
-    assert (len(ends), ends[-1]) == (3, len(whole))
-    for size in range(len(whole) + 1):
-        path.write_bytes(whole[:size])
+    assert (len(ends), ends[-1]) == (3, len(complete))
+    for size in range(len(complete) + 1):
+        path.write_bytes(complete[:size])
         kept = sum(end <= size for end in ends[1:])
         assert list(files(tmp_path).measured()) == IDS[: 2 * kept]
         append(files(tmp_path).journal(0), *range(kept, 2))
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == complete
 
 
 def test_blocks_of_zeros_behind_the_last_line_are_cut_off_too(tmp_path: Path) -> None:

@@ -75,9 +75,9 @@ def test_a_histogram_kept_up_to_date_is_that_of_the_counts(batches: list[set[int
     for batch in batches:
         kept.add(counts[list(batch)])
         counts[list(batch)] += 1
-        whole = CountHistogram(counts)
-        assert np.trim_zeros(kept.tasks, "b").tolist() == whole.tasks.tolist()
-        assert kept.effective_number == whole.effective_number  # to the bit: a resumed run counts anew
+        anew = CountHistogram(counts)
+        assert np.trim_zeros(kept.tasks, "b").tolist() == anew.tasks.tolist()
+        assert kept.effective_number == anew.effective_number  # to the bit: a resumed run counts anew
         assert kept.distinct == (counts > 0).sum()
 
 
