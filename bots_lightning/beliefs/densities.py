@@ -14,7 +14,13 @@ from bots_lightning.beliefs.belief import FloatArray
 
 
 def log_density(x: FloatArray | float, alpha: FloatArray, beta: FloatArray) -> FloatArray:
-    """Log density of Beta(α, β) at x: (α−1) log x + (β−1) log(1−x) − log B(α, β)."""
+    """Log density of Beta(α, β) at x: (α−1) log x + (β−1) log(1−x) − log B(α, β).
+
+    Args:
+        x: (...) in [0, 1].
+        alpha: (...) α.
+        beta: (...) β.
+    """
     logs: FloatArray = _log_kernel(x, alpha, beta) - betaln(alpha, beta)
     return logs
 

@@ -68,7 +68,12 @@ class BayesianSelector(TaskSelector):
         return self._members
 
     def select(self, batch_size: int) -> Indices:
-        """(B,) positions of the selected tasks: reviews first, then those of each slot, best first."""
+        """(B,) positions of the selected tasks: reviews first, then those of each slot, best first.
+
+        Raises:
+            ValueError: the batch is empty or exceeds the pool.
+            RuntimeError: the belief predicts values that are not finite.
+        """
         self.check_batch_size(batch_size)
         batch = self._review(batch_size)
         self._due += (batch_size - len(batch)) * self._shares

@@ -92,7 +92,13 @@ def smallest(scores: npt.NDArray[Any], k: int) -> Indices:
 
 
 def smallest_with_random_ties(scores: npt.NDArray[Any], k: int, rng: np.random.Generator) -> Indices:
-    """(k,) positions of the k smallest scores, ascending; scores that agree to 12 decimals are a tie."""
+    """(k,) positions of the k smallest scores, ascending, ties broken at random.
+
+    Args:
+        scores: (N,) scores; those that agree to 12 decimals are a tie.
+        k: number of positions.
+        rng: breaks ties.
+    """
     shuffled = rng.permutation(len(scores))
     return shuffled[smallest(scores[shuffled].round(12), k)]
 

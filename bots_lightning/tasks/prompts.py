@@ -113,7 +113,12 @@ def as_chats(prompts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def with_system_prompt(chats: pa.ChunkedArray, text: str) -> pa.ChunkedArray:
-    """Adds a system message to chats, in place of an existing one."""
+    """Adds a system message to chats, in place of an existing one.
+
+    Args:
+        chats: N chats.
+        text: content of the system message.
+    """
     return _chunks(lambda chunk: _opened(chunk, text), chats)
 
 

@@ -11,7 +11,12 @@ Prompt = str | list[dict[str, str]]
 
 
 def task_id(prompt: Prompt, answer: str) -> str:
-    """The id of a task that has none of its own: hash of its prompt and answer, 16 hex characters."""
+    """The id of a task that has none of its own: hash of its prompt and answer, 16 hex characters.
+
+    Args:
+        prompt: a string, or chat messages.
+        answer: as text.
+    """
     if isinstance(prompt, str):
         asked = quoted(prompt)
     else:

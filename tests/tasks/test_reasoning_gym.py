@@ -163,7 +163,7 @@ def test_generators_that_repeat_themselves_under_conditions_only_are_refused(mon
         ({"num_tasks": 0}, "num_tasks=0; expected at least 1"),
         ({"seed": -1}, "seed=-1; expected at least 0"),
         ({"split": "test"}, "split='test'; expected one of 'train', 'heldout'"),
-        ({"prompt_template": "?"}, r"prompt_template='\?'; expected \{question\}"),
+        ({"prompt_template": "?"}, r"prompt_template='\?'; expected a text with \{question\} in it"),
         ({"groups": {"mazes": "x"}}, r"groups names \['mazes'\], which are not among the datasets"),
     ],
 )
