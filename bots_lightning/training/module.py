@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, TypeVar, final
+from typing import Any, cast, final
 
 import torch
 from lightning import LightningModule
@@ -34,8 +34,6 @@ from bots_lightning.training.seeds import ADAPTERS, CRITIC, EVALUATE, PREDICT
 from bots_lightning.training.signals import end_on_sigterm
 from bots_lightning.training.trained import check_checkpoint, trained_shapes, trained_weights, without_frozen
 from bots_lightning.training.updater import Updater
-
-Computed = TypeVar("Computed")
 
 
 @final
@@ -92,8 +90,7 @@ class OnlineModule(LightningModule):
 
     @property
     def _tasks(self) -> TaskDataModule:
-        tasks: TaskDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        return tasks
+        return cast(TaskDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     # --- one step -----------------------------------------------------------------------------------------------
 
@@ -116,9 +113,7 @@ class OnlineModule(LightningModule):
 
     def step_context(self) -> StepContext:
         """What the parts of a step share."""
-        context = start.step_context(self, self.progress, self.seed, self.sampler.max_completion_length)
-        context.clock.seconds["select"] = self._tasks.select_seconds  # by the loader, just before
-        return context
+        return start.step_context(self, self.progress, self.seed, self.sampler.max_completion_length)
 
     def _report(
         self, sampled: list[ScoredBatch], metrics: dict[str, Any], waited: float, context: StepContext
@@ -128,14 +123,13 @@ class OnlineModule(LightningModule):
         tokens = report.count(everything, context)
         metrics |= report.batch_metrics(everything, self.scorer.names, context)
         timings = context.clock.stop()
-        metrics |= timing_metrics(timings, tokens)
-        report.log_step(self, metrics, self.progress, self._tasks.selector.metrics())
+        report.log_step(self, metrics | timing_metrics(timings, tokens), self.progress, self._tasks.selector.metrics())
         if self.progress.iterations % self.check_ranks_every == 0:
             self._check_ranks_agree()
         timings |= {"step": sum(timings.values()) - timings["select"], "ahead": waited}
         return report.step_output(everything, metrics["loss"], timings)
 
-    def forward(self, compute: Callable[[], Computed]) -> Computed:
+    def forward(self, compute: Callable[[], Any]) -> Any:
         """Runs a forward pass for a strategy that wraps this module.
 
         Args:
@@ -202,8 +196,7 @@ class OnlineModule(LightningModule):
         if self.sampler.leftovers is not None:
             self.sampler.leftovers = self.sampler.leftovers.to(self.device)
         self._check_ranks_agree()
-        for curves in report.curves_of(self.trainer):
-            curves.continue_after(self.progress.iterations)
+        report.continue_curves(self.trainer, self.progress.iterations)
         self.updater.set_rates(self.optimizers(), self.lr_schedulers())
 
     def on_train_end(self) -> None:
@@ -287,8 +280,7 @@ class OnlineModule(LightningModule):
         checkpoint["progress"] = vars(self.progress).copy()
         checkpoint["evaluations"] = self.history
         checkpoint |= self.sampler.state_dict()
-        for curves in report.curves_of(self.trainer):
-            curves.flush()
+        report.flush_curves(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses weights of another model, or on top of another; restores what `on_save_checkpoint` added.

@@ -129,8 +129,24 @@ def log_outside_the_loop(loggers: Sequence[Logger], evaluation: Evaluation, iter
         logger.log_metrics(scores, step=iteration)
 
 
-def curves_of(trainer: Trainer) -> list[MetricsCSV]:
-    """The loggers that continue a file of an earlier run."""
+def continue_curves(trainer: Trainer, iteration: int) -> None:
+    """Has loggers with files of their own go on from an iteration.
+
+    Args:
+        trainer: with its loggers.
+        iteration: the last that is kept.
+    """
+    for curves in _curves(trainer):
+        curves.continue_after(iteration)
+
+
+def flush_curves(trainer: Trainer) -> None:
+    """Writes what loggers with files of their own hold back."""
+    for curves in _curves(trainer):
+        curves.flush()
+
+
+def _curves(trainer: Trainer) -> list[MetricsCSV]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
 
 

@@ -71,7 +71,7 @@ def step_context(module: Any, progress: Progress, seed: int, max_completion_leng
         max_completion_length: tokens.
     """
     trainer, optimizing = module.trainer, bool(module.trainer.optimizers)
-    return StepContext(
+    context = StepContext(
         strategy=trainer.strategy,
         device=module.device,
         rank=module.global_rank,
@@ -87,3 +87,5 @@ def step_context(module: Any, progress: Progress, seed: int, max_completion_leng
         trained=trained_weights(module),
         folder=Path(trainer.default_root_dir),
     )
+    context.clock.seconds["select"] = trainer.datamodule.select_seconds if trainer.datamodule else 0.0  # just before
+    return context
