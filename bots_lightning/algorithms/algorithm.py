@@ -18,7 +18,7 @@ from bots_lightning.algorithms.losses import BatchSize, KLEstimator, grpo_loss, 
 from bots_lightning.algorithms.meter import Meter, policy_metrics
 from bots_lightning.algorithms.off_policy import DEFAULT, ImportanceSampling
 from bots_lightning.algorithms.step import StepContext
-from bots_lightning.options import check_numbers
+from bots_lightning.options import check_numbers, check_option
 from bots_lightning.policy import Critic, Policy
 from bots_lightning.policy.recording import recorded_or_present
 from bots_lightning.rollouts import Rollouts
@@ -64,6 +64,7 @@ class Algorithm(ABC):
         check_numbers(0, kl_coef=kl_coef, entropy_coef=entropy_coef)
         check_numbers(0, above=True, target_kl=target_kl)
         check_numbers(1, soft_punish_cache=soft_punish_cache)
+        check_option("kl_estimator", kl_estimator, KLEstimator)
         self.kl_coef, self.kl_estimator, self.entropy_coef = kl_coef, kl_estimator, entropy_coef
         self.mask_truncated_completions, self.soft_punish_cache = mask_truncated_completions, soft_punish_cache
         self.target_kl, self.importance_sampling = target_kl, importance_sampling

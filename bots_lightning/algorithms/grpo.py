@@ -17,7 +17,7 @@ from bots_lightning.algorithms.losses import BatchSize, KLEstimator, Level, Loss
 from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.off_policy import DEFAULT, ImportanceSampling
 from bots_lightning.algorithms.step import StepContext
-from bots_lightning.options import check_numbers
+from bots_lightning.options import check_numbers, check_option
 from bots_lightning.policy import Policy
 
 
@@ -44,6 +44,9 @@ class GRPO(Algorithm):
         soft_punish_cache: the last tokens of the length limit, over which a penalty grows to 1; None: no penalty.
         target_kl: ends an iteration's update before the step at which `policy/approxkl_avg` exceeds it; None never.
         importance_sampling: weights for rollouts that another distribution has sampled; None does not correct.
+
+    Raises:
+        ValueError: an option is out of bounds, or none of its words.
     """
 
     def __init__(
@@ -77,6 +80,10 @@ class GRPO(Algorithm):
         )
         check_numbers(0, epsilon=epsilon, epsilon_high=epsilon_high)
         check_numbers(1, num_iterations=num_iterations, steps_per_generation=steps_per_generation)
+        check_option("loss_type", loss_type, LossType)
+        check_option("importance_sampling_level", importance_sampling_level, Level)
+        check_option("adv_estimator", adv_estimator, Estimator)
+        check_option("scale_rewards", scale_rewards, Scale)
         high = epsilon if epsilon_high is None else epsilon_high
         if delta is not None and delta <= 1 + high:
             raise ValueError(f"delta={delta} does nothing below the upper clip; expected more than {1 + high:g}.")

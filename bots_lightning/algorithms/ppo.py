@@ -56,6 +56,9 @@ class PPO(Algorithm):
         soft_punish_cache: the last tokens of the length limit, over which a penalty grows to 1; None: no penalty.
         target_kl: ends an iteration's update before the step at which `policy/approxkl_avg` exceeds it; None never.
         importance_sampling: weights for rollouts that another distribution has sampled; None does not correct.
+
+    Raises:
+        ValueError: an option is out of bounds, or none of its words.
     """
 
     critic: Critic

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -134,9 +134,9 @@ def load_policy(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()  # transformers checkpoints in train mode only
     if lora is None:
-        return model
+        return cast(nn.Module, model)
     with seeded(seed):
-        return get_peft_model(model, lora.peft_config())
+        return cast(nn.Module, get_peft_model(model, lora.peft_config()))
 
 
 @contextmanager

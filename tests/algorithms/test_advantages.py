@@ -198,7 +198,7 @@ def test_rows_may_come_in_any_order(scale: Any, adv_estimator: Any, seed: int, o
 
 @pytest.mark.parametrize("adv_estimator", BASELINES)
 @pytest.mark.parametrize("scale", SCALES)
-def test_equal_sizes_are_those_of_a_plain_reshape_to_the_bit(scale: Any, adv_estimator: Any) -> None:
+def test_groups_of_equal_size_are_a_plain_reshape(scale: Any, adv_estimator: Any) -> None:
     rewards = torch.rand(5, 7, generator=torch.Generator().manual_seed(0))
     mean, std = rewards.mean(dim=1, keepdim=True), rewards.std(dim=1, keepdim=True)
     assert torch.equal(of_groups(rewards, "none"), rewards - mean)

@@ -146,7 +146,7 @@ def test_explained_variance_by_hand() -> None:
     assert explained_variance(values, returns, mask).item() == pytest.approx(1 - (2 / 9) / (2 / 3))
 
 
-def test_explained_variance_of_foresight_of_a_constant_and_of_equal_returns() -> None:
+def test_explained_variance_of_perfect_predictions_of_a_constant_and_of_equal_returns() -> None:
     returns, mask = tensor([[1.0, 2.0, 6.0]]), torch.tensor([[True, True, True]])
     assert explained_variance(returns, returns, mask) == 1
     assert explained_variance(torch.full_like(returns, 4.0), returns, mask) == 0

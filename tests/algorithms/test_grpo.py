@@ -45,6 +45,14 @@ def test_several_iterations_on_a_batch_clip_and_step_the_schedule(grpo: NewModul
     assert clipped > 0
 
 
+@pytest.mark.parametrize(
+    "option", ["loss_type", "importance_sampling_level", "adv_estimator", "scale_rewards", "kl_estimator"]
+)
+def test_a_misspelt_option_is_refused_before_a_run(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option}='nothing'; expected one of"):
+        GRPO(**{option: "nothing"})  # type: ignore[arg-type]
+
+
 def test_a_bound_of_the_ratio_below_the_upper_clip_is_refused() -> None:
     with pytest.raises(ValueError, match=r"delta=1.25 does nothing below the upper clip; expected more than 1.28"):
         GRPO(delta=1.25, epsilon_high=0.28)

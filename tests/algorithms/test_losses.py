@@ -1,6 +1,8 @@
 """The losses by hand, against a loop over tokens, and by what must hold of them."""
 
-# R rows, T completion tokens.
+# Shapes: R rows, T completion tokens.
+
+from __future__ import annotations
 
 import math
 from collections.abc import Iterator
@@ -16,17 +18,19 @@ from torch import Tensor
 from bots_lightning.algorithms.losses import (
     BatchSize,
     LossOutputs,
-    aggregate,
     grpo_loss,
     importance_ratio,
     kl_divergence,
-    value_loss,
 )
 
 LOSS_TYPES = ["grpo", "dr_grpo", "dapo", "bnpo"]
+
 LEVELS = ["token", "sequence"]
+
 ESTIMATORS = ["k1", "k2", "k3"]
+
 LENGTHS = [7, 1, 3, 0, 5, 2]  # one row without any token
+
 OPTIONS: dict[str, Any] = {"epsilon": 0.2, "epsilon_high": 0.28, "delta": 1.6, "kl_coef": 0.1}
 
 
@@ -106,6 +110,7 @@ def test_loss_and_gradient_agree_with_the_definition(
 
 # Two rows with the ratios 1.5, 0.5, 1; the second is one token shorter.
 RATIOS = tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 9.0]])
+
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 
 
@@ -178,101 +183,6 @@ def test_an_advantage_per_row_is_that_of_each_of_its_tokens(loss_type: Any, leve
     assert grpo_loss(**per_token, **options).loss.item() == pytest.approx(grpo_loss(**case, **options).loss.item())
 
 
-def test_kl_estimators_by_hand() -> None:
-    # d = log π − log π_ref: log 2 and −log 2.
-    logprobs, ref, mask = tensor([[0.0, 0.0]]), tensor([[-math.log(2), math.log(2)]]), torch.tensor([[True, True]])
-    expected = {
-        "k1": [math.log(2), -math.log(2)],
-        "k2": [math.log(2) ** 2 / 2, math.log(2) ** 2 / 2],
-        "k3": [0.5 + math.log(2) - 1, 2 - math.log(2) - 1],
-    }
-    for estimator, values in expected.items():
-        torch.testing.assert_close(kl_divergence(logprobs, ref, mask, estimator), tensor([values]))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("bias_correction", "weight"), [(True, 1.5), (False, 1.0)])
-def test_penalty_by_hand(bias_correction: bool, weight: float) -> None:
-    # One token with ratio 1.5 and d = log 2; A = 0.
-    outputs = grpo_loss(
-        tensor([[math.log(1.5)]]),
-        tensor([[0.0]]),
-        tensor([0.0]),
-        torch.tensor([[True]]),
-        ref_logprobs=tensor([[math.log(0.75)]]),
-        kl_coef=0.1,
-        use_bias_correction_kl=bias_correction,
-    )
-    assert outputs.loss.item() == pytest.approx(0.1 * weight * (0.5 + math.log(2) - 1))
-    assert outputs.metrics["kl"].item() == pytest.approx(0.5 + math.log(2) - 1)
-
-
-# A categorical over four tokens, and the reference: every expectation is a sum of four terms.
-LOGITS, REF_LOGITS, OLD_LOGITS = [0.3, -1.2, 0.9, 0.1], [1.0, 0.2, -0.4, -0.7], [-0.5, 0.4, 0.6, 0.0]
-
-
-def kl(left: Tensor, right: Tensor) -> Tensor:
-    return (left.exp() * (left - right)).sum()
-
-
-@pytest.mark.parametrize("estimator", ["k1", "k3"])
-def test_k1_and_k3_are_unbiased(estimator: Any) -> None:
-    policy, ref = (tensor(logits).log_softmax(0) for logits in (LOGITS, REF_LOGITS))
-    estimates = kl_divergence(policy[:, None], ref[:, None], torch.ones(4, 1, dtype=torch.bool), estimator)[:, 0]
-    assert (policy.exp() * estimates).sum().item() == pytest.approx(kl(policy, ref).item(), abs=1e-15)
-
-
-def expected_penalty_gradient(old_logits: list[float], estimator: str, bias_correction: bool) -> Tensor:
-    """E over tokens drawn from π_old of the gradient that `grpo_loss` has for each of them."""
-    logits = tensor(LOGITS).requires_grad_()
-    policy, old, ref = logits.log_softmax(0), tensor(old_logits).log_softmax(0), tensor(REF_LOGITS).log_softmax(0)
-    losses = [
-        grpo_loss(
-            policy[None, [token]],
-            old[None, [token]],
-            tensor([0.0]),
-            torch.tensor([[True]]),
-            ref_logprobs=ref[None, [token]],
-            kl_coef=1.0,
-            kl_estimator=estimator,  # type: ignore[arg-type]
-            use_bias_correction_kl=bias_correction,
-        ).loss
-        for token in range(4)
-    ]
-    (old.exp() * torch.stack(losses)).sum().backward()
-    assert logits.grad is not None
-    return logits.grad
-
-
-def exact_gradient(reverse: bool = True) -> Tensor:
-    logits = tensor(LOGITS).requires_grad_()
-    policy, ref = logits.log_softmax(0), tensor(REF_LOGITS).log_softmax(0)
-    (kl(policy, ref) if reverse else kl(ref, policy)).backward()
-    assert logits.grad is not None
-    return logits.grad
-
-
-@pytest.mark.parametrize("old_logits", [LOGITS, OLD_LOGITS], ids=["on-policy", "off-policy"])
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_the_corrected_penalty_has_the_gradient_of_the_divergence(estimator: str, old_logits: list[float]) -> None:
-    actual = expected_penalty_gradient(old_logits, estimator, bias_correction=True)
-    torch.testing.assert_close(actual, exact_gradient(), rtol=0, atol=1e-14)
-
-
-def test_the_gradients_of_the_plain_penalty() -> None:
-    # On-policy, k1 pulls nowhere, k2 along KL(π ‖ π_ref), and k3 along KL(π_ref ‖ π).
-    expected = {"k1": torch.zeros(4, dtype=torch.float64), "k2": exact_gradient(), "k3": exact_gradient(reverse=False)}
-    for estimator, gradient in expected.items():
-        actual = expected_penalty_gradient(LOGITS, estimator, bias_correction=False)
-        torch.testing.assert_close(actual, gradient, rtol=0, atol=1e-14)
-
-
-@given(st.floats(-5, 5), st.floats(-5, 5))
-def test_k2_and_k3_are_never_negative(logprob: float, ref: float) -> None:
-    mask = torch.tensor([[True]])
-    for estimator in ("k2", "k3"):
-        assert kl_divergence(tensor([[logprob]]), tensor([[ref]]), mask, estimator) >= 0  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("level", LEVELS)
 def test_on_policy_the_gradient_is_that_of_the_policy_gradient(level: Any) -> None:
     case = random_case()
@@ -295,24 +205,26 @@ def test_clipped_tokens_have_no_gradient() -> None:
     assert torch.equal(case["logprobs"].grad == 0, clipped | ~case["mask"])
 
 
-def parts_of(case: dict[str, Tensor], part_of_row: list[int]) -> Iterator[dict[str, Tensor]]:
-    """Each part's rows, trimmed to the longest of them."""
-    for part in sorted(set(part_of_row)):
-        rows = torch.tensor([i for i, p in enumerate(part_of_row) if p == part])
+def micro_batches_of(case: dict[str, Tensor], micro_of_row: list[int]) -> Iterator[dict[str, Tensor]]:
+    """Each micro-batch's rows, trimmed to the longest of them."""
+    for micro in sorted(set(micro_of_row)):
+        rows = torch.tensor([i for i, m in enumerate(micro_of_row) if m == micro])
         width = max(1, int(case["mask"][rows].sum(dim=1).max()))
         yield {name: x[rows, :width] if x.ndim == 2 else x[rows] for name, x in case.items()}
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
-@given(seed=st.integers(0, 2**31), part_of_row=st.lists(st.integers(0, 3), min_size=6, max_size=6))
-def test_parts_add_up_to_the_whole(loss_type: Any, level: Any, seed: int, part_of_row: list[int]) -> None:
+@given(seed=st.integers(0, 2**31), micro_of_row=st.lists(st.integers(0, 3), min_size=6, max_size=6))
+def test_micro_batches_add_up_to_the_whole(loss_type: Any, level: Any, seed: int, micro_of_row: list[int]) -> None:
     case = random_case(seed)
     options = {**OPTIONS, "loss_type": loss_type, "importance_sampling_level": level}
     whole = grpo_loss(**case, **options).loss
     (gradient,) = torch.autograd.grad(whole, case["logprobs"])
     size = BatchSize(rows=6, tokens=sum(LENGTHS), max_completion_length=7)
-    losses = torch.stack([grpo_loss(**part, size=size, **options).loss for part in parts_of(case, part_of_row)])
+    losses = torch.stack(
+        [grpo_loss(**micro, size=size, **options).loss for micro in micro_batches_of(case, micro_of_row)]
+    )
     losses.sum().backward()
     torch.testing.assert_close(losses.sum(), whole, rtol=0, atol=1e-12)
     torch.testing.assert_close(case["logprobs"].grad, gradient, rtol=0, atol=1e-12)
@@ -356,63 +268,9 @@ def test_a_ratio_outside_the_mask_is_one() -> None:
     torch.testing.assert_close(ratio, tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 1.0]]))
 
 
-def test_aggregates_by_hand() -> None:
-    # Rows of 3 and 1 tokens of a batch of 4 rows with 10 tokens and up to 8 in a row.
-    per_token, mask = tensor([[1.0, 2.0, 6.0], [4.0, 9.0, 9.0]]), torch.tensor([[True] * 3, [True, False, False]])
-    size = BatchSize(rows=4, tokens=10, max_completion_length=8)
-    expected = {
-        "grpo": ((1 + 2 + 6) / 3 + 4) / 4,
-        "dr_grpo": (1 + 2 + 6 + 4) / (4 * 8),
-        "dapo": (1 + 2 + 6 + 4) / 10,
-        "bnpo": (1 + 2 + 6 + 4) / 10,
-    }
-    for loss_type, value in expected.items():
-        assert aggregate(per_token, mask, size, loss_type).item() == pytest.approx(value)  # type: ignore[arg-type]
-
-
-def test_the_size_of_an_undivided_batch() -> None:
+def test_the_size_of_a_single_micro_batch() -> None:
     assert BatchSize.of(MASK) == BatchSize(rows=2, tokens=5.0, max_completion_length=3)
     assert BatchSize.of(MASK, 9) == BatchSize(rows=2, tokens=5.0, max_completion_length=9)
-
-
-def test_value_loss_by_hand() -> None:
-    # Inside the clip; clipped to 0.2, and the clipped error the larger; far, but on the way to its return; masked.
-    values = tensor([[0.1, 0.9, 0.5, 9.0]]).requires_grad_()
-    outputs = value_loss(
-        values,
-        tensor([[0.0, 0.0, 1.0, 0.0]]),
-        tensor([[1.0, 1.0, 2.0, 0.0]]),
-        torch.tensor([[True, True, True, False]]),
-    )
-    outputs.loss.backward()
-    assert outputs.loss.item() == pytest.approx(((1 - 0.1) ** 2 + (1 - 0.2) ** 2 + (2 - 0.5) ** 2) / 2 / 3)
-    assert outputs.metrics["clipped"].tolist() == [[0, 1, 0, 0]]
-    torch.testing.assert_close(values.grad, tensor([[(0.1 - 1) / 3, 0, (0.5 - 2) / 3, 0]]))
-
-
-def test_value_loss_without_a_clip_is_half_the_squared_error() -> None:
-    values, old, returns = (torch.randn(6, 7, dtype=torch.float64, generator=torch.manual_seed(s)) for s in range(3))
-    mask = random_case()["mask"]
-    loss = value_loss(values, old, returns, mask, cliprange_value=math.inf).loss
-    torch.testing.assert_close(loss, (values - returns)[mask].square().mean() / 2)
-
-
-def test_parts_of_the_value_loss_add_up_and_their_padding_does_no_harm() -> None:
-    generator = torch.Generator().manual_seed(0)
-    values, old, returns = torch.randn(3, 6, 7, dtype=torch.float64, generator=generator)
-    mask = random_case()["mask"]
-    values.requires_grad_()
-    whole = value_loss(values, old, returns, mask).loss
-    (gradient,) = torch.autograd.grad(whole, values)
-    dirty_old, dirty_returns = (x.masked_fill(~mask, math.nan) for x in (old, returns))
-    size = BatchSize.of(mask)
-    parts = [
-        value_loss(values[rows], dirty_old[rows], dirty_returns[rows], mask[rows], size).loss
-        for rows in (slice(0, 1), slice(1, 4), slice(4, 6))
-    ]
-    torch.stack(parts).sum().backward()
-    torch.testing.assert_close(torch.stack(parts).sum(), whole, rtol=0, atol=1e-12)
-    torch.testing.assert_close(values.grad, gradient, rtol=0, atol=1e-12)
 
 
 def test_wrong_shapes_are_refused() -> None:

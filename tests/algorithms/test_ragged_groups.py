@@ -98,13 +98,13 @@ def test_each_group_is_prepared_as_it_is_by_itself(
     for group, count in enumerate(COUNTS):
         alone, _ = module.prepare(groups.take(torch.tensor([group])))
         assert len(alone) == count
-        part = rows_of_group(together, groups, group)
-        assert torch.equal(part.mask, alone.mask)
-        torch.testing.assert_close(part.advantages, alone.advantages, rtol=0, atol=1e-12)
-        assert part.old_logprobs is not None
+        own = rows_of_group(together, groups, group)
+        assert torch.equal(own.mask, alone.mask)
+        torch.testing.assert_close(own.advantages, alone.advantages, rtol=0, atol=1e-12)
+        assert own.old_logprobs is not None
         assert alone.old_logprobs is not None
         mask = alone.mask
-        torch.testing.assert_close(part.old_logprobs[mask], alone.old_logprobs[mask], rtol=0, atol=1e-5)  # float32
+        torch.testing.assert_close(own.old_logprobs[mask], alone.old_logprobs[mask], rtol=0, atol=1e-5)  # float32
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_losses_and_gradients_of_groups_add_up(
     size, total = module.algorithm.size(experience.mask, module.context), 0.0
     module.zero_grad()
     for group in range(len(COUNTS)):
-        for part in module.algorithm.losses(rows_of_group(experience, groups, group), size, Meter(), module.context):
-            part.backward()
-            total += part.item()
+        for share in module.algorithm.losses(rows_of_group(experience, groups, group), size, Meter(), module.context):
+            share.backward()
+            total += share.item()
     added = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
     assert total == pytest.approx(loss, abs=1e-6)
     assert largest(gradients) > 1e-3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +12,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    BloomConfig,
     Gemma3Config,
     GPT2Config,
     PhiConfig,
@@ -24,14 +21,15 @@ from transformers import (
     Qwen3Config,
 )
 
-from bots_lightning.algorithms import GRPO, PPO
-from bots_lightning.policy import LoRA, SeparateCritic
-from bots_lightning.policy.loading import context_length, language_model, load_policy, stop_token_ids, using_adapter
+from bots_lightning.algorithms import GRPO
+from bots_lightning.policy import LoRA
+from bots_lightning.policy.loading import language_model, load_policy, stop_token_ids
 from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.rollouts import GenerateEngine, GenerationRequest, SamplingParams
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+
 SMALL = LoRA(r=4, alpha=8)
 
 
@@ -126,6 +124,7 @@ def test_dropout_layers_are_off_even_in_train_mode(tmp_path: Path, lora: LoRA | 
 
 
 SIZE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
 TEXT = SIZE | {"vocab_size": 16, "num_key_value_heads": 1, "head_dim": 8, "attention_dropout": 0.5}
 
 
@@ -169,88 +168,6 @@ def test_log_probabilities_of_a_model_with_dropout_are_those_of_its_rollouts(tmp
     assert not torch.equal(*(completion_logprobs(dropping, rollouts)[0] for _ in range(2)))
 
 
-# --- two adapters on one model --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def two_adapters(checkpoint: str, shake: Any) -> PeftModel:
-    """A policy with a second adapter, both of which do something and train."""
-    policy = load_policy(checkpoint, SMALL)
-    assert isinstance(policy, PeftModel)
-    policy.add_adapter("other", LoRA(r=2, alpha=2).peft_config())
-    for weight in adapters(policy).values():
-        weight.requires_grad_(True)
-    shake(policy)
-    return policy
-
-
-def flags(policy: nn.Module) -> dict[str, bool]:
-    return {name: weight.requires_grad for name, weight in policy.named_parameters()}
-
-
-@pytest.mark.parametrize("name", [None, "other", "default"])
-@pytest.mark.parametrize("trains", [("default",), ("default", "other"), ()])
-def test_another_adapter_is_for_the_block_only_and_what_trains_stays(
-    two_adapters: PeftModel, name: str | None, trains: tuple[str, ...]
-) -> None:
-    for key, weight in adapters(two_adapters).items():
-        weight.requires_grad_(any(f".{adapter}." in key for adapter in trains))
-    before, plain = flags(two_adapters), logits(two_adapters)
-    with using_adapter(two_adapters, name):
-        assert flags(two_adapters) == before
-        assert torch.equal(logits(two_adapters), plain) == (name == "default")
-    assert flags(two_adapters) == before
-    assert two_adapters.active_adapter == "default"
-    assert torch.equal(logits(two_adapters), plain)
-
-    def fail() -> None:
-        with using_adapter(two_adapters, name):
-            raise KeyError("inside")
-
-    with pytest.raises(KeyError, match="inside"):
-        fail()
-    assert flags(two_adapters) == before
-    assert torch.equal(logits(two_adapters), plain)
-
-
-def test_each_adapter_computes_what_it_would_alone_and_none_the_base(checkpoint: str, two_adapters: PeftModel) -> None:
-    with using_adapter(two_adapters, None):
-        assert torch.equal(logits(two_adapters), logits(load_policy(checkpoint)))
-    alone = load_policy(checkpoint, LoRA(r=2, alpha=2))
-    for key, weight in adapters(alone).items():
-        weight.data = two_adapters.get_parameter(key.replace("default", "other")).data
-    with using_adapter(two_adapters, "other"):
-        assert torch.equal(logits(two_adapters), logits(alone))
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_of_one_adapter_do_not_disturb_those_of_the_other(
-    two_adapters: PeftModel, checkpointing: bool
-) -> None:
-    if checkpointing:
-        model = language_model(two_adapters)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.train()
-
-    def gradients() -> dict[str, torch.Tensor]:
-        return {n: w.grad.clone() for n, w in adapters(two_adapters).items() if w.grad is not None}
-
-    two_adapters(input_ids=IDS).logits.logsumexp(-1).sum().backward()
-    of_default = gradients()
-    assert of_default
-    assert all(".default." in name for name in of_default)
-    with using_adapter(two_adapters, "other"):
-        assert gradients().keys() == of_default.keys()
-        two_adapters(input_ids=IDS).logits.logsumexp(-1).sum().backward()
-    both = gradients()
-    assert both.keys() == adapters(two_adapters).keys()
-    assert all(torch.equal(both[name], gradient) for name, gradient in of_default.items())
-    two_adapters(input_ids=IDS).logits.logsumexp(-1).sum().backward()
-    twice = gradients()
-    for name, gradient in both.items():
-        torch.testing.assert_close(twice[name], gradient * (2 if ".default." in name else 1))
-
-
 @pytest.mark.parametrize("lora", [None, SMALL])
 def test_gradient_checkpointing_computes_layers_again_and_gives_the_same_gradient(
     checkpoint: str, lora: LoRA | None, shake: Any
@@ -270,60 +187,11 @@ def test_gradient_checkpointing_computes_layers_again_and_gives_the_same_gradien
         torch.testing.assert_close(gradients[1][name], gradient)
 
 
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (Qwen3Config(max_position_embeddings=128), 128),
-        (Qwen3Config(max_position_embeddings=64, rope_parameters=YARN), 256),
-        (Qwen3Config(max_position_embeddings=512, rope_parameters=YARN), 512),
-        (GPT2Config(n_positions=48), 48),
-        (BloomConfig(), None),
-    ],
-)
-def test_the_context_is_what_the_model_declares(config: PreTrainedConfig, expected: int | None, tmp_path: Path) -> None:
-    config.save_pretrained(tmp_path)
-    assert context_length(str(tmp_path)) == expected
-
-
 def test_a_device_without_float64_is_refused_before_a_model_is_loaded(build: Callable[..., Any]) -> None:
     module = build(GRPO)
     module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps")))
     with pytest.raises(ValueError, match=r"have no float64, by which tokens are drawn\. Set trainer\.accelerator=cpu"):
         module.setup("validate")
-
-
-def test_completions_beyond_the_context_are_refused_before_a_model_is_loaded(
-    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bots_lightning.policy.policy.load_policy", pytest.fail)
-    with pytest.raises(ValueError, match=r"max_completion_length=128 leaves no room for a prompt in .* of 128 tokens"):
-        build(GRPO, max_completion_length=128).configure_model()
-
-
-def test_prompts_that_the_context_does_not_take_are_refused_before_training(
-    build: Callable[..., Any], fit: Callable[..., Any]
-) -> None:
-    with pytest.raises(ValueError, match=r"tasks cannot be rolled out.* the context has room for 6 beside max_comple"):
-        fit(build(GRPO, max_completion_length=122))
-
-
-def test_a_critic_of_its_own_has_a_context_too(build: Callable[..., Any], checkpoint: str, tmp_path: Path) -> None:
-    shutil.copytree(checkpoint, tmp_path / "short")
-    config = AutoConfig.from_pretrained(checkpoint)
-    config.max_position_embeddings = 24
-    config.save_pretrained(tmp_path / "short")
-    critic = SeparateCritic(str(tmp_path / "short"))
-    assert build(PPO, critic=critic).algorithm.context_length() == 24
-    assert build(PPO).algorithm.context_length() is None
-    assert build(PPO).policy.context_length() == 128
-    short = build(PPO, pretrained=str(tmp_path / "short"), critic=SeparateCritic(checkpoint), max_completion_length=24)
-    with pytest.raises(ValueError, match=r"max_completion_length=24 leaves no room for a prompt in .* of 24 tokens"):
-        short.configure_model()
-    with pytest.raises(ValueError, match=r"max_completion_length=24 leaves no room for a prompt in .* of 24 tokens"):
-        build(PPO, critic=critic, max_completion_length=24).configure_model()
 
 
 def test_the_language_model_is_the_one_inside_with_its_adapters(checkpoint: str) -> None:

@@ -1,7 +1,10 @@
 """Log-probabilities against a naive pass over each row alone, without padding."""
 
+# Shapes: R rows, T completion tokens.
+
+from __future__ import annotations
+
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,10 +22,8 @@ from transformers import (
     PreTrainedModel,
     Qwen3ForCausalLM,
 )
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from bots_lightning.policy import vocabulary
-from bots_lightning.policy.loading import language_model
 from bots_lightning.policy.logprobs import (
     completion_hidden_states,
     completion_logprobs,
@@ -30,9 +31,9 @@ from bots_lightning.policy.logprobs import (
 )
 from bots_lightning.policy.vocabulary import LogitsProcessing
 from bots_lightning.rollouts import Rollouts
-from bots_lightning.rollouts.reader import can_read
 
 PROMPTS = [[5, 6, 7, 8], [9], [4, 3]]
+
 COMPLETIONS = [[6, 1], [7, 8, 9, 10, 1], [3]]
 
 
@@ -179,93 +180,18 @@ def test_logits_that_do_not_follow_from_the_hidden_states(model: PreTrainedModel
 
 
 def test_the_processing_is_tried_once_and_leaves_no_trace(model: PreTrainedModel) -> None:
-    passes: list[int] = []
+    calls: list[int] = []
     model.train()
     model.config.attention_dropout = model.model.layers[0].self_attn.attention_dropout = 0.5
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.register_forward_hook(lambda *_: passes.append(1))
+    model.register_forward_hook(lambda *_: calls.append(1))
     state = torch.get_rng_state()
     assert [logits_processing(model) for _ in range(3)] == [LogitsProcessing()] * 3
-    assert len(passes) == 1
+    assert len(calls) == 1
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in model.modules())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not model.lm_head._forward_pre_hooks
-
-
-# --- prompts that several rows have ---------------------------------------------------------------------------------
-
-
-def rollouts_of_groups() -> Rollouts:
-    """Prompts of 4, 1 and 2 tokens, three, one and two completions each, in no order."""
-    rows = [(0, 0), (1, 1), (0, 1), (2, 2), (0, 2), (2, 0)]
-    prompts, completions = ([0, 0, 0, 0], [0] * 5)
-    prompt_ids = torch.tensor([prompts[len(PROMPTS[p]) :] + PROMPTS[p] for p, _ in rows])
-    completion_ids = torch.tensor([COMPLETIONS[c] + completions[len(COMPLETIONS[c]) :] for _, c in rows])
-    finished = torch.ones(len(rows), dtype=torch.bool)
-    return Rollouts(prompt_ids, prompt_ids != 0, completion_ids, completion_ids != 0, finished, policy_version=0)
-
-
-def exact_norm(norm: Any, hidden: Tensor) -> Tensor:
-    """The model's own norm computes in float32, whatever it is given."""
-    return norm.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.variance_epsilon)
-
-
-def tokens_read(model: PreTrainedModel, rollouts: Rollouts, alone: bool, length: int = 5) -> tuple[Any, ...]:
-    """How many tokens the model reads, and values and gradients; of rows together, or of each row alone."""
-    rollouts = replace(
-        rollouts,
-        completion_ids=rollouts.completion_ids[:, :length],
-        completion_mask=rollouts.completion_mask[:, :length],
-    )
-    read = []
-    hook = model.get_input_embeddings().register_forward_hook(lambda _, args, __: read.append(args[0].numel()))
-    parts = [torch.tensor([row]) for row in range(len(rollouts))] if alone else [torch.arange(len(rollouts))]
-    values: Any = tuple(torch.zeros(0, dtype=torch.float64) for _ in range(2))
-    for part in map(rollouts.rows, parts):
-        found = completion_logprobs(model, part)
-        values = [torch.cat([so_far, more[part.completion_mask]]) for so_far, more in zip(values, found, strict=True)]
-    hook.remove()
-    return sum(read), *values, gradients(model, values)
-
-
-@pytest.mark.parametrize("length", [1, 5])
-@pytest.mark.parametrize("lora", [False, True])
-def test_a_prompt_of_several_rows_is_read_once_and_changes_nothing(
-    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, lora: bool, length: int
-) -> None:
-    monkeypatch.setattr(Qwen3RMSNorm, "forward", exact_norm)
-    policy: Any = model.double()
-    if lora:
-        policy = get_peft_model(policy, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)).double()
-        policy.eval()
-    rollouts = rollouts_of_groups()
-    logits_processing(policy)  # its trial reads tokens too
-    can_read(language_model(policy))
-    together, *shared, shared_gradients = tokens_read(policy, rollouts, alone=False, length=length)
-    _, *single, single_gradients = tokens_read(policy, rollouts, alone=True, length=length)
-    assert together == 3 * 4 + 6 * (length - 1)  # three prompts of 4 with their padding; no token after the last
-    for one, other in zip(shared, single, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
-    assert shared_gradients.keys() == single_gradients.keys()
-    for name, gradient in shared_gradients.items():
-        torch.testing.assert_close(gradient, single_gradients[name], rtol=0, atol=1e-11)
-
-
-@pytest.mark.parametrize("reason", ["train mode", "hooks before the head", "little to save"])
-def test_rows_are_read_whole_where_prompts_cannot_be_shared(model: PreTrainedModel, reason: str) -> None:
-    rollouts = rollouts_of_groups()
-    logits_processing(model)
-    if reason == "train mode":
-        model.train()
-    elif reason == "hooks before the head":
-        model.get_output_embeddings().register_forward_pre_hook(lambda *_: None)
-    else:
-        rollouts = rollouts.rows(torch.tensor([1, 3, 0]))
-    read = []
-    model.get_input_embeddings().register_forward_hook(lambda _, args, __: read.append(tuple(args[0].shape)))
-    completion_logprobs(model, rollouts)
-    assert read == [(len(rollouts), rollouts.prompt_ids.shape[1] + rollouts.completion_ids.shape[1])]
 
 
 def test_hidden_states_are_those_before_each_token(model: PreTrainedModel) -> None:
