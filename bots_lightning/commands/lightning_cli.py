@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
@@ -58,7 +58,7 @@ class BotsParser(OneLineErrors, LightningArgumentParser):  # type: ignore[misc] 
     """Lightning's parser, with mistakes in one line; options are not abbreviated."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{"formatter_class": HelpFormatter, "allow_abbrev": False} | options)
+        super().__init__(*args, formatter_class=HelpFormatter, allow_abbrev=False, **options)
 
 
 class BotsCLI(LightningCLI):
@@ -67,7 +67,7 @@ class BotsCLI(LightningCLI):
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Lists all commands with a line on each; describes the checkpoint as it is looked up here."""
         super().setup_parser(*args, **kwargs)
-        commands = self.parser._subcommands_action._choices_actions
+        commands: Any = cast(Any, self.parser._subcommands_action)._choices_actions
         commands += [type(commands[0])(name, [], "") for name in OTHER_COMMANDS]  # listed here, run by `main`
         for command in commands:
             command.help = COMMANDS[command.dest]

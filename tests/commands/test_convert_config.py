@@ -150,6 +150,18 @@ OVERLAYS = {
         "bots_lightning.selection.UniformSelector\n",
         "data:\n  # the baseline\n  selector:\n    class_path: bots_lightning.selection.UniformSelector\n",
     ),
+    "renamed options of other classes": (
+        "data:\n  init_args:\n    selector:\n      class_path: bots_lightning.selection.GresoSelector\n"
+        "      init_args:\n        max_passes: 10  # over the pool\n",
+        "data:\n  selector:\n    class_path: bots_lightning.selection.GresoSelector\n"
+        "    init_args:\n      max_epochs: 10  # over the pool\n",
+    ),
+    "a grader": (
+        "model:\n  init_args:\n    reward_funcs:\n    - class_path: bots_lightning.rewards.CosineLength\n"
+        "      init_args: {judge: bots_lightning.rewards.exact_match}\n",
+        "model:\n  scorer:\n    reward_funcs:\n    - class_path: bots_lightning.rewards.CosineLength\n"
+        "      init_args: {grader: bots_lightning.rewards.exact_match}\n",
+    ),
     "clip": (
         "model:\n  init_args:\n    epsilon: 3.0e-4\n    importance_sampling_level: sequence\n",
         "model:\n  algorithm:\n    init_args:\n      epsilon: 3.0e-4\n      importance_sampling_level: sequence\n",

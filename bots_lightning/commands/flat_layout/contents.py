@@ -8,13 +8,17 @@ from bots_lightning.commands.flat_layout.names import CORRECTION, place_of
 
 ORDER = ("policy", "scorer", "sampler", "algorithm", "optimizer", "evaluation", "check_ranks_every", "seed")
 CORRECTION_OPTIONS = {"mode": "sequence_mask", "clip_max": 3.0, "clip_min": None}  # with their defaults
+# Class: an option of it that had another name then, and its name now.
+RENAMED = {"GresoSelector": ("max_passes", "max_epochs"), "CosineLength": ("judge", "grader")}
 CORRECTION_NAMES = ("correction", *CORRECTION_OPTIONS)
 
 
 def converted_config(config: dict[str, Any]) -> dict[str, Any]:
     """A config with the options of `model` and `data` at their places; all else as given."""
     sections = {"model": _model, "data": _data}
-    return {name: sections[name](content) if name in sections else content for name, content in config.items()}
+    return {
+        name: sections[name](_renamed(content)) if name in sections else content for name, content in config.items()
+    }
 
 
 def is_flat(section: Any) -> bool:
@@ -27,6 +31,19 @@ def is_flat(section: Any) -> bool:
 def path_of(option: str) -> str:
     """Where an option is, below `model`, in a config: with the `init_args` of the algorithm's class."""
     return place_of(option).replace("algorithm.", "algorithm.init_args.")
+
+
+def _renamed(node: Any) -> Any:
+    """The same with options, of classes at any depth, that have other names now."""
+    if isinstance(node, list):
+        return [_renamed(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    node = {name: _renamed(value) for name, value in node.items()}
+    old, new = RENAMED.get(str(node.get("class_path")).rpartition(".")[2], ("", ""))
+    if old and isinstance(options := node.get("init_args"), dict):
+        node["init_args"] = {new if name == old else name: value for name, value in options.items()}
+    return node
 
 
 def _data(section: Any) -> Any:

@@ -9,17 +9,18 @@ from typing import Any
 
 import yaml
 
-from bots_lightning.commands.flat_layout.contents import CORRECTION_NAMES, converted_config, path_of
+from bots_lightning.commands.flat_layout.contents import CORRECTION_NAMES, RENAMED, converted_config, path_of
 from bots_lightning.commands.flat_layout.names import CORRECTION, present_name
 
 INDENT = 2
-MOVED_CLASSES = re.compile(r"\bbots_lightning\.algorithms\.((?:Shared|Separate)Critic)\b")
+MOVED_CLASSES = re.compile(r"\bbots_lightning\.algorithms\.(?=(?:LoRA|SharedCritic|SeparateCritic)\b)")
+RENAMED_KEYS = [(re.compile(rf"\b{old}(?=:\s)"), new) for old, new in RENAMED.values()]
 CORRECTIONS = [CORRECTION + name for name in CORRECTION_NAMES]
 
 
 def converted(text: str) -> str:
     """A config in the present layout: its own lines moved, or written anew where that would not say the same."""
-    text = MOVED_CLASSES.sub(r"bots_lightning.policy.\1", text)
+    text = MOVED_CLASSES.sub("bots_lightning.policy.", text)
     config = converted_config(yaml.safe_load(text))
     lines = [_with_present_names(line) for line in text.splitlines()]
     moved = "".join(f"{line}\n" for line in _moved(yaml.compose(text, Loader=yaml.SafeLoader), lines, config))
@@ -34,8 +35,10 @@ def _loads_as(text: str, config: dict[str, Any]) -> bool:
 
 
 def _with_present_names(line: str) -> str:
-    """The comment of a line with options as they are called now."""
+    """A line with keys that were renamed, and options in its comment, as they are called now."""
     before, sign, comment = line.partition("#")
+    for old, new in RENAMED_KEYS:
+        before = old.sub(new, before)
     return before + sign + present_name(comment)
 
 
