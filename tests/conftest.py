@@ -200,7 +200,7 @@ def on_two_ranks(forks: Callable[..., list[Ended]], tmp_path: Path) -> Callable[
 
 # --- two runs that should be the same ---------------------------------------------------------------------------------
 
-MEASURED = re.compile(r"second|timing_s|_time$|ahead_s|overhead")  # figures in seconds, or by them
+MEASURED = re.compile(r"second|timing_s|_time$|ahead_s|overhead")  # metrics in seconds, or by them
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -239,8 +239,8 @@ def run_files() -> Callable[[Path], dict[str, Any]]:
     """`run_files(folder)`: what a run has left beside its checkpoints, without what is measured in seconds."""
 
     def run_files(folder: Path) -> dict[str, Any]:
-        def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:
-            return {name: figure for name, figure in figures.items() if not MEASURED.search(name)}
+        def without_seconds(numbers: dict[str, Any]) -> dict[str, Any]:
+            return {name: number for name, number in numbers.items() if not MEASURED.search(name)}
 
         completions = folder / "completions.jsonl"
         return {

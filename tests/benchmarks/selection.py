@@ -38,6 +38,7 @@ from bots_lightning.beliefs import (
 )
 from bots_lightning.beliefs.beta import generalized_update
 from bots_lightning.data import TaskDataModule
+from bots_lightning.rollouts.segments import groups_of_rows
 from bots_lightning.selection import (
     FairShareSelector,
     ProportionalSelector,
@@ -155,7 +156,8 @@ class Step:
         self.data.observe(evidence)
         rewards = torch.arange(ROLLOUTS) < torch.as_tensor(evidence.successes)[:, None]
         task = SimpleNamespace(group="")
-        outputs = {"rewards": rewards.float(), "evidence": rewards.float(), "tasks": [task] * BATCH}
+        flat, rows = rewards.float().flatten(), groups_of_rows([ROLLOUTS] * BATCH)
+        outputs = {"rewards": flat, "evidence": flat, "group_of_row": rows, "tasks": [task] * BATCH}
         start = time.perf_counter()
         self.data.selector.metrics()
         for callback in self.callbacks:
@@ -230,8 +232,8 @@ def main() -> None:
             compare_quotas(options.selectors, size, options.quotas, options.repeats)
         return
     print(f"One selection of {BATCH} tasks; references: {options.references}")
-    figures = ("select ms", "observe ms", "callbacks ms", "slowest", "textbook", "ratio", "B/task")
-    print(LINE.format("selector", "tasks", "tried", *figures))
+    columns = ("select ms", "observe ms", "callbacks ms", "slowest", "textbook", "ratio", "B/task")
+    print(LINE.format("selector", "tasks", "tried", *columns))
     for size in options.sizes:
         features = pool_of(size, options.references == "continuous")
         for name in options.selectors:

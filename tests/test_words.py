@@ -1,0 +1,58 @@
+"""Plain English: words that readers of this field would stop at, and what is written instead."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PLACES = ("bots_lightning", "callbacks", "configs", "tests")
+SUFFIXES = (".py", ".yaml")
+FILES = sorted(
+    [
+        path
+        for place in PLACES
+        for path in (ROOT / place).rglob("*")
+        if path.suffix in SUFFIXES and path != Path(__file__)
+    ]
+    + [ROOT / "README.md"]
+)
+# What not to write: what to write.
+WORDS = {
+    r"judg(?:e|es|ed|ing|ment)\b": "scored, graded, grader",
+    r"\bforetell\w*|\bforetold\b": "predict",
+    r"\breckon\w*": "estimate, compute",
+    r"\boftener\b": "more often",
+    r"\blest\b": "to avoid",
+    r"\bbut for\b": "except, apart from",
+    r"\btakes? over such\b": "restores the state",
+    r"\blets? it go\b": "releases it",
+    r"\bmemory does not suffice\b|\bmemory did not suffice\b|\bdisk without room\b": "out of memory, disk full",
+    r"\btold to go\b": "preemption",
+    r"\bits own last words\b": "see its log",
+    r"\bfigures\b": "metrics, numbers",
+    r"\bpasses over\b": "epochs over",
+    r"\bwhole[ _]model\b": "gathered parameters",
+    r"\bdivided weights\b|\bdivides_weights\b": "sharded parameters",
+    r"\brollouts beside learning\b|\btakes? turns\b": "asynchronous, synchronous",
+    r"\bone step ahead\b": "asynchronous (one step off-policy)",
+    r"\bcoin flips?\b": "Bernoulli trials",
+    r"\"\"\"As (?:it is|before|for \w+)\.\"\"\"": "what the function returns",
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_plain_words(path: Path) -> None:
+    text = re.sub(r"\s+#?\s*", " ", path.read_text(encoding="utf-8"))  # a phrase may go over the end of a line
+    found = {match[0]: better for word, better in WORDS.items() for match in re.finditer(word, text, re.IGNORECASE)}
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "word", ["It is judged.", "no disk without\n    # room", "figures", '"""As it is."""', "But for x"]
+)
+def test_the_list_finds_them(word: str) -> None:
+    text = re.sub(r"\s+#?\s*", " ", word)
+    assert any(re.search(pattern, text, re.IGNORECASE) for pattern in WORDS)
