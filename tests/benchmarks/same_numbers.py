@@ -30,6 +30,7 @@ from bots_lightning.evaluation import read_metrics
 
 MEASURED = re.compile(r"second|timing_s|_time$|ahead_s|overhead")
 QUICK, SELECTOR, ALGORITHM = "quickstart.yaml", "selectors/{}.yaml", "algorithms/{}.yaml"
+RENAMED = {"reward_shape": "reward_dispersion"}  # parts of the selector's state
 TWO_RANKS = ["--trainer.devices", "2"]
 # Overlays below configs/, optimizer steps, further options.
 RUNS: dict[str, tuple[list[str], int, list[str]]] = {
@@ -60,7 +61,7 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
     """Digests of what is in nested dicts, by its place."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from leaves(item, f"{place}/{key}")
+            yield from leaves(item, f"{place}/{RENAMED.get(key, key)}")
     else:
         yield place, digest(value)
 
@@ -106,9 +107,10 @@ def record(name: str) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What differs between two records of one run, a line each."""
+    """What differs between two records of one run, a line each; a larger state is no difference."""
     found = [f"{part} differ" for part in ("weights", "completions") if before[part] != after[part]]
-    tables = [("state{}", before["state"], after["state"])]
+    known = {place: value for place, value in after["state"].items() if place in before["state"]}
+    tables = [("state{}", before["state"], known)]
     tables += [
         (f"row {number}, {{}}", *rows)
         for number, rows in enumerate(zip(before["metrics"], after["metrics"], strict=False))
