@@ -20,7 +20,7 @@ from bots_lightning.data import TaskDataModule
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 # Options that need more than two steps, or take long.
-TOO_MUCH = ("--trainer.val_check_interval", "--model.init_args.eval_num_generations")
+TOO_MUCH = ("--trainer.val_check_interval", "--model.evaluation.num_generations")
 
 
 def commands() -> list[str]:
