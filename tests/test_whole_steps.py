@@ -226,3 +226,9 @@ def test_a_metric_that_a_step_has_not_logged_is_not_repeated(
 def test_train_time_interval_is_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train_time_interval does nothing here.*use every_n_train_steps"):
         run(tmp_path, LENGTHS["steps"], {"train_time_interval": timedelta(seconds=1)}, None)
+
+
+def test_a_metric_of_the_start_of_a_batch_is_kept(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EffectiveTaskRatio, "on_train_batch_start", lambda *args: args[2].log("early", float(args[4])))
+    run(tmp_path, LENGTHS["steps"], KEEPERS["every step"], None)
+    assert [row["early"] for row in read_metrics(tmp_path / "metrics.csv") if "early" in row] == [0, 1, 2, 0, 1]

@@ -67,7 +67,8 @@ class BackgroundRollouts:
         self.seconds = 0.0
         self._copy, self._device = PolicyCopy(policy), device
         self._thread = ThreadPoolExecutor(1, "rollouts")
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        new_stream: Callable[..., torch.cuda.Stream] = torch.cuda.Stream
+        self._stream = new_stream(device) if device.type == "cuda" else None
         self._cores: int | None = None  # of the caller, while it has half of them
         self._result: Future[UnscoredBatch] = Future()
 

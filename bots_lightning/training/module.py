@@ -76,7 +76,7 @@ class OnlineModule(LightningModule):
         self.check_ranks_every, self.seed = check_ranks_every, seed
         self.progress = Progress()
         self._gathered = ExitStack()  # what an evaluation holds until it ends
-        self._whole_steps: WholeSteps | None = None
+        self._fitting = ExitStack()  # what a fit has set up until teardown
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -96,7 +96,6 @@ class OnlineModule(LightningModule):
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
         """Rolls out and scores a batch, updates the belief and the policy; see `step_output` for what it returns."""
-        report.forget_step(self.trainer)
         context = self.step_context()
         with context.clock.phase("rollout"):
             waited = self.sampler.wait()
@@ -166,7 +165,10 @@ class OnlineModule(LightningModule):
             tasks.num_generations = self.sampler.num_generations
             tasks.eval_num_generations = self.evaluation.num_generations
         if stage == "fit":
-            self._whole_steps = WholeSteps(self.trainer, self._tasks.between_steps)
+            self._fitting.close()  # of a run that failed, which Lightning does not tear down
+            between_steps = self._tasks.between_steps
+            self._fitting.callback(WholeSteps(self.trainer, between_steps).remove)
+            self._fitting.callback(report.forget_between_steps(self.trainer, between_steps))
             if self.algorithm.kl_coef:
                 self.policy.load_reference(self.device)  # before a strategy shards the weights
 
@@ -174,9 +176,7 @@ class OnlineModule(LightningModule):
         """Ends rollouts that are under way, then the processes of reward functions."""
         self.sampler.close()
         self.scorer.close()
-        if self._whole_steps is not None:
-            self._whole_steps.remove()
-            self._whole_steps = None
+        self._fitting.close()
 
     def configure_callbacks(self) -> list[Callback]:
         """A callback that ends asynchronous rollouts when a run fails."""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,8 +150,21 @@ def _curves(trainer: Trainer) -> list[MetricsCSV]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
 
 
-def forget_step(trainer: Any) -> None:
-    """Forgets the last step's metrics: Lightning would log those that the next one does not have, of absent groups."""
-    for metric in trainer.fit_loop.epoch_loop._results.values():
-        if metric.meta.on_step and not metric.meta.on_epoch:
-            metric.reset()
+def forget_between_steps(trainer: Any, between_steps: list[Callable[[], None]]) -> Callable[[], None]:
+    """Forgets a step's metrics before the next: Lightning would repeat those that this does not have, of absent groups.
+
+    Args:
+        trainer: of the run.
+        between_steps: functions that are called before each draw; one is added.
+
+    Returns:
+        removes it from there.
+    """
+
+    def forget() -> None:
+        for metric in trainer.fit_loop.epoch_loop._results.values():
+            if metric.meta.on_step and not metric.meta.on_epoch:
+                metric.reset()
+
+    between_steps.append(forget)
+    return lambda: between_steps.remove(forget)

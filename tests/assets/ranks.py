@@ -11,9 +11,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -95,8 +94,7 @@ class Unequal(ThompsonSelector):
         return np.resize([2, 3, 5, 16], len(indices))
 
 
-@dataclass
-class Recipe:
+class Recipe(NamedTuple):
     """What a run trains with.
 
     Attributes:
