@@ -15,7 +15,7 @@ from bots_lightning.commands.errors import line_for
 from bots_lightning.commands.lightning_cli import OTHER_COMMANDS, run_lightning_command
 from bots_lightning.commands.parsing import DEBUG, debugging
 
-# What libraries say of things that are as they are meant to be.
+# Warnings of libraries about what is intended here.
 NOISE = (
     r".*does not have many workers.*",  # a draw must not run ahead of the evidence
     r".*module\(s\) in eval mode at the start of training.*",  # dropout is off by design
@@ -32,9 +32,9 @@ NOISE = (
 
 
 def run() -> None:
-    """The program: `main`, with one line instead of a traceback for what a user can put right.
+    """The program: `main`, with one line instead of a traceback for errors that a user can fix.
 
-    Exit codes: 2 if the command line or a config cannot be understood, 1 for what else has failed.
+    Exit codes: 2 if the command line or a config cannot be understood, 1 for any other failure.
     """
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
@@ -42,8 +42,8 @@ def run() -> None:
     try:
         main()
         if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()  # gloo's threads, left alone, may abort a program that has ended well
-    except Exception as error:  # told in a line, or raised again
+            dist.destroy_process_group()  # otherwise gloo's threads may abort a program at its end
+    except Exception as error:  # shown in a line, or raised again
         line = None if debugging() else line_for(error)
         if line is None:
             raise
@@ -77,14 +77,14 @@ def _no_tip(record: logging.LogRecord) -> bool:
 
 
 def _understand_deepspeed() -> None:
-    """Its launcher puts `--local_rank` first, as the environment says too, and numbers nodes by a name of its own."""
+    """Drops `--local_rank`, which its launcher adds, and adopts the launcher's variable for the node."""
     sys.argv[1:] = [word for word in sys.argv[1:] if not word.startswith("--local_rank=")]
     if "CROSS_RANK" in os.environ:
         os.environ.setdefault("NODE_RANK", os.environ["CROSS_RANK"])
 
 
 def _run_other_command(name: str, options: list[str]) -> None:
-    """Runs a command that is not LightningCLI's; some load matplotlib, which no run needs."""
+    """Runs a command that is not LightningCLI's, importing it here: some load matplotlib, which no run needs."""
     if name == "export":
         from bots_lightning.commands.export import export_command
 

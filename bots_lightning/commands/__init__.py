@@ -1,1 +1,1 @@
-"""What `bots-lightning` runs: one module for each command, and how they read their options."""
+"""The commands of `bots-lightning`, a module each, and their parsers."""

@@ -1,4 +1,4 @@
-"""Which errors a user can put right, told in a line; all others are bugs, and keep their traceback."""
+"""One-line messages for errors that a user can fix; all others are bugs and keep their traceback."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bots_lightning.rewards import RewardFunctionError
 from bots_lightning.strategies import LostRankError
 from bots_lightning.training import StepFailedError
 
-HOUSE = ("bots_lightning", "callbacks")
-# What this package raises for users to read; of other classes, a `raise` in it is an invariant that does not hold.
-MEANT_FOR_USERS = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
-NOT_MEANT = (AssertionError, NotImplementedError)
-# Libraries that read models and tasks by name, and where Lightning refuses what a trainer is given.
+OURS = ("bots_lightning", "callbacks")
+# Classes whose messages are for users; a `raise` of another class in this package is a broken invariant.
+FOR_USERS = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
+NOT_FOR_USERS = (AssertionError, NotImplementedError)
+# Libraries that load models and tasks by name, and modules where Lightning refuses options of the trainer.
 READERS = ("transformers", "huggingface_hub", "datasets", "peft", "safetensors")
 REFUSALS = (
     "lightning.pytorch.trainer",
@@ -41,7 +41,7 @@ SYSTEM = {
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_DISK = "the disk is full. Make room, or name another disk by runs_dir; to continue: --ckpt_path last"
-# What Lightning and PyTorch say, and how it is said here.
+# Messages of Lightning and PyTorch, and what is shown instead.
 REWORDED = (
     (
         re.compile(r"No supported gpu backend|CUDAAccelerator` can not run|not compiled with CUDA|NVIDIA driver"),
@@ -57,42 +57,49 @@ REWORDED = (
 
 
 def line_for(error: BaseException) -> str | None:
-    """What to tell the user in one line; None for a bug, in this package or in the user's own program."""
-    text = _told(error)
+    """The message for the user.
+
+    Args:
+        error: as it ended the program.
+
+    Returns:
+        one line; None for a bug, in this package or in the user's own program.
+    """
+    text = _message(error)
     return None if text is None else " ".join(text.split())
 
 
-def _told(error: BaseException) -> str | None:
+def _message(error: BaseException) -> str | None:
     if isinstance(error, LostRankError):
-        return _told_of_lost_rank(error)
+        return _rank_failure(error)
     causes = list(_causes(error))
     if any(isinstance(each, RewardFunctionError) and each.__cause__ is not None for each in causes):
-        return None  # raised by a reward function: its traceback tells where
+        return None  # raised by a reward function: its traceback shows where
     if isinstance(error, StepFailedError):
-        return str(error) if error.__cause__ is None or _told(error.__cause__) is not None else None
+        return str(error) if error.__cause__ is None or _message(error.__cause__) is not None else None
     text = next((str(each) for each in causes if _raised_for_users(each)), None)
     text = text or next(filter(None, map(_of_libraries, causes)), None)
     handled = causes[-1].__context__
     if text is None or handled is None or causes[-1].__suppress_context__:
         return text
-    return _told(handled) or text  # what came first, if a second error has come while the program was ending
+    return _message(handled) or text  # the first error, if a second one was raised while the program ended
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it was raised from."""
+    """The error and the chain of errors it was raised from."""
     each: BaseException | None = error
     while each is not None:
         yield each
         each = each.__cause__
 
 
-def _told_of_lost_rank(lost: LostRankError) -> str | None:
-    """What this rank has failed by comes first, unless libraries say it: then it may be that the other is gone."""
+def _rank_failure(lost: LostRankError) -> str | None:
+    """This rank's own failure comes first, a library's error last: it may follow from the other rank's failure."""
     cause = lost.__cause__
     if cause is None:
         return str(lost)
-    if (told := _told(cause)) is not None:
-        return f"{told} (Besides, {lost})"
+    if (message := _message(cause)) is not None:
+        return f"{message} (Besides, {lost})"
     if not isinstance(cause, RuntimeError | OSError) or _in_users_program(cause):
         return None
     first = next(iter(str(cause).strip().splitlines()), "")
@@ -100,22 +107,22 @@ def _told_of_lost_rank(lost: LostRankError) -> str | None:
 
 
 def _raised_for_users(error: BaseException) -> bool:
-    """Whether a `raise` of this package made it, of a class that it uses for messages."""
+    """Whether this package raised it, with a class that it uses for messages."""
     innermost = _innermost(error)
-    if innermost is None or _module(innermost).split(".")[0] not in HOUSE or not _is_raise(innermost):
+    if innermost is None or _module(innermost).split(".")[0] not in OURS or not _is_raise(innermost):
         return False
-    of_house = type(error).__module__.split(".")[0] in HOUSE
+    ours = type(error).__module__.split(".")[0] in OURS
     of_system = isinstance(error, OSError) and error.errno is not None
-    return (of_house or isinstance(error, MEANT_FOR_USERS)) and not (isinstance(error, NOT_MEANT) or of_system)
+    return (ours or isinstance(error, FOR_USERS)) and not (isinstance(error, NOT_FOR_USERS) or of_system)
 
 
 def _is_raise(innermost: TracebackType) -> bool:
-    """Whether a frame ended in a `raise`, rather than in an operation that has failed."""
+    """Whether a frame ended in a `raise` statement and not in an operation that failed."""
     return innermost.tb_frame.f_code.co_code[innermost.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _of_libraries(error: BaseException) -> str | None:
-    """What the system or a library refuses."""
+    """Errors of the operating system and of libraries."""
     if isinstance(error, OSError) and error.errno in FULL:
         return f"{error}: {FULL_DISK}"
     if _in_users_program(error):
@@ -139,15 +146,15 @@ def _of_libraries(error: BaseException) -> str | None:
 
 def _missing_module(error: ModuleNotFoundError) -> str | None:
     if error.name is None:
-        return str(error)  # a library's own, which says what to do
-    if error.name.split(".")[0] in HOUSE:
+        return str(error)  # a library's own message, with its remedy
+    if error.name.split(".")[0] in OURS:
         return None
     install = how_to_install(error.name) or "Install the package that has it."
     return f"the module {error.name} is not installed. {install}"
 
 
 def _unreadable(error: BaseException) -> str:
-    """What a library of models or data sets could not read, by name."""
+    """A model or data set that a library could not load, by name."""
     name = _name_asked_for(error)
     why = next(filter(None, map(_why_not_on_hub, _causes(error))), None)
     why = why or next((line.rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -170,7 +177,7 @@ def _why_not_on_hub(error: BaseException) -> str | None:
 
 
 def _name_asked_for(error: BaseException) -> str | None:
-    """The argument of `from_pretrained`, which the messages often leave out."""
+    """The argument of `from_pretrained`, which messages often leave out."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if name := frame.f_locals.get("pretrained_model_name_or_path"):
             return str(name)
@@ -178,14 +185,14 @@ def _name_asked_for(error: BaseException) -> str | None:
 
 
 def _in_users_program(error: BaseException) -> bool:
-    """Whether a frame that this package has called belongs to no installed package."""
+    """Whether this package had called code that belongs to no installed package."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    begin = next((number for number, frame in enumerate(frames) if _is_of_house(frame)), len(frames))
-    return any(not _is_of_house(frame) and not _is_installed(frame) for frame in frames[begin:])
+    begin = next((number for number, frame in enumerate(frames) if _is_ours(frame)), len(frames))
+    return any(not _is_ours(frame) and not _is_installed(frame) for frame in frames[begin:])
 
 
-def _is_of_house(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).split(".")[0] in HOUSE
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).split(".")[0] in OURS
 
 
 def _is_installed(frame: FrameType) -> bool:

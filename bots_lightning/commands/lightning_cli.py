@@ -65,7 +65,7 @@ class BotsCLI(LightningCLI):
     """LightningCLI with a run folder, its loggers, and one seed for everything."""
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Lists all commands with a line on each; describes the checkpoint as it is looked up here."""
+        """Lists all commands with a line on each, and corrects the help of `--ckpt_path`."""
         super().setup_parser(*args, **kwargs)
         commands: Any = cast(Any, self.parser._subcommands_action)._choices_actions
         commands += [type(commands[0])(name, [], "") for name in OTHER_COMMANDS]  # listed here, run by `main`
@@ -76,17 +76,17 @@ class BotsCLI(LightningCLI):
                 action.help = CKPT_PATH if action.dest == "ckpt_path" else action.help
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run folder's options; hands the seed on."""
+        """Adds the options of the run folder, and links the seed."""
         parser.add_argument("--name", type=str, default="run", help="Name of the run; its folder is RUNS_DIR/NAME.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def _parse_ckpt_path(self) -> None:
-        """Leaves the checkpoint closed: Lightning would read all of it here, in search of hyperparameters."""
+        """Does nothing: Lightning would load the whole checkpoint here to look for hyperparameters."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses; refuses what cannot go well, and looks the checkpoint up, before anything is made or loaded."""
+        """Parses, refuses options that cannot work, and looks up the checkpoint, before anything is built or loaded."""
         super().parse_arguments(parser, args)
         self.subcommand = self.config["subcommand"]
         config = self.config[self.subcommand]
@@ -125,7 +125,7 @@ class BotsCLI(LightningCLI):
         return Path(self._get(self.config, "runs_dir")).expanduser() / path
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer that writes below the run folder."""
+        """Builds a trainer that writes to the run folder."""
         config = self._get(self.config_init, "trainer")
         named = self._named_folder()
         continued = run_of(self._get(self.config, "ckpt_path"), named)
@@ -149,7 +149,7 @@ class BotsCLI(LightningCLI):
 
 
 def _listed(given: Any) -> list[Any]:
-    """What the trainer takes alone or as a list."""
+    """The items of an option that the trainer takes alone or as a list."""
     return list(given) if isinstance(given, Iterable) else [] if given in (None, True, False) else [given]
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run that trains: RUNS_DIR/NAME, or NAME-2, NAME-3, … behind earlier runs of the name."""
+"""The folder of a training run: RUNS_DIR/NAME, or NAME-2, NAME-3, … after earlier runs of the name."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from bots_lightning.evaluation import MetricsCSV, TensorBoardCurves
 
 
 class RunFolder(Callback):
-    """Takes the run's folder and writes its config when training begins: model, data and checkpoint are accepted.
+    """Claims the run's folder and writes its config when training begins, once model, data and checkpoint are accepted.
 
-    A start that fails before leaves no trace. The first rank chooses and tells the others, so that of two runs that
-    start at once each has a folder of its own. First among the callbacks, since the others write to the folder.
+    A start that fails earlier leaves no files. The first rank claims the folder and broadcasts its path; two runs that
+    start at once get different folders. It comes first among the callbacks, since the others write to the folder.
 
     Args:
         named: RUNS_DIR/NAME.
-        continued: the folder of the run that goes on, None for a new run.
+        continued: the folder of the run that is continued; None for a new run.
         config: the resolved config, as YAML.
 
     Attributes:
-        folder: the run's; before training begins, the one that is expected.
+        folder: of the run; before training begins, the expected one.
     """
 
     def __init__(self, named: Path, continued: Path | None, config: str) -> None:
@@ -45,17 +45,17 @@ class RunFolder(Callback):
         self._keepers: list[ModelCheckpoint] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Looks for the checkpoints that the user has given no other place."""
+        """Collects the checkpoint callbacks that have no `dirpath` of their own."""
         keepers = [keeper for keeper in trainer.checkpoint_callbacks if isinstance(keeper, ModelCheckpoint)]
         self._keepers = [keeper for keeper in keepers if keeper.dirpath is None]
         self._settle(trainer)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The evaluation before training, where there is one, is a new run's first entry."""
+        """Claims the folder of a new run before the evaluation that precedes training."""
         self._begin(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A resumed run begins here."""
+        """Claims the folder of a run without that evaluation, as a resumed one."""
         self._begin(trainer)
 
     def _begin(self, trainer: Trainer) -> None:
@@ -76,7 +76,7 @@ class RunFolder(Callback):
             )
 
     def _take(self) -> str | CheckpointError:
-        """The folder, with the config in it, or what the other ranks must hear of too."""
+        """The folder, with the config in it, or the error that all ranks have to raise."""
         try:
             folder = self.continued or claim_folder(self.named)
             write_text(folder / CONFIG, self.config)
@@ -90,7 +90,7 @@ class RunFolder(Callback):
             keeper.dirpath = str(self.folder / FOLDER)
 
     def _add_loggers(self, trainer: Trainer) -> None:
-        """Ours before the user's; all of them get the config. None if the user wants none."""
+        """Adds ours before the user's and logs the config to all of them, unless the user wants none."""
         others = [logger for logger in trainer.loggers if not isinstance(logger, MetricsCSV)]
         if len(others) < len(trainer.loggers):
             trainer.loggers = [MetricsCSV(self.folder), TensorBoardCurves(self.folder), *others]

@@ -14,7 +14,11 @@ CORRECTION_NAMES = ("correction", *CORRECTION_OPTIONS)
 
 
 def converted_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A config with the options of `model` and `data` at their places; all else as given."""
+    """Moves the options of `model` and `data` to their present places; everything else is kept.
+
+    Args:
+        config: content of a YAML file.
+    """
     sections = {"model": _model, "data": _data}
     return {
         name: sections[name](_renamed(content)) if name in sections else content for name, content in config.items()
@@ -34,7 +38,7 @@ def path_of(option: str) -> str:
 
 
 def _renamed(node: Any) -> Any:
-    """The same with options, of classes at any depth, that have other names now."""
+    """Content in which options of classes, at any depth, have their present names."""
     if isinstance(node, list):
         return [_renamed(each) for each in node]
     if not isinstance(node, dict):

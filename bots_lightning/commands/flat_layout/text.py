@@ -19,7 +19,14 @@ CORRECTIONS = [CORRECTION + name for name in CORRECTION_NAMES]
 
 
 def converted(text: str) -> str:
-    """A config in the present layout: its own lines moved, or written anew where that would not say the same."""
+    """Rewrites a config in the present layout: moves its lines, or dumps it anew if the moved lines differ in content.
+
+    Args:
+        text: of a YAML file.
+
+    Returns:
+        the text of the new file.
+    """
     text = MOVED_CLASSES.sub("bots_lightning.policy.", text)
     config = converted_config(yaml.safe_load(text))
     lines = [_with_present_names(line) for line in text.splitlines()]

@@ -1,4 +1,4 @@
-"""Classes and functions that cannot be had."""
+"""Explains class paths and paths of functions that cannot be imported or do not fit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ NO_MODULE = re.compile(r"No module named '(?P<module>.*)'")
 
 
 def explain_class(place: Place, path: str, base: str | None = None, why: str | None = None) -> str:
-    """A class path, or the path of a function, that names nothing of the kind.
+    """Explains a class path, or the path of a function, that names nothing of the kind.
 
     Args:
         place: where it stands.
-        path: the given one.
-        base: of which it should be a subclass, if it is none.
-        why: what Python says.
+        path: as given.
+        base: the class of which it should be a subclass.
+        why: Python's message.
     """
     seen, name = place.with_value(path), path.rpartition(".")[2]
     if path.lower() in ("true", "false"):
@@ -45,7 +45,7 @@ def explain_class(place: Place, path: str, base: str | None = None, why: str | N
 
 
 def _nearest_class(path: str) -> str:
-    """By the name alone, since modules are seldom what is misspelt."""
+    """By the last name alone: modules are rarely misspelt."""
     by_name = {known.rpartition(".")[2]: known for known in known_classes()}
     found = nearest(path.rpartition(".")[2], by_name)
     if found is None:

@@ -1,4 +1,4 @@
-"""Classes that a config may name, and their options; looked up only once something is misspelt."""
+"""Classes that a config may name and their options, looked up when something is misspelt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-# By name, not imported: they stand above this package, or take long to load.
+# By name and not imported here: some are slow to load.
 PACKAGES = (
     *(f"bots_lightning.{name}" for name in ("algorithms", "beliefs", "data", "quickstart", "rewards", "rollouts")),
     *(f"bots_lightning.{name}" for name in ("selection", "strategies", "tasks")),
@@ -34,7 +34,7 @@ def known_classes() -> dict[str, Any]:
 
 
 def derived_from(base: str) -> list[str]:
-    """Class paths of the known classes below a class of this name, without those that others derive from."""
+    """Class paths of the known subclasses of a class of this name, without those that have subclasses themselves."""
     known = {path: thing for path, thing in known_classes().items() if inspect.isclass(thing)}
     found = [path for path, kind in known.items() if base in {parent.__name__ for parent in kind.__mro__}]
     bases = {parent for path in found for parent in known[path].__mro__[1:]}
@@ -42,7 +42,7 @@ def derived_from(base: str) -> list[str]:
 
 
 def look_up(path: str) -> Any:
-    """What a dotted path names; None if it cannot be had."""
+    """What a dotted path names; None if it cannot be imported."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None)
@@ -51,14 +51,14 @@ def look_up(path: str) -> Any:
 
 
 def options_of(path: str) -> list[str]:
-    """Names of what a class takes, as a config gives it."""
+    """Names of the options of a class, as a config has them."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(look_up(path))
     return [name for name in option_names(parser) if "." not in name]
 
 
 def option_names(parser: Any) -> Iterator[str]:
-    """Those of a parser, without its helps."""
+    """Names of the options of a parser, except `…help` and `print_…`."""
     for action in parser._actions:
         if action.option_strings and not action.dest.endswith("help") and "print_" not in action.dest:
             yield action.dest

@@ -1,4 +1,4 @@
-"""A parser's fault as one line: what was seen, what was expected, what to do."""
+"""Explains a parser's fault in one line: what was seen, what was expected, what to do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESTRICTED = {
     "ClosedUnitInterval": "a number from 0 to 1",
 }
 EXAMPLE = "--config configs/quickstart.yaml"
-# What the commands are called elsewhere.
+# Names of the commands in other programs.
 OTHER_COMMANDS = {
     "help": "--help",
     "train": "fit",
@@ -37,14 +37,25 @@ OTHER_COMMANDS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """What is needed beside the fault: the parser, and the words that it was given."""
+    """The context of a fault.
+
+    Attributes:
+        parser: that has found it.
+        words: of the command line.
+    """
 
     parser: Any
     words: Sequence[str]
 
 
 def explain(parser: Any, message: str, words: Sequence[str]) -> str:
-    """The line for a message of jsonargparse; its own words, joined, where nothing better is known."""
+    """Turns a message of jsonargparse into one line; an unknown message is shown as it is, in one line.
+
+    Args:
+        parser: that has found the fault.
+        message: of the parser.
+        words: of the command line.
+    """
     if flat := flat_fault(words):
         return flat
     scene, fault = Scene(parser, words), read_message(message)
@@ -53,24 +64,24 @@ def explain(parser: Any, message: str, words: Sequence[str]) -> str:
             return " ".join(line.split())
     if fault.expected:
         return " ".join(explain_value(fault, find_place(_key(scene, fault.key), words, fault.value)).split())
-    told = f"{find_place(_key(scene, fault.key), words)}: {fault.text}" if fault.key else message
-    return " ".join(told.split())
+    known = f"{find_place(_key(scene, fault.key), words)}: {fault.text}" if fault.key else message
+    return " ".join(known.split())
 
 
 def _key(scene: Scene, key: str) -> str:
-    """Without the command that the key is below."""
+    """The key without the command that precedes it."""
     command, _, rest = key.partition(".")
     return plain_key(rest if rest and command in commands(scene.parser) else key)
 
 
 def commands(parser: Any) -> list[str]:
-    """Those of a parser, or of the one that it belongs to."""
+    """The commands of a parser, or of the parser that it belongs to."""
     action = getattr(parser, "parent_parser", parser)._subcommands_action
     return [] if action is None else [choice.dest for choice in action._choices_actions]
 
 
 def _command(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
-    """Something that is no command."""
+    """A word that is not a command."""
     word, known = found["word"], commands(scene.parser)
     before = scene.words[: scene.words.index(word)] if word in scene.words else []
     if before:
@@ -193,7 +204,7 @@ def _restriction(scene: Scene, fault: Fault, found: re.Match[str]) -> str:
 
 
 Explanation = Callable[[Scene, Fault, "re.Match[str]"], str | None]
-# What jsonargparse and argparse say, and how it is explained.
+# Messages of jsonargparse and argparse, and their explanations.
 RULES: tuple[tuple[re.Pattern[str], Explanation], ...] = tuple(
     (re.compile(pattern), explanation)
     for pattern, explanation in (

@@ -1,4 +1,4 @@
-"""Packages that are not installed, and the extra that brings them."""
+"""Finds the extra that installs a missing package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ NOT_USERS = ("all", "test", "trl")  # extras that repeat others, or are for this
 
 
 def how_to_install(module: str) -> str | None:
-    """The command that brings a module; None if this package does not ask for it."""
+    """The command that installs a module.
+
+    Args:
+        module: dotted name.
+
+    Returns:
+        a command of pip; None if this package does not require the module.
+    """
     wanted = _plain(module.partition(".")[0])
     try:
         listed = requires(DISTRIBUTION) or []

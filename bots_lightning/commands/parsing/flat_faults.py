@@ -1,4 +1,4 @@
-"""Configs and options of the flat layout: what to do about them."""
+"""Explains configs and options of the flat layout."""
 
 from __future__ import annotations
 
@@ -9,12 +9,27 @@ from bots_lightning.commands.parsing.places import config_files, places_in_file,
 
 
 def flat_fault(words: Sequence[str]) -> str | None:
-    """A line on the first config of the flat layout that is named, else on the first option; None if there is none."""
+    """Explains the first config of the flat layout, or else the first option.
+
+    Args:
+        words: of the command line.
+
+    Returns:
+        a line; None if there is no such config or option.
+    """
     return next(_in_configs(config_files(words)), None) or next(_in_words(words), None)
 
 
 def flat_config(file: str, section: str) -> str | None:
-    """A line on a config where `model` or `data` has the flat layout; None if that section has not."""
+    """Explains a section of the flat layout.
+
+    Args:
+        file: a config.
+        section: `model` or `data`.
+
+    Returns:
+        a line; None if the section does not have that layout.
+    """
     return next(_in_configs([file], [section]), None)
 
 

@@ -1,4 +1,4 @@
-"""What other trainers call things, and how they are called here: TRL 1.16's, verl's, and what people say."""
+"""Names of options and values in TRL 1.16, verl and common usage, and their counterparts here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a misspelt word was probably meant to be."""
+"""Guesses what a misspelt word was meant to be."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ SHORTEST = 4  # letters of a beginning that says something
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like the given one, whatever the case, or the only one that begins so; None if none does."""
+    """The known word most like the given one in any case, or else the only one that begins with it.
+
+    Args:
+        word: as typed.
+        known: to choose from.
+
+    Returns:
+        a known word; None if none is similar.
+    """
     folded = {_folded(name): name for name in known}
     found = get_close_matches(_folded(word), folded, n=1, cutoff=0.7)
     begun = [name for name in folded if len(word) >= SHORTEST and name.startswith(_folded(word))]
@@ -18,7 +26,13 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
-    """`; did you mean X?`, with something before X; a full stop if no known word is alike."""
+    """The end of a message: `; did you mean X?`, or a full stop if no known word is similar.
+
+    Args:
+        word: as typed.
+        known: to choose from.
+        before: is put in front of X.
+    """
     found = nearest(word, known)
     return "." if found is None else f"; did you mean {before}{found}?"
 

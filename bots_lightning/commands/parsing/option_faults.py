@@ -1,4 +1,4 @@
-"""Options that do not exist."""
+"""Explains options that do not exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ FEW = 16  # so many names are listed
 
 
 def explain_word(parser: Any, words: Sequence[str], unknown: Sequence[str]) -> str:
-    """Words that no option takes; the first is said."""
+    """Explains words that no option takes, by the first of them.
+
+    Args:
+        parser: of the command.
+        words: of the command line.
+        unknown: the words that were not understood.
+    """
     first = unknown[0]
     if first.endswith((".yaml", ".yml")):
         return f"{first!r} is not expected here. Configs are named by an option: --config {first}"
@@ -24,13 +30,13 @@ def explain_word(parser: Any, words: Sequence[str], unknown: Sequence[str]) -> s
 
 
 def explain_option(parser: Any, words: Sequence[str], key: str, owner: str | None) -> str:
-    """An option that its class, or the parser if there is none, does not have.
+    """Explains an option that its class, or without a class the parser, does not have.
 
     Args:
         parser: of the command.
         words: of the command line.
         key: the option, without `init_args`.
-        owner: class path.
+        owner: class path; None for an option of the parser.
     """
     place = find_place(key, words)
     return _of_class(parser, place, key, owner) if owner else _of_parser(parser, place, key)
@@ -52,7 +58,7 @@ def _of_class(parser: Any, place: Place, key: str, owner: str) -> str:
 
 
 def _counterpart(name: str, key: str, owner: str, options: Sequence[str]) -> str | None:
-    """What another trainer's name is called here, as far as this class can have it."""
+    """The present name of another trainer's option, if this class has it or it belongs elsewhere."""
     names = FOREIGN_OPTIONS | PPO_OPTIONS if _last(owner) == "PPO" else FOREIGN_OPTIONS
     here, above = names.get(name), key.removesuffix(name)
     if here is None:

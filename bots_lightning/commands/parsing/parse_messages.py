@@ -1,14 +1,14 @@
-"""What jsonargparse says of a mistake, which is an indented tree of attempts, as the one fault at its heart."""
+"""Reads jsonargparse's message, an indented tree of attempts, and finds the one fault that caused it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
 
-# Lines that open a level, and what they tell.
+# Lines that open a level.
 KEY = re.compile(r'Parser key "(?P<key>[^"]*)":\s*(?P<rest>.*)')
 OWNER = re.compile(r"Problem with given class_path '(?P<owner>[^']*)':")
-# Lines that say nothing of the fault.
+# Lines that do not describe the fault.
 BESIDE = re.compile(
     r"(Does not validate against|Subtypes: |Errors:$|Given value type: |Not a valid subclass of|Subclass types expect"
     r"|a class path \(str\)|a dict with|Expected a path but)"
@@ -19,14 +19,15 @@ EXPECTED = re.compile(r"Expected an? (?P<type>.*?)(?:\. Got value: (?P<value>.*)
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, and where.
+    """What is wrong and where.
 
     Attributes:
-        key: where in the config, with dots and without `init_args`; empty if that is not said.
-        owner: path of the class whose options are concerned; None for the parser's own.
-        text: what is said of it.
+        key: where in the config, with dots and without `init_args`; empty if unknown.
+        owner: path of the class whose option it is; None for an option of the parser.
+        text: the message.
         expected: types one of which the value should have.
         value: what was given, as text.
+        depth: level in the tree.
     """
 
     key: str
@@ -38,7 +39,11 @@ class Fault:
 
 
 def read_message(message: str) -> Fault:
-    """The innermost fault that a message tells of; where several types were tried, what all of them expected."""
+    """Finds the innermost fault of a message; where several types were tried, it has what each of them expected.
+
+    Args:
+        message: of a parser.
+    """
     faults, given = [], None
     levels: list[tuple[int, str, str]] = []  # indentation, kind, name
     for line in filter(str.strip, message.splitlines()):
@@ -72,7 +77,7 @@ def _fault(text: str, levels: list[tuple[int, str, str]]) -> Fault:
 
 
 def _heart(faults: list[Fault], given: str | None) -> Fault:
-    """The deepest; of equally deep ones, first those that say more than that a type was expected."""
+    """The deepest fault; among equally deep ones, preferably one that is more than an unexpected type."""
     deepest = max(fault.depth for fault in faults)
     level = [fault for fault in faults if fault.depth == deepest]
     told = next((fault for fault in level if not fault.expected), level[0])

@@ -1,4 +1,4 @@
-"""Parsers that say what is wrong in one line, without a usage dump."""
+"""Parsers that report a mistake in one line, without a usage dump."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DEBUG = "BOTS_LIGHTNING_DEBUG"  # a variable, so that this run's subprocesses kn
 
 
 def debugging() -> bool:
-    """Whether tracebacks are wanted instead of lines."""
+    """Whether `--debug` asks for tracebacks."""
     return os.environ.get(DEBUG, "") not in ("", "0")
 
 
 class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the description."""
+    """Shows defaults, and descriptions with their line breaks."""
 
 
 class OneLineErrors:
@@ -35,7 +35,7 @@ class OneLineErrors:
         defaults: bool = True,
         **kwargs: Any,
     ) -> Namespace:
-        """Parses; a config that is not text is a mistake too."""
+        """Parses the words; reports a config that is not text as a mistake."""
         self.words = list(sys.argv[1:] if args is None else args)
         try:
             return super().parse_args(args, namespace, env, defaults, **kwargs)  # type: ignore[misc]
@@ -43,7 +43,7 @@ class OneLineErrors:
             self.error(f"Problems parsing config: {error}", error)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Ends the program, or raises where jsonargparse tries one of several types, or a traceback is wanted."""
+        """Ends the program with a line; raises where jsonargparse tries one of several types, or under `--debug`."""
         parser: Any = self
         if not parser.exit_on_error or debugging():
             parser.exit_on_error = False
@@ -51,7 +51,11 @@ class OneLineErrors:
         self.refuse(explain(parser, message, getattr(self, "words", [])))
 
     def refuse(self, text: str) -> NoReturn:
-        """Ends the program with a line of ours."""
+        """Ends the program with one line and exit code 2; raises under `--debug`.
+
+        Args:
+            text: of the line.
+        """
         if debugging():
             raise ArgumentError(None, text)
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
@@ -59,7 +63,7 @@ class OneLineErrors:
 
 
 class CommandParser(OneLineErrors, ArgumentParser):  # type: ignore[misc]  # jsonargparse's are decorated
-    """The parser of a command that is not Lightning's."""
+    """The parser of a command that is not LightningCLI's."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, formatter_class=HelpFormatter, allow_abbrev=False, **options)

@@ -1,4 +1,4 @@
-"""Where an option was given: as which word of the command line, or in which line of which YAML file."""
+"""Finds where an option was given: a word of the command line, or a line of a YAML file."""
 
 from __future__ import annotations
 
@@ -32,19 +32,28 @@ class Place:
         return f"--{self.name}" if self.file is None else f"{self.file}, line {self.line}: {self.name}"
 
     def with_value(self, value: str | None) -> str:
-        """The same with what was given."""
+        """The place followed by the given value."""
         if value is None:
             return str(self)
         return f"{self}{' ' if self.file is None else '='}{value or repr(value)}"
 
 
 def plain_key(name: str) -> str:
-    """An option's name without the levels that classes put in."""
+    """An option's name without the levels `init_args` and `class_path`."""
     return ".".join(part for part in name.split(".") if part not in ("init_args", "class_path"))
 
 
 def find_place(key: str, words: Sequence[str], value: str | None = None) -> Place:
-    """The mention of a key, rather one with the value; the key itself as an option where there is none."""
+    """Finds where a key was given.
+
+    Args:
+        key: as of `plain_key`.
+        words: of the command line.
+        value: preferred among several places.
+
+    Returns:
+        the place; without one, the key as an option of the command line.
+    """
     mentions = [*places_in_words(words), *(each for file in config_files(words) for each in places_in_file(file))]
     same = [place for place in mentions if plain_key(place.name) == key]
     # Names of a dictionary's entries are not in the key: heldout in data.evaluation.heldout.limit.
@@ -58,13 +67,20 @@ def _ends(key: str) -> tuple[str, str]:
 
 
 def config_files(words: Sequence[str]) -> list[str]:
-    """What is named by `--config`."""
+    """The files that `--config` names."""
     files = [after for word, after in pairwise(words) if word in CONFIG_WORDS]
     return files + [word.partition("=")[2] for word in words if word.startswith("--config=")]
 
 
 def config_fault(file: str) -> str | None:
-    """Why a file is no config, in a line that names the place; None if it is one, or cannot be opened."""
+    """Checks that a file is YAML with a mapping.
+
+    Args:
+        file: its path.
+
+    Returns:
+        what is wrong, with line and column; None for a sound config and for a file that cannot be opened.
+    """
     try:
         node = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError:
@@ -104,7 +120,7 @@ def places_in_file(file: str) -> Iterator[Place]:
 
 
 def _below(node: yaml.Node | None, name: str, file: str) -> Iterator[Place]:
-    """The node and all in it; entries of a list have the list's name."""
+    """The node and everything below it; items of a list have the name of the list."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = f"{name}.{key.value}" if name else str(key.value)

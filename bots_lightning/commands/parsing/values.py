@@ -1,4 +1,4 @@
-"""Values that an option does not take."""
+"""Explains values that an option does not accept."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ CLASS = re.compile(r"<class '(?:.*\.)?(\w+)'>")
 
 
 def explain_value(fault: Fault, place: Place) -> str:
-    """What was given, what is expected, and the nearest choice if there are some."""
+    """What was given, what is expected, and the nearest of the choices.
+
+    Args:
+        fault: with the types that were expected.
+        place: where the value stands.
+    """
     given = fault.value if fault.value is not None else place.value
     seen = place.with_value(given)
     choices = list(dict.fromkeys(choice for kind in fault.expected for choice in _choices(kind)))
     kinds = [_described(kind) for kind in fault.expected if not LITERAL.match(kind)]
-    told = [kind for kind in kinds if kind != "null"] or ([] if choices else kinds)
+    named = [kind for kind in kinds if kind != "null"] or ([] if choices else kinds)
     listed = [f"one of {', '.join(choices)}"] if choices else []
-    expected = " or ".join(dict.fromkeys(told + listed))
+    expected = " or ".join(dict.fromkeys(named + listed))
     option = place.name.rpartition(".")[2]
     if given is not None and (here := FOREIGN_VALUES.get(option, {}).get(given.lower())):
         return f"{seen}: {here}; expected {expected}."
@@ -33,13 +38,13 @@ def explain_value(fault: Fault, place: Place) -> str:
 
 
 def _choices(kind: str) -> list[str]:
-    """Those of a Literal, as text; empty for other types."""
+    """The choices of a Literal, as text; none for other types."""
     found = LITERAL.match(kind)
     return [str(choice) for choice in ast.literal_eval(found[1])] if found else []
 
 
 def _described(kind: str) -> str:
-    """A type, in words where there are some."""
+    """A type in plain words, if it has any."""
     found = CLASS.fullmatch(kind)
     if found is None:
         plain = kind.removeprefix("typing.").removeprefix("collections.abc.")
