@@ -175,7 +175,8 @@ def test_evaluation_before_and_after_is_kept_and_repeatable(grpo: NewModule, tmp
 def test_predict_rolls_out_every_task_of_the_pool(grpo: NewModule, tmp_path: Path) -> None:
     outputs = trainer(tmp_path).predict(grpo(), data(eval_batch_size=10))
     assert [task_id for batch in outputs for task_id in batch["task_ids"]] == Tasks().load().ids
-    assert [tuple(batch["rewards"].shape) for batch in outputs] == [(10, 4), (10, 4), (4, 4)]
+    assert [batch["counts"] for batch in outputs] == [[4] * 10, [4] * 10, [4] * 4]
+    assert [tuple(batch["rewards"].shape) for batch in outputs] == [(40,), (40,), (16,)]
 
 
 def test_an_endless_run_needs_a_constant_schedule(grpo: NewModule, tmp_path: Path) -> None:
