@@ -100,7 +100,7 @@ class Updater:
         """
         meter, losses, norms, steps = Meter(), [], [], 0
         for rows in minibatches(len(experience), algorithm, context):
-            batch = experience.rows(rows)
+            batch = _minibatch(experience, rows)
             with context.clock.phase("backward"):
                 loss, metrics = gradients(batch, algorithm, context, context.optimizer.zero_grad)
             if context.world_size > 1:
@@ -149,10 +149,10 @@ class Updater:
 
 
 def minibatches(rows: int, algorithm: Algorithm, context: StepContext) -> Iterator[Tensor]:
-    """Row indices of each optimizer step; shuffled anew in each epoch if that has several.
+    """Row indices of each optimizer step, shuffled anew in each epoch if that has several steps.
 
     Args:
-        rows: R, of this rank.
+        rows: R, of this rank. Where they are fewer than minibatches, the last of these are empty.
         algorithm: with its numbers of epochs and minibatches.
         context: of the step.
     """
@@ -162,6 +162,11 @@ def minibatches(rows: int, algorithm: Algorithm, context: StepContext) -> Iterat
             keys = (context.seed, MINIBATCHES, context.progress.iterations, context.rank, epoch)
             order = torch.randperm(rows, generator=torch.Generator().manual_seed(derive_seed(*keys)))
         yield from (part.to(context.device) for part in order.tensor_split(algorithm.num_minibatches))
+
+
+def _minibatch(experience: Experience, rows: Tensor) -> Experience:
+    """The rows (n,); a row that is not learned from if n is 0, since all ranks take equally many steps."""
+    return experience.rows(rows) if len(rows) else experience.rows(rows.new_zeros(1)).without_tokens()
 
 
 def _advance(scheduler: Any) -> None:

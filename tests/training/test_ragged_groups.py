@@ -104,10 +104,12 @@ def test_the_numbers_of_rollouts_change_no_completion(build: Any, fit: Any, monk
 
 @pytest.mark.parametrize(("algorithm", "options"), [(GRPO, {}), (PPO, {"num_ppo_epochs": 1})])
 def test_microbatches_change_nothing(build: Any, fit: Any, algorithm: Any, options: dict[str, int]) -> None:
-    whole, split = (
-        fit(build(algorithm, kl_coef=0.1, max_tokens_per_microbatch=budget, **options), 2).history
-        for budget in (None, 60)
-    )
+    def run(budget: int | None) -> Any:
+        module = build(algorithm, kl_coef=0.1, max_tokens_per_microbatch=budget, **options)
+        module.configure_model()
+        return fit(module.double(), 2).history
+
+    whole, split = run(None), run(60)
     assert split["loss"] == pytest.approx(whole["loss"], abs=1e-5)
     for name, weight in whole.weights[-1].items():
         torch.testing.assert_close(split.weights[-1][name], weight, rtol=0, atol=1e-5)
@@ -143,6 +145,16 @@ def test_ppo_learns_from_all_rows(build: Any, fit: Any) -> None:
     for groups, experience in updates:
         assert experience.mask.equal(groups.rollouts.completion_mask)
     assert all(torch.isfinite(weight).all() for weight in history.weights[-1].values())
+
+
+def test_fewer_rows_than_minibatches_are_as_many_steps(build: Any, fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UniformSelector, "allocate", lambda self, indices, count: np.array([2, 1, 1, 1]))
+    module = build(GRPO, steps_per_generation=8, entropy_coef=0.1)
+    history = fit(module, 2).history
+    assert history["optimizer_steps"] == [8, 8]
+    assert history["skipped_steps"] == [0, 0]
+    assert min(history["grad_norm"]) > 1e-3
+    assert module.progress.rollouts == 2 * 5
 
 
 def test_asynchronous_rollouts_have_the_same_numbers(build: Any, fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
