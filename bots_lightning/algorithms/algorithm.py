@@ -195,8 +195,8 @@ class Algorithm(ABC):
         """
         if self.soft_punish_cache is None:
             return groups.rewards
-        limit = context.max_completion_length
-        return groups.rewards + soft_overlong_penalty(groups.rollouts.lengths, limit, self.soft_punish_cache)
+        lengths, limit = groups.rollouts.action_mask.sum(dim=1), context.max_completion_length
+        return groups.rewards + soft_overlong_penalty(lengths, limit, self.soft_punish_cache)
 
     def learnable(self, rollouts: Rollouts, rewards: Tensor) -> Tensor:
         """Which tokens are learned from.

@@ -126,7 +126,7 @@ class GRPO(Algorithm):
             the R rows with advantages (R,), and no metrics.
         """
         rollouts, rewards = groups.rollouts, self.shaped_rewards(groups, context)
-        batch = context.gather_rows(rewards)
+        batch = context.gather_rows(rewards) if self.scale_rewards == "batch" else None
         advantages = group_advantages(rewards, groups.group_of_row, self.scale_rewards, self.adv_estimator, batch=batch)
         old, sampling = self.behaviour(rollouts, context)
         mask, reference = self.learnable(rollouts, rewards), self.reference_logprobs(rollouts)
