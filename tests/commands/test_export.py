@@ -176,6 +176,17 @@ def test_a_file_that_is_no_config_is_named(
     assert message in mistake(words, capsys)
 
 
+def test_a_run_of_an_earlier_version_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", "--output", "exported", "--ckpt_path"]
+    checkpoint = torch.load(LAST)
+    named = {f"policy.{name.removeprefix('policy.model.')}": each for name, each in checkpoint["state_dict"].items()}
+    torch.save(checkpoint | {"state_dict": named}, "old.ckpt")
+    assert "old.ckpt was written by an earlier version of this package." in mistake([*words, "old.ckpt"], capsys)
+    Path("flat.yaml").write_text("model:\n  class_path: bots_lightning.algorithms.GRPO\n  init_args: {lora: null}\n")
+    line = mistake([*words, LAST, "--config", "flat.yaml"], capsys)
+    assert "flat.yaml, line 2: model.class_path: the layout of configs has changed. Convert the file: " in line
+
+
 def test_options_that_cannot_be_met_are_errors(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", "--ckpt_path", LAST, "--output"]
     assert "adapters stay in float32" in mistake([*words, "exported", "--dtype", "bfloat16"], capsys)
