@@ -16,7 +16,11 @@ Shape = tuple[int, ...]
 
 
 def trained_weights(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that are trained, by name, in the same order on all ranks."""
+    """The weights that are trained, by name, in the same order on all ranks.
+
+    Args:
+        module: with trained and frozen weights.
+    """
     return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
 
 
@@ -58,7 +62,7 @@ def check_shapes(mine: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> None
     Raises:
         ValueError: a name or a shape differs.
     """
-    if theirs and all(name.startswith("policy.") and not name.startswith("policy.model.") for name in theirs):
+    if any(name.startswith("policy.") and not name.startswith("policy.model.") for name in theirs):
         raise ValueError(
             "the checkpoint was written by an earlier version of this package, whose modules were laid out otherwise; "
             "this version cannot continue from it. Export it with that version, and name the export as `pretrained`."
