@@ -84,10 +84,13 @@ def _parser() -> CommandParser:
 
 
 def load_selectors(names: Sequence[str] | None) -> dict[str, TaskSelector]:
-    """The selectors of overlay files, built as the data module gets them, by overlay name.
+    """Builds the selectors of overlay files, as the data module gets them.
 
     Args:
-        names: names in `configs/selectors`, or paths; none takes all in that folder that name a selector.
+        names: names in `configs/selectors`, or paths; None takes all in that folder that name a selector.
+
+    Returns:
+        selectors by the name of their overlay.
 
     Raises:
         FileNotFoundError: there is no such overlay.
@@ -115,10 +118,15 @@ def load_selectors(names: Sequence[str] | None) -> dict[str, TaskSelector]:
 
 
 def check_fit(selectors: Mapping[str, TaskSelector], record: Trajectories, settings: ReplaySettings) -> None:
-    """Sees that every selector can start on the record.
+    """Checks that every selector can start on the record.
+
+    Args:
+        selectors: by name; left unchanged.
+        record: of the run.
+        settings: of the replay.
 
     Raises:
-        ValueError: naming the selector and what it lacks.
+        ValueError: a selector does not fit; names it and what it lacks.
     """
     settings.epochs(record)
     for name, selector in selectors.items():
@@ -142,7 +150,7 @@ def _overlay_path(name: str) -> Path:
 
 
 def _selector_node(path: Path) -> Any:
-    """What an overlay sets as data.selector; None if nothing.
+    """What an overlay sets as data.selector; None if it sets nothing.
 
     Raises:
         ValueError: the file is not YAML, or has the flat layout.

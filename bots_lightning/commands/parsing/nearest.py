@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-SHORTEST = 4  # letters of a beginning that says something
+SHORTEST = 4  # letters; a shorter beginning is ambiguous
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

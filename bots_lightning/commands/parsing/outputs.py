@@ -11,7 +11,7 @@ PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 
 
 def check_outputs(output: str | None, picture: str | None) -> None:
-    """Sees that metrics and a picture can be written; folders for them are made later.
+    """Checks that metrics and a picture can be written; folders for them are made later.
 
     Args:
         output: file of the metrics, of the option `--output`.
@@ -30,11 +30,11 @@ def check_outputs(output: str | None, picture: str | None) -> None:
 
 
 def check_output(name: str, said: str) -> None:
-    """Sees that a file can be written.
+    """Checks that a file can be written.
 
     Args:
         name: its path.
-        said: what errors begin with.
+        said: the beginning of the message.
 
     Raises:
         ValueError: what is wrong with the place.
@@ -46,7 +46,7 @@ def check_output(name: str, said: str) -> None:
 
 
 def check_run_folder(folder: Path) -> None:
-    """Sees that a run's folder can be made.
+    """Checks that a run's folder can be made.
 
     Args:
         folder: RUNS_DIR/NAME.
