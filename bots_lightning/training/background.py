@@ -24,12 +24,12 @@ RollOut = Callable[[nn.Module], UnscoredBatch]
 
 
 class PolicyCopy:
-    """The policy as it was at some moment, while it goes on learning.
+    """A snapshot of the policy, which samples while the policy itself goes on learning.
 
-    Weights that are frozen are shared with it, those that are trained are copied: with LoRA that is little.
+    Frozen weights are shared with the policy, trained ones are copied: with LoRA these are few.
 
     Args:
-        policy: in whole, on its device.
+        policy: with all of its parameters, on its device.
     """
 
     def __init__(self, policy: nn.Module) -> None:
@@ -41,21 +41,21 @@ class PolicyCopy:
 
     @torch.no_grad()
     def refresh(self) -> nn.Module:
-        """The copy, which is now the policy as it is."""
+        """Copies the present weights of the policy; returns the copy."""
         for mine, theirs in self._pairs:
             mine.copy_(theirs)
         return self.policy
 
 
 class BackgroundRollouts:
-    """Rolls out one batch at a time beside the caller, with a copy of the policy.
+    """Rolls out one batch at a time in a thread of its own, with a copy of the policy.
 
-    One thread, one copy and, on a GPU, one stream last for a whole run, so that memory that is kept for them is used
-    again. On a CPU, thread and caller have half of the cores each while both compute.
+    The thread, the copy and, on a GPU, the stream last for a whole run, so that their memory is reused. On a CPU,
+    thread and caller have half of the cores each while both compute.
 
     Args:
-        policy: in whole, on its device.
-        device: where it is.
+        policy: with all of its parameters, on its device.
+        device: of the policy.
 
     Attributes:
         batch: what is under way, or done and not yet taken; None if there is nothing.
@@ -110,7 +110,7 @@ class BackgroundRollouts:
         return batch
 
     def wait(self) -> None:
-        """Returns once the batch is rolled out, or has failed, and none of it is being scored any more."""
+        """Waits until the batch is rolled out or has failed, and no completion of it is being graded."""
         if self.batch is None:
             return
         wait([self._result])
@@ -119,20 +119,20 @@ class BackgroundRollouts:
             drawn.rewards.wait()
 
     def result(self) -> UnscoredBatch:
-        """The batch, once it is rolled out.
+        """Waits for the batch and returns it.
 
         Raises:
-            Exception: what rolling out has raised.
+            Exception: whatever rolling out has raised.
         """
         self.wait()
         return self._result.result()
 
     def taken(self) -> None:
-        """The batch is used up."""
+        """Forgets the batch: it has been learned from."""
         self.batch = None
 
     def rollouts(self) -> Rollouts | None:
-        """The rollouts of the batch, once they are there; None if there is no batch, or it has failed."""
+        """Waits for the rollouts of the batch and returns them; None if there is no batch, or it has failed."""
         self.wait()
         drawn = None if self.batch is None else self._finished()
         return None if drawn is None else drawn.rollouts
@@ -148,7 +148,7 @@ class BackgroundRollouts:
         return self._result.result()
 
     def close(self) -> None:
-        """Gives up what has not been taken; returns at once. The engine must be cancelled by the caller."""
+        """Gives up the batch that is under way; returns at once. The caller cancels the engine."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._take_cores()
         if self.batch is not None:

@@ -22,7 +22,7 @@ from bots_lightning.training.failures import together
 
 
 class NextBatch:
-    """The batch after the present one: under way in the background, done, or restored from a checkpoint.
+    """The next batch: under way in the background, done, or restored from a checkpoint.
 
     Args:
         policy: that is trained.
@@ -35,7 +35,7 @@ class NextBatch:
         self._waited = 0.0
 
     def begin(self, batch: TaskBatch, roll_out: RollOut, context: StepContext) -> None:
-        """Starts to roll a batch out with the policy as it is.
+        """Starts to roll out a batch with the present policy.
 
         Args:
             batch: the next one.
@@ -79,17 +79,17 @@ class NextBatch:
         return self._background.result
 
     def restored(self, batch: TaskBatch) -> Rollouts | None:
-        """The rollouts of the batch from the checkpoint that this run goes on from, if they are there."""
+        """The rollouts of the batch in the checkpoint from which this run was resumed; None if it has none."""
         return rows_of_batch(self._restored, batch)
 
     def taken(self) -> None:
-        """The rollouts are used up."""
+        """Forgets the rollouts: they have been learned from."""
         self._restored = None
         if self._background is not None:
             self._background.taken()
 
     def wait(self) -> float:
-        """Waits for what is under way: engine and graders serve one at a time.
+        """Waits for the batch that is under way: engine and graders serve one batch at a time.
 
         Returns:
             the seconds that it took in all, 0 if there was nothing.
@@ -131,7 +131,7 @@ class NextBatch:
         return restored or background_state(self._background, pad_token_id)
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Restores the batch of a checkpoint; whether it is the one to come is seen when that comes."""
+        """Restores the batch of a checkpoint, which is used if the next batch is the same."""
         self._restored = state
 
 

@@ -1,4 +1,4 @@
-"""The sampler: rolls out the tasks that are drawn, scores them, and tells the belief what came of them."""
+"""The sampler: rolls out the tasks that are drawn, scores them, and reports their evidence to the belief."""
 
 # Shapes: K tasks on this rank, n_k rollouts of task k, R = Σ n_k rows.
 
@@ -212,7 +212,7 @@ class Sampler:
         return groups, metrics | stale
 
     def begin_next(self, context: StepContext) -> None:
-        """Draws the next batch and starts to roll it out with the policy as it is, where rollouts are asynchronous.
+        """Draws the next batch and starts to roll it out with the present policy, where rollouts are asynchronous.
 
         Args:
             context: of the present step.
