@@ -19,7 +19,7 @@ import torch
 
 from bots_lightning.evaluation import read_metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PYTHON = [sys.executable, "-m"]
 MARK = "BOTS_LIGHTNING_TEST_RUN"
 LONG = 10_000  # steps; no test waits for the last
