@@ -1,4 +1,4 @@
-"""What a parser says, in one line; the commands' own mistakes are in tests/test_cli_errors.py."""
+"""What a parser says, in one line; mistakes of each command are in test_errors.py beside this folder."""
 
 from __future__ import annotations
 
