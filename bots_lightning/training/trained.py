@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -62,7 +63,8 @@ def check_shapes(mine: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> None
     Raises:
         ValueError: a name or a shape differs.
     """
-    if any(name.startswith("policy.") and not name.startswith("policy.model.") for name in theirs):
+    earlier = {re.sub(r"^policy\.", "policy.model.", name) for name in theirs}  # as those of flat modules were called
+    if mine.keys() != theirs.keys() and mine.keys() == earlier:
         raise ValueError(
             "the checkpoint was written by an earlier version of this package, whose modules were laid out otherwise; "
             "this version cannot continue from it. Export it with that version, and name the export as `pretrained`."

@@ -36,3 +36,6 @@ def test_a_checkpoint_of_other_weights_is_refused() -> None:
         check_shapes(mine, mine | {"policy.model.a": (2, 4)})
     with pytest.raises(ValueError, match="written by an earlier version of this package"):
         check_shapes(mine, {"policy.a": (2, 3), "critic.head.b": (4,)})
+    full = {"policy.model.model.a": (2, 3), "policy.model.model.b": (4,)}
+    with pytest.raises(ValueError, match="written by an earlier version of this package"):
+        check_shapes(full, {"policy.model.a": (2, 3), "policy.model.b": (4,)})
