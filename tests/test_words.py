@@ -43,9 +43,17 @@ WORDS = {
 }
 
 
+# Files that must name options as earlier versions called them.
+OLD_NAMES = {
+    "bots_lightning/commands/flat_layout/contents.py": '"judge", ',
+    "tests/commands/test_convert_config.py": "init_args: {judge:",
+}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_plain_words(path: Path) -> None:
-    text = re.sub(r"\s+#?\s*", " ", path.read_text(encoding="utf-8"))  # a phrase may go over the end of a line
+    text = path.read_text(encoding="utf-8").replace(OLD_NAMES.get(str(path.relative_to(ROOT)), "\0"), "")
+    text = re.sub(r"\s+#?\s*", " ", text)  # a phrase may go over the end of a line
     found = {match[0]: better for word, better in WORDS.items() for match in re.finditer(word, text, re.IGNORECASE)}
     assert found == {}
 

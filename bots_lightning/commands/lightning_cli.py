@@ -55,10 +55,7 @@ CHECKPOINT = "BOTS_LIGHTNING_CHECKPOINT"  # a variable, so that this run's subpr
 
 
 class BotsParser(OneLineErrors, LightningArgumentParser):  # type: ignore[misc]  # jsonargparse's are decorated
-    """Lightning's parser, with mistakes in one line; options are not abbreviated."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, formatter_class=HelpFormatter, allow_abbrev=False, **options)
+    """Lightning's parser, with mistakes in one line."""
 
 
 class BotsCLI(LightningCLI):
@@ -163,7 +160,8 @@ def run_lightning_command(args: ArgsType | Sequence[str] = None) -> None:
         LostRankError: another rank has failed, and with it what this one was doing.
     """
     watch = RankWatch()
-    descriptions = {name: {"description": text} for name, text in COMMANDS.items() if name not in OTHER_COMMANDS}
+    shared = {"formatter_class": HelpFormatter, "allow_abbrev": False}
+    own = {name: {"description": text, **shared} for name, text in COMMANDS.items() if name not in OTHER_COMMANDS}
     try:
         BotsCLI(
             model_class=OnlineModule,
@@ -172,7 +170,7 @@ def run_lightning_command(args: ArgsType | Sequence[str] = None) -> None:
             auto_configure_optimizers=False,
             save_config_callback=None,  # RunFolder writes it, when training begins
             trainer_defaults={"use_distributed_sampler": False, "callbacks": watch},
-            parser_kwargs={"prog": "bots-lightning", "description": DESCRIPTION, **descriptions},
+            parser_kwargs={"prog": "bots-lightning", "description": DESCRIPTION, **shared, **own},
             parser_class=BotsParser,
             args=args,  # type: ignore[arg-type]
         )

@@ -63,7 +63,12 @@ class OneLineErrors:
 
 
 class CommandParser(OneLineErrors, ArgumentParser):  # type: ignore[misc]  # jsonargparse's are decorated
-    """The parser of a command that is not LightningCLI's."""
+    """The parser of a command that is not LightningCLI's; options are not abbreviated.
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, formatter_class=HelpFormatter, allow_abbrev=False, **options)
+    Args:
+        prog: the command's words.
+        description: what it does.
+    """
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
