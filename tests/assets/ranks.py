@@ -1,6 +1,6 @@
 """Trains a tiny policy under one strategy after another and writes what each run did; started by `torchrun` or alone.
 
-torchrun --nproc_per_node 2 tests/assets/ranks.py CHECKPOINT OUTPUT.json ddp zero1 zero2 zero3
+torchrun --nproc_per_node 2 tests/assets/ranks.py CHECKPOINT OUTPUT.json ddp zero1=grpo-lora,ppo-full zero2
 python tests/assets/ranks.py CHECKPOINT OUTPUT.json single
 """
 
@@ -222,15 +222,15 @@ def run(checkpoint: str, strategy: str, name: str, folder: Path) -> dict[str, An
     return {"steps": diary.steps, "posterior": posterior, "weights": weights, "rollouts": rollouts}
 
 
-def main(checkpoint: str, output: str, *strategies: str) -> None:
-    """Runs all recipes under each strategy."""
+def main(checkpoint: str, output: str, *chosen: str) -> None:
+    """Runs recipes under each strategy: those that are named behind it, or all."""
     torch.set_num_threads(1)
     folder, results = Path(output).with_suffix(""), {}
-    for strategy in strategies:
+    for strategy, _, names in (word.partition("=") for word in chosen):
         Failing.calls = 0
         results[strategy] = {
             name: run(checkpoint, strategy, name, folder / strategy / name)
-            for name in RECIPES
+            for name in (names.split(",") if names else RECIPES)
             if strategy not in NOT_UNDER.get(name, ())
         }
     if RANK == 0:
