@@ -165,10 +165,12 @@ class PPO(Algorithm):
         advantages, returns = generalized_advantages(token_rewards, values, mask, self.gamma, self.lam)
         advantages = whiten(advantages, mask, gather=context.gather_if_several)
         seen = discounted_returns(token_rewards, mask, self.gamma)
-        metrics = _prepared_metrics(scores, penalty, values, seen, mask, rollouts)
+        rows = map(context.gather_rows, (scores, penalty.sum(dim=1), rollouts.finished))
+        metrics = _reward_metrics(*rows) | _value_metrics(*map(context.gather_rows, (values[mask], seen[mask])))
         if reference is not None:
             kl = kl_divergence(old, reference, mask, "k1")
-            metrics |= {"objective/kl": float(kl.sum(dim=1).mean()), "kl": float(kl[mask].mean())}
+            by_row, by_token = map(context.gather_rows, (kl.sum(dim=1), kl[mask]))
+            metrics |= {"objective/kl": float(by_row.mean()), "kl": float(by_token.mean())}
         return Experience(rollouts, mask, advantages, old, reference, values, returns, sampling), metrics
 
     def _values(self, rollouts: Rollouts) -> Tensor:
@@ -216,17 +218,23 @@ class PPO(Algorithm):
         }
 
 
-def _prepared_metrics(
-    scores: Tensor, penalty: Tensor, values: Tensor, returns: Tensor, mask: Tensor, rollouts: Rollouts
-) -> dict[str, float]:
-    """TRL's metrics of rewards and values."""
+def _reward_metrics(scores: Tensor, penalty: Tensor, finished: Tensor) -> dict[str, float]:
+    """TRL's metrics of rewards, from (R,) scores, KL penalties and ends of the rows of all ranks."""
+    score, taken = scores.nanmean(), penalty.mean()
     return {
-        "objective/scores": float(scores.nanmean()),
-        "objective/non_score_reward": -float(penalty.sum(dim=1).mean()),
-        "objective/rlhf_reward": float(scores.nanmean() - penalty.sum(dim=1).mean()),
-        "val/mean": float(values[mask].mean()),
-        "val/explained_variance": float(explained_variance(values, returns, mask)),
-        "val/num_eos_tokens": float(rollouts.finished.sum()),
+        "objective/scores": float(score),
+        "objective/non_score_reward": -float(taken),
+        "objective/rlhf_reward": float(score - taken),
+        "val/num_eos_tokens": float(finished.sum()),
+    }
+
+
+def _value_metrics(values: Tensor, returns: Tensor) -> dict[str, float]:
+    """TRL's metrics of values, from those of all ranks' tokens and the returns that came of these, each (tokens,)."""
+    known = torch.ones_like(values, dtype=torch.bool)
+    return {
+        "val/mean": float(values.mean()),
+        "val/explained_variance": float(explained_variance(values, returns, known)),
     }
 
 

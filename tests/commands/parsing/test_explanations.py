@@ -14,7 +14,7 @@ from bots_lightning.selection import TaskSelector
 
 @pytest.fixture
 def parser() -> CommandParser:
-    parser = CommandParser(prog="bots-lightning sort")
+    parser = CommandParser(prog="bots-lightning sort", description="Sorts.")
     parser.add_argument("--speed", type=Literal["slow", "fast"] | None)
     parser.add_argument("--seeds", type=PositiveInt)
     parser.add_argument("--ratio", type=float | str | None)
