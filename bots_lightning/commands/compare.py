@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bots_lightning.commands.parsing import CommandParser, check_outputs, did_you_mean
+from bots_lightning.commands.parsing import CommandParser, check_outputs, command_parser, did_you_mean
 from bots_lightning.evaluation.comparison.comparison import BUDGETS, compare_to_baseline
 from bots_lightning.evaluation.comparison.report import draw_picture, print_tables, write_json
 from bots_lightning.evaluation.comparison.resampling import CONFIDENCE, RESAMPLES, spread
@@ -147,7 +147,7 @@ def _maybe_further_runs(words: Sequence[str], methods: Sequence[str]) -> list[st
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog="bots-lightning compare", description=DESCRIPTION)
+    parser = command_parser("bots-lightning compare", DESCRIPTION)
     parser.add_argument("runs", type=str, nargs="+", metavar="RUN", help="Run folders, or METHOD=FOLDER.")
     parser.add_argument(
         "--baseline",

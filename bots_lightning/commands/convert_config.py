@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from bots_lightning.commands.flat_layout import converted, is_flat
-from bots_lightning.commands.parsing import CommandParser, check_output
+from bots_lightning.commands.parsing import CommandParser, check_output, command_parser
 from bots_lightning.commands.parsing.places import config_fault
 
 DESCRIPTION = """\
@@ -74,7 +74,7 @@ def write(path: Path, text: str) -> None:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog="bots-lightning convert-config", description=DESCRIPTION)
+    parser = command_parser("bots-lightning convert-config", DESCRIPTION)
     parser.add_argument("old", type=str, metavar="OLD.yaml", help="A config of the flat layout.")
     parser.add_argument("new", type=str, metavar="NEW.yaml", help="A new file.")
     return parser

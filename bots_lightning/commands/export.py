@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from bots_lightning.checkpoints import consolidated, damage, read_file
-from bots_lightning.commands.parsing import CommandParser, explain, flat_config
+from bots_lightning.commands.parsing import CommandParser, command_parser, explain, flat_config
 from bots_lightning.policy.export import Exported, check_unused, export_policy
 from bots_lightning.training import OnlineModule
 
@@ -149,7 +149,7 @@ def build_module(config: Path) -> OnlineModule:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog="bots-lightning export", description=DESCRIPTION)
+    parser = command_parser("bots-lightning export", DESCRIPTION)
     parser.add_argument("--ckpt_path", type=str, required=True, metavar="NAME.ckpt", help="Which checkpoint.")
     parser.add_argument("--output", type=str, required=True, metavar="FOLDER", help="A new or an empty folder.")
     parser.add_argument("--merge", action="store_true", help="Write a full model instead of an adapter.")

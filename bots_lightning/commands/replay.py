@@ -12,7 +12,14 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from bots_lightning.commands.parsing import CommandParser, check_outputs, did_you_mean, explain, flat_config
+from bots_lightning.commands.parsing import (
+    CommandParser,
+    check_outputs,
+    command_parser,
+    did_you_mean,
+    explain,
+    flat_config,
+)
 from bots_lightning.evaluation.replay.frontier import frontiers
 from bots_lightning.evaluation.replay.replay import ReplaySettings, replay
 from bots_lightning.evaluation.replay.report import draw_picture, print_tables, write_json
@@ -60,7 +67,7 @@ def replay_command(args: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog="bots-lightning replay", description=DESCRIPTION)
+    parser = command_parser("bots-lightning replay", DESCRIPTION)
     parser.add_argument("--data", type=str, required=True, metavar="FILE", help="JSONL file of recorded trajectories.")
     parser.add_argument(
         "--selectors",

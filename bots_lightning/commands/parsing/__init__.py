@@ -5,7 +5,14 @@ from bots_lightning.commands.parsing.flat_faults import flat_config
 from bots_lightning.commands.parsing.foreign_names import FOREIGN_CLASSES, FOREIGN_OPTIONS, FOREIGN_VALUES
 from bots_lightning.commands.parsing.nearest import did_you_mean, nearest
 from bots_lightning.commands.parsing.outputs import check_output, check_outputs, check_run_folder
-from bots_lightning.commands.parsing.parsers import DEBUG, CommandParser, HelpFormatter, OneLineErrors, debugging
+from bots_lightning.commands.parsing.parsers import (
+    DEBUG,
+    CommandParser,
+    HelpFormatter,
+    OneLineErrors,
+    command_parser,
+    debugging,
+)
 
 __all__ = [
     "DEBUG",
@@ -18,6 +25,7 @@ __all__ = [
     "check_output",
     "check_outputs",
     "check_run_folder",
+    "command_parser",
     "debugging",
     "did_you_mean",
     "explain",

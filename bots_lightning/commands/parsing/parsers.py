@@ -63,12 +63,14 @@ class OneLineErrors:
 
 
 class CommandParser(OneLineErrors, ArgumentParser):  # type: ignore[misc]  # jsonargparse's are decorated
-    """The parser of a command that is not LightningCLI's; options are not abbreviated.
+    """The parser of a command that is not LightningCLI's; see `command_parser`."""
+
+
+def command_parser(prog: str, description: str) -> CommandParser:
+    """A parser whose options are not abbreviated.
 
     Args:
         prog: the command's words.
         description: what it does.
     """
-
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    return CommandParser(prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)

@@ -7,14 +7,14 @@ from typing import Literal
 import pytest
 from jsonargparse.typing import PositiveInt
 
-from bots_lightning.commands.parsing import CommandParser, explain
+from bots_lightning.commands.parsing import CommandParser, command_parser, explain
 from bots_lightning.commands.parsing.parse_messages import read_message
 from bots_lightning.selection import TaskSelector
 
 
 @pytest.fixture
 def parser() -> CommandParser:
-    parser = CommandParser(prog="bots-lightning sort", description="Sorts.")
+    parser = command_parser("bots-lightning sort", "Sorts.")
     parser.add_argument("--speed", type=Literal["slow", "fast"] | None)
     parser.add_argument("--seeds", type=PositiveInt)
     parser.add_argument("--ratio", type=float | str | None)
