@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("bots_lightning", "callbacks")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -69,14 +67,11 @@ def test_names_of_modules_tell_them_apart() -> None:
     assert not names["utils"] + names["helpers"] + names["common"] + names["misc"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_attributes_of_zero3_are_known_to_strategies_only(path: Path) -> None:
-    if path.parent != ROOT / "bots_lightning/strategies":
-        assert (
-            re.findall(r"\bds_(?:shape|id|tensor|status|active_sub_modules)\b", path.read_text(encoding="utf-8")) == []
-        )
+def attributes_of_zero3(path: Path) -> set[str]:
+    return set(re.findall(r"\bds_(?:shape|id|tensor|status|active_sub_modules)\b", path.read_text(encoding="utf-8")))
 
 
-def test_the_rule_finds_them_where_they_are() -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "bots_lightning/strategies").glob("*.py"))
-    assert {"ds_shape", "ds_id"} <= set(re.findall(r"\bds_\w+", text))
+def test_attributes_of_zero3_are_known_to_strategies_only() -> None:
+    found = {path: attributes_of_zero3(path) for path in FILES}
+    assert {path.parent for path, names in found.items() if names} == {ROOT / "bots_lightning/strategies"}
+    assert {"ds_shape", "ds_id"} <= set.union(*found.values())
