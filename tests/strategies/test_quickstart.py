@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,29 @@ from bots_lightning.evaluation import read_metrics
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tests/assets/quickstart_ranks.py"
-STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
+QUICK, SLOW = ("ddp", "zero3"), ("zero1", "zero2")  # test_ranks.py has those four with a smaller policy
+STRATEGIES = [*QUICK, *(pytest.param(strategy, marks=pytest.mark.slow) for strategy in SLOW)]
 NAMES = ("configs/quickstart.yaml", "tests/assets/short_quickstart.yaml")
 CONFIGS = [word for name in NAMES for word in ("--config", str(ROOT / name))]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, ranks: Any) -> Path:
-    """A folder with all runs."""
+def runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, ranks: Any) -> Iterator[Callable[[str], Path]]:
+    """`runs(strategy)`: a folder with all runs of that strategy, and of one rank."""
     pytest.importorskip("deepspeed", reason='needs the extra: pip install -e ".[deepspeed]"')
-    folder = tmp_path_factory.mktemp("runs")
+    folder, made = tmp_path_factory.mktemp("runs"), set[str]()
+
+    def runs(strategy: str) -> Path:
+        for number, group in ((1, ("single",)), (2, QUICK if strategy in QUICK else SLOW)):
+            if not made.issuperset(group):
+                ranks(SCRIPT, number, " ".join(group), folder, *CONFIGS)
+                made.update(group)
+        return folder
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOTS_LIGHTNING_CACHE", str(shared_cache))
         patch.chdir(ROOT)
-        ranks(SCRIPT, 1, "single", folder, *CONFIGS)
-        ranks(SCRIPT, 2, " ".join(STRATEGIES), folder, *CONFIGS)
-    return folder
+        yield runs
 
 
 def selector_state(run: Path) -> Any:
@@ -49,9 +56,11 @@ def check_equal(ours: Any, theirs: Any) -> None:
         assert repr(ours) == repr(theirs)  # NaN is NaN
 
 
-@pytest.mark.parametrize(("strategy", "kind"), list(product(STRATEGIES, ("lora", "full"))))
-def test_two_ranks_run_the_quickstart_of_one(runs: Path, strategy: str, kind: str) -> None:
-    one, two = runs / f"single-{kind}", runs / f"{strategy}-{kind}"
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_ranks_run_the_quickstart_of_one(runs: Callable[[str], Path], strategy: str, kind: str) -> None:
+    folder = runs(strategy)
+    one, two = folder / f"single-{kind}", folder / f"{strategy}-{kind}"
     expected, seen = read_metrics(one / "metrics.csv"), read_metrics(two / "metrics.csv")
     assert len(seen) == len(expected) >= 5
     clock = ("step_time", "tokens_per_second", "timing_s/", "selection/overhead")
@@ -66,8 +75,9 @@ def test_two_ranks_run_the_quickstart_of_one(runs: Path, strategy: str, kind: st
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_the_runs_learn_and_draw(runs: Path, kind: str) -> None:
+def test_the_runs_learn_and_draw(runs: Callable[[str], Path], kind: str) -> None:
     """The comparison above must not hold because nothing happens."""
-    rows = read_metrics(runs / f"single-{kind}" / "metrics.csv")
+    run = runs("ddp") / f"single-{kind}"
+    rows = read_metrics(run / "metrics.csv")
     assert max(row.get("grad_norm", 0.0) for row in rows) > 1e-3
-    assert (selector_state(runs / f"single-{kind}")["selection_counts"] > 0).sum() > 10
+    assert (selector_state(run)["selection_counts"] > 0).sum() > 10

@@ -20,9 +20,22 @@ RUNS = (*(f"grpo-{name}" for name in GRPO_RUNS), "ppo-lora", "ppo-full", "ppo-ra
 ONLY_SOME = {"ddp": ("grpo-out-of-memory", "grpo-asynchronous"), "zero1": ("grpo-asynchronous",)}
 ONLY_SOME["zero2"] = ONLY_SOME["zero1"]
 ALL = {strategy: (*RUNS, *ONLY_SOME.get(strategy, ())) for strategy in STRATEGIES}
-# What a strategy does in the quick tests, if another one does the rest by the same code.
-FEW = ("grpo-lora", "grpo-full", "ppo-lora", "ppo-ragged")
-QUICK = {strategy: FEW if strategy in ("zero1", "zero3_offload") else runs for strategy, runs in ALL.items()}
+# What each strategy does in the quick tests; the rest is done by the same code under another one.
+QUICK = {
+    "ddp": ALL["ddp"],
+    "zero1": ("grpo-lora", "ppo-full"),
+    "zero2": (
+        "grpo-lora",
+        "grpo-full",
+        "grpo-microbatches",
+        "grpo-faulty",
+        "grpo-ragged",
+        "grpo-asynchronous",
+        "ppo-lora",
+    ),
+    "zero3": ("grpo-lora", "grpo-full", "grpo-recomputed", "grpo-failing", "grpo-ragged", "ppo-lora", "ppo-full"),
+    "zero3_offload": ("grpo-lora", "ppo-ragged"),
+}
 PAIRS = [
     pytest.param(strategy, run, marks=[] if run in QUICK[strategy] else pytest.mark.slow)
     for strategy, runs in ALL.items()
