@@ -39,26 +39,6 @@ settings.register_profile("tests", deadline=None)  # wall-clock deadlines fail o
 settings.load_profile("tests")
 
 
-# Files that take a minute or so begin first, so that no worker is left with one when the others have ended.
-LONG = (
-    "strategies/test_ranks.py",
-    "test_resume.py",
-    "strategies/test_quickstart.py",
-    "test_readme.py",
-    "test_configs.py",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts tests, file by file."""
-
-    def place(item: pytest.Item) -> int:
-        name = item.path.relative_to(Path(__file__).parent).as_posix()
-        return LONG.index(name) if name in LONG else len(LONG)
-
-    items.sort(key=place)
-
-
 def tiny_model(vocab_size: int, seed: int = 0, **overrides: object) -> PreTrainedModel:
     """A random Qwen3 of some ten thousand weights."""
     config = Qwen3Config(
