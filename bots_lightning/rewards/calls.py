@@ -97,7 +97,7 @@ def checked_scores(
         result = function(**arguments)
     except RewardFunctionError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a user's function raises; raised again, with its name and task
         described = raised(function, error, _of_tasks(columns["task_id"]))
         if isinstance(function, GradedReward):
             error.add_note(str(described))

@@ -187,7 +187,7 @@ class VerlReward:
     def _score(self, arguments: dict[str, Any], task_id: Any) -> float | None:
         try:
             result = self.function(**arguments)
-        except Exception as error:
+        except Exception as error:  # whatever a user's function raises; raised again, with its name and task
             raise raised(self, error, f"for task {task_id!r}") from error
         score = result.get("score") if isinstance(result, Mapping) else result
         try:

@@ -143,23 +143,6 @@ def fit(new_trainer: Callable[..., Trainer]) -> Callable[..., Run]:
 
 
 @pytest.fixture
-def attach(new_trainer: Callable[..., Trainer]) -> Callable[..., Any]:
-    """`attach(module)`: the module in float64, ready to take gradients outside of a run."""
-
-    def attach(module: Any, dtype: torch.dtype = torch.float64) -> Any:
-        module.configure_model()
-        if module.algorithm.kl_coef:
-            module.policy.load_reference(module.device)
-        module.to(dtype)
-        trainer = new_trainer()
-        trainer.strategy.connect(module)
-        module.trainer = trainer
-        return module
-
-    return attach
-
-
-@pytest.fixture
 def make_rollouts() -> Callable[..., Rollouts]:
     """`make_rollouts(completions, prompts)`: random tokens in rows of the given lengths; rows of 0 are all masked."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from algorithm_helpers import step_context
 
 from bots_lightning.algorithms import Progress, StepContext
 
@@ -30,17 +30,7 @@ def step_of() -> Callable[..., StepContext]:
     """`step_of(module, iteration)`: the context of a step on one device, without a trainer."""
 
     def step_of(module: Any, iteration: int = 0, **options: Any) -> StepContext:
-        return StepContext(
-            strategy=SingleDeviceStrategy(),
-            device=torch.device("cpu"),
-            rank=0,
-            world_size=1,
-            all_gather=lambda tensor: tensor,
-            backward=lambda loss: loss.backward(),
-            seed=module.seed,
-            progress=Progress(iterations=iteration),
-            max_completion_length=module.sampler.max_completion_length,
-            **options,
-        )
+        length, progress = module.sampler.max_completion_length, Progress(iterations=iteration)
+        return step_context(length, seed=module.seed, progress=progress, **options)
 
     return step_of

@@ -48,7 +48,7 @@ class _Stream:
     def _entry(self, dataset: Any, i: int) -> dict[str, Any]:
         try:
             return dataset[i]
-        except Exception as error:
+        except Exception as error:  # generators raise what they like where settings leave no task; raised again
             raise ValueError(
                 f"{self.generator} could not make a task with the settings {self.settings}: {error}. Widen them."
             ) from error
