@@ -9,6 +9,7 @@ from lightning import LightningModule, Trainer
 
 from bots_lightning.beliefs.densities import beta_binomial_log_pmf
 from bots_lightning.data import Forecast
+from bots_lightning.evaluation import log_step_metrics
 from bots_lightning.evaluation.scores.belief_quality import interval_coverage, whole_counts
 from callbacks.selection_callback import SelectionCallback, counted
 
@@ -53,7 +54,8 @@ class BeliefQuality(SelectionCallback):
             self.totals[name] += scores[name] * sum(sizes)
         self.forecasts += sum(sizes)
         scores["rmse"] = scores.pop("squared_error") ** 0.5
-        pl_module.log_dict({f"belief/{name}": value for name, value in scores.items()}, batch_size=1)
+        progress: Any = pl_module.progress
+        log_step_metrics(trainer, {f"belief/{name}": value for name, value in scores.items()}, progress.iterations)
 
     @staticmethod
     def _scores(forecast: Forecast) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 
+from bots_lightning.evaluation import log_step_metrics
 from callbacks.selection_callback import SelectionCallback
 
 
@@ -50,7 +51,8 @@ class SelectionOverhead(Callback):
         of_callbacks = self._counted - before
         self.selection_seconds += timings["select"] + timings["observe"] + of_callbacks
         self.step_seconds += timings["select"] + timings["step"] + of_callbacks
-        pl_module.log("selection/overhead_fraction", self.fraction, batch_size=1)
+        progress: Any = pl_module.progress
+        log_step_metrics(trainer, {"selection/overhead_fraction": self.fraction}, progress.iterations)
 
     def state_dict(self) -> dict[str, Any]:
         """The seconds so far."""

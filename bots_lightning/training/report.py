@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from bots_lightning.algorithms import Progress, StepContext
 from bots_lightning.data import TaskBatch
-from bots_lightning.evaluation import MetricsCSV
+from bots_lightning.evaluation import MetricsCSV, log_step_metrics
 from bots_lightning.training.batch import ScoredBatch
 from bots_lightning.training.evaluation import Evaluation
 from bots_lightning.training.metrics import reward_metrics, rollout_metrics
@@ -105,15 +105,19 @@ def log_step(
     """Logs a step: means over ranks, and the run's counters.
 
     Args:
-        module: by which Lightning logs.
-        metrics: of this rank, or of all.
+        module: of the run.
+        metrics: of this rank, or of all; of the same names on all ranks.
         progress: counters of the run.
         of_selector: metrics that are the same on all ranks.
     """
-    metrics["step"] = float(progress.iterations)  # Lightning takes the loggers' step from here
-    module.log_dict(metrics, batch_size=1, sync_dist=module.trainer.world_size > 1)
+    values = [float(value) for value in metrics.values()]
+    if module.trainer.world_size > 1:
+        mine = torch.tensor(values, device=module.device)
+        values = cast(torch.Tensor, module.all_gather(mine)).mean(dim=0).tolist()
     spent = {"num_tokens": float(progress.generated_tokens), "num_rollouts": float(progress.rollouts)}
-    module.log_dict(spent | of_selector, batch_size=1)
+    logged = dict(zip(metrics, values, strict=True)) | spent | of_selector
+    log_step_metrics(module.trainer, logged, progress.iterations)
+    module.log("step", float(progress.iterations), batch_size=1)  # by which loggers file what callbacks log of the step
 
 
 def log_outside_the_loop(loggers: Sequence[Logger], evaluation: Evaluation, iteration: int) -> None:

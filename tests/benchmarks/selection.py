@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bots_lightning.algorithms import Progress
 from bots_lightning.beliefs import (
     AbilityBelief,
     Belief,
@@ -145,8 +146,9 @@ class Step:
         self.data = TaskDataModule(Pool(features), selector, BATCH)  # type: ignore[arg-type]
         self.data.setup()
         self.callbacks: list[SelectionCallback] = [EffectiveTaskRatio(), BeliefQuality()]
-        self.trainer: Any = SimpleNamespace(datamodule=self.data, world_size=1)
-        self.module: Any = SimpleNamespace(all_gather=lambda sums: sums, log_dict=lambda *_, **__: None)
+        quiet = {"callback_metrics": {}, "loggers": [], "log_every_n_steps": 1, "should_stop": False}
+        self.trainer: Any = SimpleNamespace(datamodule=self.data, world_size=1, **quiet)
+        self.module: Any = SimpleNamespace(progress=Progress())
 
     def __call__(self, rng: np.random.Generator) -> tuple[float, float, float]:
         """Milliseconds of select, observe and callbacks."""

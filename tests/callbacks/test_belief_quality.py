@@ -6,26 +6,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from step_logs import Logged, logging_trainer, module_at
 
 from bots_lightning.beliefs import Evidence
 from bots_lightning.data import Forecast
 from callbacks import BeliefQuality
-
-
-class Module:
-    """Somewhere to log."""
-
-    def __init__(self) -> None:
-        self.logged: list[dict[str, float]] = []
-
-    def log_dict(self, values: dict[str, float], batch_size: int) -> None:
-        self.logged.append(values)
 
 
 def forecast_of(
@@ -35,26 +25,26 @@ def forecast_of(
     return Forecast(evidence, np.array(alpha), np.array(beta), np.full(len(successes), dispersion))
 
 
-def step(callback: BeliefQuality, forecast: Forecast | None, module: Module | None = None) -> None:
-    steps_of(callback, [] if forecast is None else [forecast], module)
+def step(callback: BeliefQuality, forecast: Forecast | None, logger: Logged | None = None) -> None:
+    steps_of(callback, [] if forecast is None else [forecast], logger)
 
 
-def steps_of(callback: BeliefQuality, forecasts: list[Forecast], module: Module | None = None) -> None:
-    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(forecasts=forecasts))
-    callback.on_train_batch_end(trainer, module or Module(), {}, None, 0)  # type: ignore[arg-type]
+def steps_of(callback: BeliefQuality, forecasts: list[Forecast], logger: Logged | None = None) -> None:
+    trainer = logging_trainer(logger, datamodule=SimpleNamespace(forecasts=forecasts))
+    callback.on_train_batch_end(trainer, module_at(), {}, None, 0)
 
 
 def test_two_steps_by_hand() -> None:
     """A uniform belief gives every count of 0…4 the probability 1/5; its mean is off by 0.5 and by 0.25."""
-    callback, module = BeliefQuality(), Module()
+    callback, logger = BeliefQuality(), Logged()
     assert callback.means is None
-    step(callback, forecast_of([4.0], [4.0], [1.0], [1.0]), module)
-    step(callback, forecast_of([1.0, 1.0], [4.0, 4.0], [1.0, 1.0], [1.0, 1.0]), module)
-    assert module.logged[0] == pytest.approx(
+    step(callback, forecast_of([4.0], [4.0], [1.0], [1.0]), logger)
+    step(callback, forecast_of([1.0, 1.0], [4.0, 4.0], [1.0, 1.0], [1.0, 1.0]), logger)
+    assert logger.calls[0][1] == pytest.approx(
         # The count 4 takes up [0.8, 1] of the forecast, of which [0.8, 0.95] lies in the central 90 %.
         {"belief/log_predictive": np.log(0.2), "belief/rmse": 0.5, "belief/coverage_90": 0.75}
     )
-    assert module.logged[1]["belief/rmse"] == pytest.approx(0.25)
+    assert logger.calls[1][1]["belief/rmse"] == pytest.approx(0.25)
     assert callback.means == pytest.approx(
         {
             "log_predictive": np.log(0.2),
@@ -87,17 +77,17 @@ def test_rewards_that_vary_less_than_bernoulli_trials_count_as_more_of_them() ->
 
 
 def test_all_batches_of_an_iteration_count_by_their_tasks() -> None:
-    callback, module = BeliefQuality(), Module()
+    callback, logger = BeliefQuality(), Logged()
     small, large = forecast_of([4.0], [4.0], [1.0], [1.0]), forecast_of([2.0] * 3, [4.0] * 3, [1.0] * 3, [1.0] * 3)
-    steps_of(callback, [small, large], module)
-    assert module.logged[0]["belief/rmse"] == pytest.approx(np.sqrt((0.25 + 3 * 0.0) / 4))
+    steps_of(callback, [small, large], logger)
+    assert logger.calls[0][1]["belief/rmse"] == pytest.approx(np.sqrt((0.25 + 3 * 0.0) / 4))
     assert callback.forecasts == 4
 
 
 def test_a_selector_without_a_belief_logs_nothing() -> None:
-    callback, module = BeliefQuality(), Module()
-    step(callback, None, module)
-    assert module.logged == []
+    callback, logger = BeliefQuality(), Logged()
+    step(callback, None, logger)
+    assert logger.calls == []
     assert callback.means is None
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from step_logs import logging_trainer
 
 from bots_lightning.evaluation import CountHistogram
 from bots_lightning.rollouts.segments import groups_of_rows
@@ -24,22 +24,15 @@ SOLVED, FAILED, MIXED, HALF = [1.0, 1.0], [0.0, 0.0], [0.0, 1.0], [0.5, 0.5]
 
 
 class Module:
-    """What the callback needs of a module: a device, and somewhere to log; and the highest reward of its range."""
+    """What the callback needs of a module, and the highest reward of its range; what was logged of the last step."""
 
-    device = torch.device("cpu")
-
-    def __init__(self, high: float = 1.0, ranks: int = 1) -> None:
-        self.ranks = ranks
-        self.high = high
+    def __init__(self, high: float = 1.0, others: list[torch.Tensor] | None = None) -> None:
+        self.progress = SimpleNamespace(iterations=1)
+        self.high, self.others = high, others or []  # what other ranks count
         self.logged: dict[str, float] = {}
-        self.synced: dict[str, bool] = {}
 
     def all_gather(self, value: torch.Tensor) -> torch.Tensor:
-        return value if self.ranks == 1 else torch.stack([value] * self.ranks)  # all with the same rewards
-
-    def log_dict(self, metrics: Mapping[str, Any], batch_size: int, sync_dist: bool = False) -> None:
-        self.logged |= {name: float(value) for name, value in metrics.items()}
-        self.synced |= dict.fromkeys(metrics, sync_dist)
+        return torch.stack([value, *self.others])
 
 
 class Pool:
@@ -56,7 +49,7 @@ def trainer(counts: list[int], world_size: int = 1, groups: list[str] | None = N
     pool = Pool(groups or [])
     selected = CountHistogram(np.array(counts))
     datamodule = SimpleNamespace(count_histogram=selected, require_pool=lambda: pool)
-    return SimpleNamespace(world_size=world_size, datamodule=datamodule)
+    return logging_trainer(world_size=world_size, datamodule=datamodule)
 
 
 def flat(rewards: list[list[float]]) -> torch.Tensor:
@@ -80,7 +73,9 @@ def step(
         "group_of_row": groups_of_rows([len(row) for row in rewards]),
         "tasks": tasks,
     }
-    callback.on_train_batch_end(run or trainer([1]), module, outputs, None, 0)
+    run = run or trainer([1])
+    callback.on_train_batch_end(run, module, outputs, None, 0)
+    module.logged = run.loggers[0].last
     return module
 
 
@@ -92,7 +87,9 @@ def test_the_shares_of_a_step_by_hand() -> None:
             "frac_reward_zero_std": 3 / 5,
             "selection/solved_all": 1 / 5,
             "selection/solved_none": 2 / 5,
+            "selection/mixed_per_1000_rollouts": 1000 * 2 / 10,
             "selection/distinct_tasks": 3,
+            "selection/seen_fraction": 3 / 4,
             "selection/effective_tasks": 2**1.5,  # shares 1/2, 1/4, 1/4
         }
     )
@@ -125,9 +122,11 @@ def test_tasks_of_unequal_numbers_of_rollouts_count_alike_by_hand() -> None:
     nan, callback = math.nan, EffectiveTaskRatio()
     rewards = [[1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0], [nan, nan]]
     module = step(callback, rewards, run=trainer([1], groups=["a", "b"]), groups=["a", "a", "a", "b", "b"])
-    assert {name: value for name, value in module.logged.items() if "tasks" not in name} == pytest.approx(
+    of_run = ("selection/distinct_tasks", "selection/seen_fraction", "selection/effective_tasks")
+    assert {name: value for name, value in module.logged.items() if name not in of_run} == pytest.approx(
         {
             RATIO: 1 / 5,
+            "selection/mixed_per_1000_rollouts": 1000 * 1 / 13,
             "frac_reward_zero_std": 4 / 5,
             "selection/solved_all": 2 / 5,
             "selection/solved_none": 1 / 5,  # the task without rewards is neither
@@ -137,37 +136,52 @@ def test_tasks_of_unequal_numbers_of_rollouts_count_alike_by_hand() -> None:
     )
     step(callback, [MIXED])
     assert callback.mean == pytest.approx(2 / 6)
+    assert callback.mixed_per_1000_rollouts == pytest.approx(1000 * 2 / 15)
 
 
 @given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, math.nan]), min_size=1, max_size=4), min_size=1, max_size=6))
-def test_rollouts_without_a_reward_change_nothing(rewards: list[list[float]]) -> None:
+def test_rollouts_without_a_reward_change_nothing_else_than_their_number(rewards: list[list[float]]) -> None:
     """So that groups of unequal size could be filled up with them."""
     filled = [row + [math.nan] * (4 - len(row)) for row in rewards]
-    assert step(EffectiveTaskRatio(), rewards).logged == step(EffectiveTaskRatio(), filled).logged
+    logged, padded = step(EffectiveTaskRatio(), rewards).logged, step(EffectiveTaskRatio(), filled).logged
+    per_rollout = "selection/mixed_per_1000_rollouts"
+    mixed = [logged.pop(per_rollout) * sum(map(len, rewards)), padded.pop(per_rollout) * 4 * len(rewards)]
+    assert mixed[0] == pytest.approx(mixed[1])
+    assert logged == padded
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_shares_are_averaged_over_ranks_and_the_selections_that_all_know_are_not(world_size: int) -> None:
-    synced = step(EffectiveTaskRatio(), [MIXED], run=trainer([1], world_size)).synced
-    assert {name for name, sync in synced.items() if sync} == (
-        set()
-        if world_size == 1
-        else {
-            "selection/effective_task_ratio",
-            "frac_reward_zero_std",
-            "selection/solved_all",
-            "selection/solved_none",
-        }
-    )
+@given(st.integers(1, 4), st.data())
+def test_halved_groups_have_a_lower_ratio_and_mixed_halves(half: int, data: st.DataObject) -> None:
+    """So the ratio falls where groups get smaller, whatever the same rollouts can teach."""
+    whole = data.draw(st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=2 * half, max_size=2 * half), min_size=1))
+    halves = [part for row in whole for part in (row[:half], row[half:])]
+    (large, small), ratios = (EffectiveTaskRatio(), EffectiveTaskRatio()), []
+    for callback, rewards in ((large, whole), (small, halves)):
+        ratios.append(step(callback, rewards).logged[RATIO])
+    assert ratios[1] <= ratios[0]
+    sorted_by_the_cut = sum(len(set(row)) > 1 and len(set(row[:half])) == len(set(row[half:])) == 1 for row in whole)
+    assert small.mixed >= large.mixed - sorted_by_the_cut
+    assert small.rollouts == large.rollouts
+
+
+def test_sums_are_of_all_ranks() -> None:
+    """Another rank has three tasks of group b with 2, 3 and 4 rollouts, one of them mixed, the others solved."""
+    other = torch.tensor([2, 0, 9, 0, 0, 1, 3])  # solved in all, in none; rollouts; (mixed, selected) of a and b
+    callback, module = EffectiveTaskRatio(), Module(others=[other])
+    step(callback, [MIXED, SOLVED, FAILED], module, trainer([1], 2, ["a", "b"]), ["a", "b", "a"])
+    assert (callback.mixed, callback.selected, callback.rollouts) == (2, 6, 15)
+    assert callback.by_group == {"a": (1, 2), "b": (1, 4)}
+    shares = [module.logged[f"selection/{name}"] for name in ("effective_task_ratio", "solved_all", "solved_none")]
+    assert shares == pytest.approx([2 / 6, 3 / 6, 1 / 6])
+    assert module.logged["selection/mixed_per_1000_rollouts"] == pytest.approx(1000 * 2 / 15)
 
 
 RATIO = "selection/effective_task_ratio"
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_the_ratio_of_each_group_by_hand(ranks: int) -> None:
-    callback, module = EffectiveTaskRatio(), Module(ranks=ranks)
-    run = trainer([1], ranks, groups=["maths", "logic", "maths", "games"])
+def test_the_ratio_of_each_group_by_hand() -> None:
+    callback, module = EffectiveTaskRatio(), Module()
+    run = trainer([1], groups=["maths", "logic", "maths", "games"])
     step(callback, [MIXED, SOLVED, MIXED, FAILED], module, run, ["maths", "maths", "logic", "maths"])
     assert {name: value for name, value in module.logged.items() if name.startswith(RATIO)} == pytest.approx(
         {RATIO: 2 / 4, f"{RATIO}/maths": 1 / 3, f"{RATIO}/logic": 1}
@@ -209,3 +223,12 @@ def test_the_mean_continues_after_a_resume(tmp_path: Path) -> None:
     assert resumed.mean == pytest.approx(2 / 4)
     assert resumed.group_means == pytest.approx({"a": 1 / 2, "b": 1 / 2})
     assert callback.mean == pytest.approx(2 / 3)
+    assert resumed.mixed_per_1000_rollouts == pytest.approx(1000 * 2 / 8)
+
+
+def test_of_a_checkpoint_that_has_not_counted_rollouts_nothing_is_claimed() -> None:
+    callback = EffectiveTaskRatio()
+    callback.load_state_dict({"mixed": 3.0, "selected": 4.0})
+    step(callback, [MIXED])
+    assert callback.mean == pytest.approx(4 / 5)
+    assert math.isnan(callback.mixed_per_1000_rollouts)

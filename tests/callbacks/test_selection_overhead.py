@@ -9,35 +9,28 @@ from typing import Any
 
 import pytest
 import torch
+from step_logs import Logged, logging_trainer, module_at
 
 from callbacks import BeliefQuality, EffectiveTaskRatio, SelectionCallback, SelectionOverhead, StalledLearning
 from callbacks.selection_callback import counted
 
 
-class Module:
-    """Somewhere to log."""
-
-    def __init__(self) -> None:
-        self.logged: list[tuple[str, float]] = []
-
-    def log(self, name: str, value: float, batch_size: int) -> None:
-        self.logged.append((name, value))
-
-
-def step(callback: SelectionOverhead, select: float, observe: float, whole: float, module: Any = None) -> None:
+def step(
+    callback: SelectionOverhead, select: float, observe: float, whole: float, logger: Logged | None = None
+) -> None:
     """`whole` seconds hold the observation but not the selection, as in training_step."""
     timings = {"select": select, "observe": observe, "step": whole}
-    callback.on_train_batch_end(None, module or Module(), {"timings": timings}, None, 0)  # type: ignore[arg-type]
+    callback.on_train_batch_end(logging_trainer(logger), module_at(), {"timings": timings}, None, 0)
 
 
 def test_the_fraction_is_over_all_steps_and_not_a_mean_of_fractions() -> None:
-    callback, module = SelectionOverhead(), Module()
+    callback, logger = SelectionOverhead(), Logged()
     assert math.isnan(callback.fraction)
-    step(callback, select=1.0, observe=0.5, whole=2.0, module=module)  # 1.5 of 3
-    step(callback, select=0.0, observe=0.5, whole=7.0, module=module)  # 2 of 10
-    assert module.logged == [
-        ("selection/overhead_fraction", pytest.approx(1.5 / 3)),
-        ("selection/overhead_fraction", pytest.approx(2 / 10)),
+    step(callback, select=1.0, observe=0.5, whole=2.0, logger=logger)  # 1.5 of 3
+    step(callback, select=0.0, observe=0.5, whole=7.0, logger=logger)  # 2 of 10
+    assert [metrics for _, metrics in logger.calls] == [
+        {"selection/overhead_fraction": pytest.approx(1.5 / 3)},
+        {"selection/overhead_fraction": pytest.approx(2 / 10)},
     ]
     assert callback.fraction == pytest.approx(0.2)
 
@@ -109,5 +102,5 @@ def test_the_callbacks_for_selection_count_their_time(kind: type[SelectionCallba
 
     callback: Any = kind()
     with pytest.raises(LookupError):
-        callback.on_train_batch_end(Slow(), Module(), {}, None, 0)
+        callback.on_train_batch_end(Slow(), module_at(), {}, None, 0)
     assert callback.seconds == pytest.approx(3.0)

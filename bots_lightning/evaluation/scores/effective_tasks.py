@@ -9,8 +9,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bots_lightning.rollouts.segments import by_group
-
 
 def mixed_groups(rewards: Tensor, group_of_row: Tensor) -> Tensor:
     """(K,) bool, True where the rewards of a group are not all equal: only such a group has a gradient.
@@ -19,10 +17,22 @@ def mixed_groups(rewards: Tensor, group_of_row: Tensor) -> Tensor:
         rewards: (R,) float, NaN where there is no reward.
         group_of_row: (R,) int64 in [0, K); every group has a row.
     """
-    grouped = by_group(rewards, group_of_row)
-    low = grouped.nan_to_num(nan=torch.inf).amin(dim=1)
-    high = grouped.nan_to_num(nan=-torch.inf).amax(dim=1)
+    low, high = extremes(rewards, group_of_row)
     return low < high
+
+
+def extremes(values: Tensor, group_of_row: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest value of each group, both (K,); +∞ and −∞ where it has none.
+
+    Args:
+        values: (R,) float, NaN where there is no value.
+        group_of_row: (R,) int64 in [0, K); every group has a row.
+    """
+    groups = int(group_of_row.max()) + 1
+    low, high = values.new_full((groups,), torch.inf), values.new_full((groups,), -torch.inf)
+    low.scatter_reduce_(0, group_of_row, values.nan_to_num(nan=torch.inf), "amin")
+    high.scatter_reduce_(0, group_of_row, values.nan_to_num(nan=-torch.inf), "amax")
+    return low, high
 
 
 def effective_number(counts: npt.NDArray[np.int64]) -> float:
@@ -62,6 +72,11 @@ class CountHistogram:
     def distinct(self) -> int:
         """Number of tasks that were selected at least once."""
         return int(self.tasks[1:].sum())
+
+    @property
+    def seen_fraction(self) -> float:
+        """Share of the pool that was selected at least once; NaN of an empty pool."""
+        return self.distinct / pool if (pool := int(self.tasks.sum())) else float("nan")
 
     @property
     def effective_number(self) -> float:
