@@ -70,9 +70,7 @@ def test_new_tasks_pass_the_same_band() -> None:
 
 
 def test_a_band_with_too_few_tasks_is_named() -> None:
-    with pytest.raises(
-        ValueError, match="4 of 8 tasks pass the filter of PassRateBandSelector, fewer than"
-    ):
+    with pytest.raises(ValueError, match="4 of 8 tasks pass the filter of PassRateBandSelector, fewer than"):
         selector_of(RATES).select(5)
     with pytest.raises(ValueError, match="no reference column 'weak'"):
         PassRateBandSelector("weak").setup(TaskFeatures(3, {"strong": np.zeros(3)}))
