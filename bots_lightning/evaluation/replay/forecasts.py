@@ -1,4 +1,4 @@
-"""Forecasts of a belief beside what was then recorded."""
+"""Forecasts of a selector beside what was then recorded."""
 
 # Shapes: M forecasts.
 
@@ -12,6 +12,7 @@ from bots_lightning.beliefs import Belief
 from bots_lightning.beliefs.belief import FloatArray
 from bots_lightning.evaluation.replay.trajectories import IntArray
 from bots_lightning.evaluation.scores.belief_quality import belief_scores
+from bots_lightning.selection import TaskSelector
 
 Scores = dict[str, float | None]
 BELIEF_SCORES = ("rmse", "log_predictive", "spearman", "coverage_90")
@@ -19,11 +20,11 @@ BELIEF_SCORES = ("rmse", "log_predictive", "spearman", "coverage_90")
 
 @dataclass
 class Forecasts:
-    """The forecasts of a belief, taken before it has seen the counts; an entry per scored step.
+    """The forecasts of a selector, taken before it has seen the counts; an entry per scored step.
 
     Attributes:
         means: (M,) predicted pass rates.
-        concentrations: (M,) α and (M,) β, of beliefs that have them.
+        concentrations: (M,) α and (M,) β, of selectors that have them.
         successes: (M,) recorded afterwards.
         rollouts: (M,) recorded afterwards.
     """
@@ -33,23 +34,29 @@ class Forecasts:
     successes: list[IntArray] = field(default_factory=list)
     rollouts: list[IntArray] = field(default_factory=list)
 
-    def add(self, belief: Belief, indices: IntArray, successes: IntArray, rollouts: IntArray) -> None:
-        """Adds a belief's forecasts for some tasks.
+    def add(self, selector: TaskSelector, indices: IntArray, successes: IntArray, rollouts: IntArray) -> None:
+        """Adds the forecasts for some tasks; nothing if the selector makes none.
 
         Args:
-            belief: of the selector.
+            selector: with a belief, whose means count, or with forecasts of its own.
             indices: (M,) tasks.
-            successes: (M,), which the belief has not seen yet.
+            successes: (M,), which the selector has not seen yet.
             rollouts: (M,).
         """
-        self.means.append(belief.mean()[indices])
-        if (concentrations := belief.concentrations()) is not None:
-            self.concentrations.append((concentrations[0][indices], concentrations[1][indices]))
+        belief, concentrations = getattr(selector, "belief", None), selector.forecast(indices)
+        if isinstance(belief, Belief):
+            self.means.append(belief.mean()[indices])
+        elif concentrations is not None:
+            self.means.append(concentrations[0] / (concentrations[0] + concentrations[1]))
+        else:
+            return
+        if concentrations is not None:
+            self.concentrations.append(concentrations)
         self.successes.append(successes)
         self.rollouts.append(rollouts)
 
     def scores(self) -> Scores:
-        """`belief_scores` over all steps; all None if there was no belief."""
+        """`belief_scores` over all steps; all None if there were no forecasts."""
         if not self.means:
             return dict.fromkeys(BELIEF_SCORES)
         pairs = self.concentrations

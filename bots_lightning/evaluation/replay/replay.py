@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bots_lightning.beliefs import Belief, Evidence
+from bots_lightning.beliefs import Evidence
 from bots_lightning.beliefs.belief import FloatArray
 from bots_lightning.evaluation.replay.forecasts import Forecasts, Scores
 from bots_lightning.evaluation.replay.trajectories import IntArray, Trajectories
@@ -81,8 +81,8 @@ def replay_once(
         on_step: called after each step.
 
     Returns:
-        `effective_task_ratio`, over the run and its `first_quarter` and `last_quarter`; the belief's scores, none
-        where it has none; `distinct_tasks`, `effective_tasks` and `largest_reuse`.
+        `effective_task_ratio`, over the run and its `first_quarter` and `last_quarter`; the scores of the forecasts,
+        none where there are none; `distinct_tasks`, `effective_tasks` and `largest_reuse`.
 
     Raises:
         ValueError: the selector returns anything but B different tasks of the record, or lacks a reference.
@@ -90,19 +90,16 @@ def replay_once(
     selector = deepcopy(selector)  # `setup` may come only once
     selector.planned_selections = len(settings.epochs(record)) * settings.selections_per_epoch
     selector.setup(record.features(settings.weak_from_first_epoch), seed=seed)
-    belief = _belief_of(selector)
     everything, uses = np.arange(len(record)), np.zeros(len(record), dtype=np.int64)
     ratios: list[float] = []
     batch_forecasts, pool_forecasts = Forecasts(), Forecasts()
     for epoch in settings.epochs(record):
         present = record.successes[:, epoch]
-        if belief is not None:
-            pool_forecasts.add(belief, everything, present, record.rollouts)
+        pool_forecasts.add(selector, everything, present, record.rollouts)
         for _ in range(settings.selections_per_epoch):
             chosen = _checked(selector.select(settings.batch_size), settings.batch_size, len(record), selector)
             successes, rollouts = present[chosen], record.rollouts[chosen]
-            if belief is not None:
-                batch_forecasts.add(belief, chosen, successes, rollouts)
+            batch_forecasts.add(selector, chosen, successes, rollouts)
             ratios.append(float(((successes > 0) & (successes < rollouts)).mean()))
             uses[chosen] += 1
             selector.observe(Evidence(chosen.copy(), successes.astype(float), rollouts.astype(float)))
@@ -177,12 +174,6 @@ def _effective_task_ratios(ratios: FloatArray) -> Scores:
     quarter = max(1, len(ratios) // 4)
     means = {"effective_task_ratio": ratios, "first_quarter": ratios[:quarter], "last_quarter": ratios[-quarter:]}
     return {name: float(values.mean()) for name, values in means.items()}
-
-
-def _belief_of(selector: TaskSelector) -> Belief | None:
-    """The selector's belief; None if it has no such attribute."""
-    belief: Any = getattr(selector, "belief", None)
-    return belief if isinstance(belief, Belief) else None
 
 
 def _checked(chosen: Any, batch_size: int, num_tasks: int, selector: TaskSelector) -> IntArray:
