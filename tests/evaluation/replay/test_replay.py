@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from scipy import stats
 from bots_lightning.beliefs import Belief, BetaBelief, Evidence, TaskFeatures
 from bots_lightning.evaluation.replay.replay import ReplaySettings, over_seeds, replay, replay_once
 from bots_lightning.evaluation.replay.trajectories import Trajectories
-from bots_lightning.selection import TaskSelector, ThompsonSelector, UniformSelector
+from bots_lightning.selection import LearnabilitySelector, TaskSelector, ThompsonSelector, UniformSelector
 
 
 def record_of(successes: Sequence[Sequence[int]], rollouts: int = 8) -> Trajectories:
@@ -138,21 +138,28 @@ def test_a_forecast_cannot_see_the_present() -> None:
     assert twice["rmse_all"] == pytest.approx(expected)
 
 
-def test_belief_scores_agree_with_an_independent_loop() -> None:
+@pytest.mark.parametrize(
+    "build", [lambda: ThompsonSelector(BetaBelief(0.2, 0.0)), lambda: LearnabilitySelector("task")]
+)
+def test_belief_scores_agree_with_an_independent_loop(build: Callable[[], TaskSelector]) -> None:
     """The same run again, forecasts by hand and probabilities by scipy."""
     record, settings = random_record(), ReplaySettings(5, 3)
-    scores = replay_once(record, ThompsonSelector(BetaBelief(0.2, 0.0)), 4, settings)
-    selector = ThompsonSelector(BetaBelief(0.2, 0.0))
+    scores = replay_once(record, build(), 4, settings)
+    selector = build()
     selector.setup(record.features(True), seed=4)
-    belief = selector.belief
-    assert isinstance(belief, BetaBelief)
+
+    def forecast(tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        concentrations = selector.forecast(tasks)
+        assert concentrations is not None
+        return concentrations
+
     batch, pool = [], []
     for epoch in range(1, 6):
         counts = record.successes[:, epoch]
-        pool += list(zip(counts, belief.alpha, belief.beta, strict=True))
+        pool += list(zip(counts, *forecast(np.arange(len(record))), strict=True))
         for _ in range(3):
             chosen = selector.select(5)
-            batch += list(zip(counts[chosen], belief.alpha[chosen], belief.beta[chosen], strict=True))
+            batch += list(zip(counts[chosen], *forecast(chosen), strict=True))
             selector.observe(Evidence(chosen, counts[chosen], np.full(5, 8)))
     for suffix, rows in (("", batch), ("_all", pool)):
         k, alpha, beta = np.array(rows).T
