@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -88,6 +89,7 @@ class RunSummary(Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         progress: Any = pl_module.progress
         selected, step_seconds = datamodule.count_histogram, self.phase_seconds.total()
+        evaluation = _before_after_best(pl_module.history, progress.iterations)  # type: ignore[arg-type]
         summary = {
             "seed": pl_module.seed,
             "selector": type(datamodule.selector).__name__,
@@ -101,12 +103,15 @@ class RunSummary(Callback):
             "rollout_ahead_s": self.ahead_seconds / self.steps if self.steps else 0.0,
             "effective_task_ratio": self._etr.mean,
             "effective_task_ratio_by_group": self._etr.group_means,
+            "mixed_per_1000_rollouts": self._etr.mixed_per_1000_rollouts,
             "selection_overhead_fraction": self._overhead.fraction,
             "pool_tasks": int(selected.tasks.sum()),
             "distinct_tasks": selected.distinct,
+            "seen_fraction": selected.seen_fraction,
             "effective_tasks": selected.effective_number,
+            "forgetting": _forgetting(evaluation["after"]),
             "belief": None if self._belief is None else self._belief.means,
-            "evaluation": _before_after_best(pl_module.history, progress.iterations),  # type: ignore[arg-type]
+            "evaluation": evaluation,
         }
         return _without_nan(summary)
 
@@ -151,6 +156,13 @@ def _before_after_best(evaluations: list[dict[str, Any]], iterations: int) -> di
     scored = [evaluation for evaluation in evaluations if not math.isnan(evaluation["overall"])]
     best = max(scored, key=lambda evaluation: evaluation["overall"], default=None)
     return {"before": made.get(0), "after": made.get(iterations), "best": best}
+
+
+def _forgetting(evaluation: dict[str, Any] | None) -> float | None:
+    """The mean of the held-out sets that have one; null without an evaluation after the last iteration."""
+    scores = {} if evaluation is None else evaluation["scores"]
+    found = [score for name, score in scores.items() if re.fullmatch(r"eval/[^/]+/forgetting", name)]
+    return sum(found) / len(found) if found else None
 
 
 def _without_nan(value: Any) -> Any:

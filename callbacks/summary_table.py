@@ -36,11 +36,13 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
 def _facts(summary: dict[str, Any], folder: Path) -> dict[str, str | None]:
     """The lines below the table, by their labels; None for what the run does not have."""
     ratio, overhead = summary["effective_task_ratio"], summary["selection_overhead_fraction"]
+    mixed, seen = summary["mixed_per_1000_rollouts"], summary["seen_fraction"]
     return {
         "selector": summary["selector"],
         "effective task ratio": "–" if ratio is None else f"{ratio:.3f}{_by_group(summary)}",
-        "distinct / effective tasks": f"{summary['distinct_tasks']:,} / {summary['effective_tasks']:,.0f} "
-        f"of {summary['pool_tasks']:,}",
+        "mixed groups": None if mixed is None else f"{mixed:.1f} per 1,000 rollouts",
+        "tasks seen / effective": f"{summary['distinct_tasks']:,} / {summary['effective_tasks']:,.0f} "
+        f"of {summary['pool_tasks']:,} ({seen:.1%} seen)",
         "rollouts / tokens": f"{summary['rollouts']:,} / {summary['generated_tokens']:,}",
         "selection overhead": "–" if overhead is None else f"{100 * overhead:.3f} %",
         "belief": _belief_facts(summary.get("belief")),

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bots_lightning.data import TaskBatch
-from bots_lightning.evaluation import HeldOutScore
+from bots_lightning.data import TaskBatch, ranks
+from bots_lightning.evaluation import Forgetting, HeldOutScore, halves, mean_loss
 from bots_lightning.options import check_numbers
 from bots_lightning.rewards import tasks_of_rows
 from bots_lightning.rollouts import derive_seed
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 @final
 class Evaluation:
-    """Scores held-out tasks.
+    """Scores held-out tasks, and from the second evaluation on how many of those once solved are solved no more.
 
     Args:
         num_generations: n, completions per held-out task.
@@ -32,6 +32,7 @@ class Evaluation:
 
     Attributes:
         history: [{"iteration", "overall", "scores": {name: float}}], of all evaluations so far.
+        earlier: what they have shown of each task, by pool.
 
     Raises:
         ValueError: an option is out of bounds.
@@ -42,7 +43,10 @@ class Evaluation:
         check_numbers(1, high=num_generations, pass_k=pass_k)
         self.num_generations, self.pass_k = num_generations, pass_k or num_generations
         self.history: list[dict[str, Any]] = []
+        self.earlier: dict[str, Forgetting] = {}
         self._scores: dict[str, HeldOutScore] = {}
+        self._groups: dict[str, npt.NDArray[np.str_]] = {}
+        self._rates: dict[str, Floats] = {}  # (N, 2) of `halves`, NaN for tasks of other ranks
 
     def begin(self, pools: Mapping[str, TaskPool], device: torch.device) -> None:
         """Starts fresh counts.
@@ -53,6 +57,11 @@ class Evaluation:
         """
         n, k = self.num_generations, self.pass_k
         self._scores = {name: HeldOutScore(n, k, sorted(set(pool.groups))).to(device) for name, pool in pools.items()}
+        self._groups = {name: pool.groups for name, pool in pools.items()}
+        self._rates = {name: np.full((len(pool), 2), np.nan) for name, pool in pools.items()}
+        for name, pool in pools.items():
+            if name not in self.earlier or self.earlier[name].pool != pool.fingerprint:
+                self.earlier[name] = Forgetting(pool.fingerprint, len(pool))
 
     def add(self, number: int, batch: TaskBatch, evidence: Floats) -> None:
         """Counts the rollouts of one batch.
@@ -64,6 +73,7 @@ class Evaluation:
         """
         score = list(self._scores.values())[number]
         grouped = evidence.reshape(len(batch), self.num_generations)
+        list(self._rates.values())[number][batch.indices] = halves(grouped)
         valid = np.isfinite(grouped)
         with np.errstate(invalid="ignore"):
             quality = np.where(valid, grouped, 0.0).sum(axis=1) / valid.sum(axis=1)
@@ -85,9 +95,43 @@ class Evaluation:
         }
         if scores:
             overall = [scores[f"eval/{name}/avg@{self.num_generations}"] for name in self._scores]
+            scores |= self._forgetting()
             entry = {"iteration": iteration, "overall": sum(overall) / len(overall), "scores": scores}
             self.history.append(entry)
         return scores
+
+    def _forgetting(self) -> dict[str, float]:
+        """The mean loss of each pool and of its groups, where there is one; this evaluation is an earlier one then."""
+        found: dict[str, float | None] = {}
+        for name, rates in gathered(self._rates).items():
+            losses = self.earlier[name].losses(rates)
+            found[f"eval/{name}/forgetting"] = mean_loss(losses)
+            for group in np.unique(self._groups[name]).tolist():
+                found[f"eval/{name}/{group}/forgetting"] = mean_loss(losses[self._groups[name] == group])
+            self.earlier[name].add(rates)
+        return {name: loss for name, loss in found.items() if loss is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, and what is known of each task; tensors, numbers, strings and lists only."""
+        return {"history": self.history, "earlier": {name: each.state_dict() for name, each in self.earlier.items()}}
+
+    def load_state_dict(self, state: dict[str, Any] | list[dict[str, Any]]) -> None:
+        """Continues the history; checkpoints of an earlier version hold nothing else, as a list."""
+        state = {"history": state, "earlier": {}} if isinstance(state, list) else state
+        self.history = list(state["history"])
+        self.earlier = {name: Forgetting.from_state_dict(each) for name, each in state["earlier"].items()}
+
+
+def gathered(rates: dict[str, Floats]) -> dict[str, Floats]:
+    """What all ranks know.
+
+    Args:
+        rates: (N, 2) of each pool, NaN for what only other ranks know.
+    """
+    if ranks.world_size() == 1:
+        return rates
+    everyones = ranks.gathered(rates)
+    return {name: np.fmax.reduce([theirs[name] for theirs in everyones]) for name in rates}
 
 
 def rollout_and_score(
@@ -105,7 +149,7 @@ def rollout_and_score(
         R completions, their rewards (R,) and how far each solves its task (R,), NaN where there is none.
     """
     seeds = [derive_seed(*stream, position) for position in batch.positions]
-    rollouts = sampler.generate(sampler.policy.model, policy_version, batch.tasks, batch.counts, seeds)
+    rollouts = sampler.generate(sampler.policy.model, policy_version, batch, seeds)
     tokens = rollouts.completion_lists()
     completions, scorer = sampler.encoder.decode_rows(tokens), sampler.scorer
     scores = scorer.scores(batch.tasks, batch.counts, completions, tokens)

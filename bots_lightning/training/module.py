@@ -278,7 +278,7 @@ class OnlineModule(LightningModule):
         checkpoint["state_dict"] = without_frozen(self, checkpoint["state_dict"])
         checkpoint["base"] = self.policy.base
         checkpoint["progress"] = vars(self.progress).copy()
-        checkpoint["evaluations"] = self.history
+        checkpoint["evaluations"] = self.evaluation.state_dict()
         checkpoint |= self.sampler.state_dict()
         report.flush_curves(self.trainer)
 
@@ -291,7 +291,7 @@ class OnlineModule(LightningModule):
         self.configure_model()
         check_checkpoint(self, checkpoint, self.policy.base)
         self.progress = Progress(**checkpoint["progress"])
-        self.evaluation.history = list(checkpoint["evaluations"])
+        self.evaluation.load_state_dict(checkpoint["evaluations"])
         world_size = 1 if self._trainer is None else self.trainer.world_size
         self.sampler.load_state_dict(checkpoint, world_size)
 

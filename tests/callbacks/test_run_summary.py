@@ -55,7 +55,9 @@ def trainer(folder: Path, callbacks: list[Any], first: bool = True) -> Any:
 def siblings() -> tuple[EffectiveTaskRatio, SelectionOverhead]:
     """Two that have seen 3 mixed tasks of 4, and 1 second of selection in 8."""
     ratio, overhead = EffectiveTaskRatio(), SelectionOverhead()
-    ratio.load_state_dict({"mixed": 3.0, "selected": 4.0, "by_group": {"a": (1.0, 2.0), "b": (2.0, 2.0)}})
+    ratio.load_state_dict(
+        {"mixed": 3.0, "selected": 4.0, "rollouts": 40.0, "by_group": {"a": (1.0, 2.0), "b": (2.0, 2.0)}}
+    )
     overhead.load_state_dict({"selection_seconds": 1.0, "step_seconds": 8.0})
     return ratio, overhead
 
@@ -97,10 +99,13 @@ def test_the_summary_of_a_run(tmp_path: Path, clock: Callable[[float], None]) ->
         "rollout_ahead_s": 0.0,
         "effective_task_ratio": 0.75,
         "effective_task_ratio_by_group": {"a": 0.5, "b": 1.0},
+        "mixed_per_1000_rollouts": 75.0,
         "selection_overhead_fraction": 0.125,
         "pool_tasks": 4,
         "distinct_tasks": 3,
+        "seen_fraction": 0.75,
         "effective_tasks": pytest.approx(2**1.5),  # shares 1/2, 1/4, 1/4
+        "forgetting": None,
         "belief": None,
         "evaluation": {"before": EVALUATIONS[0], "after": EVALUATIONS[2], "best": EVALUATIONS[1]},
     }
@@ -132,6 +137,18 @@ def test_an_evaluation_on_the_way_is_neither_before_nor_after(
 def test_an_evaluation_without_a_score_is_not_the_best(tmp_path: Path) -> None:
     evaluations = [EVALUATIONS[0] | {"overall": float("nan")}, EVALUATIONS[2]]
     assert finish(tmp_path, module(evaluations))["evaluation"]["best"] == EVALUATIONS[2]
+
+
+def test_forgetting_is_that_after_the_last_iteration_and_a_mean_over_held_out_sets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after = {"eval/one/forgetting": 0.125, "eval/one/maths/forgetting": 0.5, "eval/other/forgetting": -0.0625}
+    evaluations = [EVALUATIONS[0], EVALUATIONS[2] | {"scores": AFTER | after}]
+    assert finish(tmp_path / "run", module(evaluations), RunSummary(table=True))["forgetting"] == 0.03125
+    lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["one/maths/forgetting", "–", "0.500", "–"] in lines
+    earlier = [evaluations[0], evaluations[1] | {"iteration": 30}]
+    assert finish(tmp_path / "other", module(earlier))["forgetting"] is None
 
 
 def test_what_is_missing_is_null(tmp_path: Path) -> None:
@@ -183,7 +200,8 @@ def test_the_table_shows_before_after_and_change(tmp_path: Path, capsys: pytest.
     assert ["heldout/maths/avg@4", "0.900", "1.000", "+0.100"] in lines
     assert "my-run: 40 iterations" in printed
     assert "effective task ratio        0.750 (a 0.50, b 1.00)" in printed
-    assert "distinct / effective tasks  3 / 3 of 4" in printed
+    assert "mixed groups                75.0 per 1,000 rollouts" in printed
+    assert "tasks seen / effective      3 / 3 of 4 (75.0% seen)" in printed
     assert "selection overhead          12.500 %" in printed
 
 

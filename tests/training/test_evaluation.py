@@ -1,20 +1,23 @@
-"""Held-out scores and predictions count the function that `evidence` names."""
+"""Held-out scores, their history, and forgetting; all count the function that `evidence` names."""
 
 # Shapes: K tasks, n completions of each.
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from bots_lightning.algorithms import GRPO
 from bots_lightning.data import TaskBatch, TaskDataModule
 from bots_lightning.selection import UniformSelector
-from bots_lightning.tasks import ProceduralTasks
+from bots_lightning.tasks import ProceduralTasks, TaskPool
 from bots_lightning.training import Evaluation
+from bots_lightning.training.evaluation import gathered
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,71 @@ def test_scores_of_two_pools_by_hand_and_their_history() -> None:
     assert scores["eval/other/avg@2"] == pytest.approx((1 + 0.5) / 2)
     overall = (scores["eval/one/avg@2"] + scores["eval/other/avg@2"]) / 2
     assert evaluation.history == [{"iteration": 7, "overall": overall, "scores": scores}]
+
+
+def grouped_pool(seed: int) -> TaskPool:
+    """Four tasks in two groups."""
+    pool = ProceduralTasks(4, seed=seed).load()
+    groups = pa.array(["a", "a", "b", "b"])
+    return TaskPool(pool.table.set_column(pool.table.column_names.index("group"), "group", groups))
+
+
+def evaluate(evaluation: Evaluation, pool: TaskPool, evidence: list[list[float]], iteration: int) -> dict[str, float]:
+    evaluation.begin({"held": pool}, torch.device("cpu"))
+    order = [2, 0, 3, 1]  # tasks may come in any order
+    batch = TaskBatch(order, [pool[row] for row in order], order, [2] * 4)
+    evaluation.add(0, batch, np.array([evidence[row] for row in order]).flatten())
+    return {name: score for name, score in evaluation.finish(iteration).items() if "forgetting" in name}
+
+
+RIGHT, WRONG, FIRST = [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]
+
+
+def test_forgetting_of_a_pool_and_of_its_groups_by_hand() -> None:
+    """Each half of a solved task is compared where the other has solved it."""
+    evaluation, pool = Evaluation(num_generations=2), grouped_pool(1)
+    assert evaluate(evaluation, pool, [RIGHT, WRONG, RIGHT, RIGHT], 0) == {}
+    found = evaluate(evaluation, pool, [WRONG, RIGHT, RIGHT, FIRST], 5)
+    # Task 3: the first half compares the second, which is lost; the second half compares the first, which is not.
+    assert found == pytest.approx(
+        {"eval/held/forgetting": 3 / 6, "eval/held/a/forgetting": 2 / 2, "eval/held/b/forgetting": 1 / 4}
+    )
+    assert evaluation.history[1]["scores"].items() >= found.items()
+    again = evaluate(evaluation, pool, [WRONG, WRONG, RIGHT, RIGHT], 6)
+    assert again == pytest.approx(
+        # Task 3: the second half was right once in two evaluations that the first half solved, and is right now.
+        {"eval/held/forgetting": 3.5 / 8, "eval/held/a/forgetting": 4 / 4, "eval/held/b/forgetting": (0 - 1 / 2) / 4}
+    )
+
+
+def test_forgetting_continues_from_a_checkpoint_and_not_with_other_tasks() -> None:
+    evaluation, pool, file = Evaluation(num_generations=2), grouped_pool(1), io.BytesIO()
+    evaluate(evaluation, pool, [RIGHT, WRONG, RIGHT, RIGHT], 0)
+    torch.save(evaluation.state_dict(), file)
+    file.seek(0)
+    resumed, other = Evaluation(num_generations=2), Evaluation(num_generations=2)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    other.load_state_dict(resumed.state_dict())
+    rest = [WRONG, RIGHT, RIGHT, FIRST]
+    assert evaluate(resumed, pool, rest, 5) == evaluate(evaluation, pool, rest, 5) != {}
+    assert resumed.history == evaluation.history
+    assert evaluate(other, grouped_pool(2), rest, 5) == {}
+
+
+def test_a_checkpoint_of_an_earlier_version_has_the_history_only() -> None:
+    evaluation, history = Evaluation(num_generations=2), [{"iteration": 0, "overall": 0.5, "scores": {}}]
+    evaluation.load_state_dict(list(history))
+    assert evaluation.history == history
+    assert evaluate(evaluation, grouped_pool(1), [RIGHT] * 4, 5) == {}
+
+
+def test_ranks_put_together_what_each_knows_of_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = np.nan
+    theirs = {"held": np.array([[nan, nan], [0.5, nan]])}
+    monkeypatch.setattr("bots_lightning.training.evaluation.ranks.world_size", lambda: 2)
+    monkeypatch.setattr("bots_lightning.training.evaluation.ranks.gathered", lambda mine: [mine, theirs])
+    both = gathered({"held": np.array([[0.0, 1.0], [nan, nan]])})
+    np.testing.assert_array_equal(both["held"], [[0.0, 1.0], [0.5, nan]])
 
 
 # --- in the loops of Lightning --------------------------------------------------------------------------------------
