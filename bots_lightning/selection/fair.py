@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bots_lightning.beliefs import Belief, Evidence, TaskFeatures
+from bots_lightning.beliefs.belief import FloatArray
 from bots_lightning.beliefs.logit_beta import PER_UNIT, logit_cells, logit_grid, logit_moments
 from bots_lightning.options import check_numbers
 from bots_lightning.selection.bayesian import BayesianSelector
@@ -19,10 +20,12 @@ from bots_lightning.selection.rules import SelectionRules
 
 # A group's share of extreme rewards is rounded to multiples of 1/64.
 EXTREME_STEPS = 64
+# The least u of which a power is taken: even with hold > 0, tasks that are surely solved keep a share.
+LEAST_HELD = 0.02
 
 
 class FairShareSelector(BayesianSelector):
-    """Weighted fair queueing over tasks: the B smallest turns/weight, weight = exp((E[U_G] + κ sd[U_G])/τ).
+    """Weighted fair queueing over tasks: the B smallest turns/weight, weight = exp((u − 1)/τ), u = E[U_G] + κ sd[U_G].
 
     U_G is the probability that a group is mixed (`mixed_probability`). Of all distributions c of visits over the
     pool, c ∝ exp(U/τ) maximizes Σ c U + τ·entropy(c): the most mixed groups at a given diversity. Selecting the
@@ -30,6 +33,11 @@ class FairShareSelector(BayesianSelector):
     shares, whereas sampling from them would add noise. The turns of a task are its visits plus a random phase,
     uniform in (0, first_turn): of tasks whose share is a fraction of a visit, a fraction is visited. Only `setup` and
     the review share draw from the generator. A selection counts as a visit whether or not it yields evidence.
+
+    What the policy can do is held. A selector that leaves solved tasks alone unlearns them: they are visited until they
+    are solved, and decay until they qualify again. Where E[p] ≥ ½ the weight is therefore at least u^hold; with
+    hold = 0 nothing that the policy can do is avoided, only what is hopeless is. For the same reason G is an option of
+    this class and not the number of rollouts per task: of 4 rollouts, U_4 is .34 at p = .9 already.
 
     Weights look ahead, since a policy that improves will find every task easier later. If d logits of ability are
     still to be gained, the log weight w of a logit with mean m becomes w(m) + (w(m) − w(m + d)): the value of a visit
@@ -46,7 +54,9 @@ class FairShareSelector(BayesianSelector):
         optimism: κ; larger values select uncertain tasks earlier.
         first_turn: 1 gives unvisited tasks exactly their share; smaller values bring first visits forward.
         expected_gain: logits by which the run is expected to raise the tasks' success; 0 does not look ahead.
-        num_generations: G for the first selection; afterwards, the largest count of the last evidence.
+        hold: exponent of the least weight where E[p] ≥ ½; None lets weights fall there as they do below.
+        floor: least weight of all, for tasks that are believed hopeless and may not be.
+        num_generations: G of the weights, whatever the number of rollouts per task.
         rules: cooldown, group quotas and review share; none by default.
 
     Raises:
@@ -60,13 +70,16 @@ class FairShareSelector(BayesianSelector):
         optimism: float = 0.5,
         first_turn: float = 0.05,
         expected_gain: float = 0.75,
-        num_generations: int = 8,
+        hold: float | None = 0.0,
+        floor: float = 0.0,
+        num_generations: int = 16,
         rules: SelectionRules | None = None,
     ) -> None:
         check_numbers(0, above=True, temperature=temperature)
         check_numbers(0, optimism=optimism)
         check_numbers(0, above=True, high=1, first_turn=first_turn)
-        check_numbers(0, below=True, expected_gain=expected_gain)
+        check_numbers(0, below=True, expected_gain=expected_gain, hold=hold)
+        check_numbers(0, high=1, floor=floor)
         if num_generations < 2:
             raise ValueError(f"num_generations={num_generations}; rewards of fewer than 2 rollouts cannot differ.")
         super().__init__(belief, rules)
@@ -74,6 +87,8 @@ class FairShareSelector(BayesianSelector):
         self.optimism = optimism
         self.first_turn = first_turn
         self.expected_gain = expected_gain
+        self.hold = hold
+        self.floor = floor
         self.num_generations = num_generations
 
     def setup(self, features: TaskFeatures, seed: int = 0) -> None:
@@ -93,7 +108,6 @@ class FairShareSelector(BayesianSelector):
             raise TypeError(f"{type(self.belief).__name__} has no cells, by which FairShareSelector looks up weights.")
         self._logit_cells = logit_cells(*logit_moments(*grid)).ravel()  # (C,) logit cell of each of the belief's cells
         self.turns = self._first_turns(self.num_tasks)
-        self._group_size = self.num_generations
         self._tabulate()
 
     def _first_turns(self, count: int) -> npt.NDArray[np.float32]:
@@ -105,15 +119,21 @@ class FairShareSelector(BayesianSelector):
         return np.rint((np.ones(1) if rewards is None else rewards.extreme_share) * EXTREME_STEPS).astype(np.int64)
 
     def _tabulate(self) -> None:
-        """Tabulates (E[U] + κ sd[U])/τ over logits for each of the L distinct e, (L, rows, columns)."""
+        """Tabulates log weights over logits for each of the L distinct e, (L, rows, columns)."""
         self._extreme = self._extreme_rows()
         steps, self._table_of_group = np.unique(self._extreme, return_inverse=True)
-        tables = []
-        for extreme_share in (steps / EXTREME_STEPS).tolist():
-            mean, deviation = mixed_probability(*logit_grid(), self._group_size, extreme_share)
-            tables.append((mean + self.optimism * deviation) / self.temperature)
-        self._log_weights = np.stack(tables)
+        self._log_weights = np.stack([self._weights_over_logits(e) for e in (steps / EXTREME_STEPS).tolist()])
         self._look_ahead()
+
+    def _weights_over_logits(self, extreme_share: float) -> FloatArray:
+        alpha, beta = logit_grid()
+        mean, deviation = mixed_probability(alpha, beta, self.num_generations, extreme_share)
+        value = mean + self.optimism * deviation
+        log_weights = (value - 1) / self.temperature
+        if self.hold is not None:
+            held = self.hold * np.log(np.clip(value, LEAST_HELD, 1))
+            log_weights = np.where(alpha >= beta, np.maximum(log_weights, held), log_weights)
+        return np.maximum(log_weights, np.log(self.floor)) if self.floor else log_weights
 
     @property
     def gain_left(self) -> float:
@@ -154,13 +174,9 @@ class FairShareSelector(BayesianSelector):
         return reviewed
 
     def observe(self, evidence: Evidence) -> None:
-        """Updates the belief, and the weights if the group size or the share of extreme rewards has changed."""
+        """Updates the belief, and the weights if the share of extreme rewards has changed."""
         super().observe(evidence)
-        rollouts = int(evidence.counts.max(initial=0))
-        resized = rollouts >= 2 and rollouts != self._group_size
-        if resized:
-            self._group_size = rollouts
-        if resized or not np.array_equal(self._extreme_rows(), self._extreme):
+        if not np.array_equal(self._extreme_rows(), self._extreme):
             self._tabulate()
 
     def add_tasks(self, features: TaskFeatures) -> None:
@@ -185,8 +201,8 @@ class FairShareSelector(BayesianSelector):
         self.turns[new] = begun + self._first_turns(self.num_tasks - old)
 
     def state_dict(self) -> dict[str, Any]:
-        """Adds the turns and the group size."""
-        return super().state_dict() | {"turns": self.turns.copy(), "group_size": self._group_size}
+        """Adds the turns."""
+        return super().state_dict() | {"turns": self.turns.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores generator, rules, belief and turns.
@@ -196,5 +212,4 @@ class FairShareSelector(BayesianSelector):
         """
         super().load_state_dict(state)
         self.turns = np.array(state["turns"], dtype=np.float32)
-        self._group_size = int(state["group_size"])
         self._tabulate()

@@ -16,9 +16,9 @@ NAN = float("nan")
 
 
 def selector_of(
-    n: int, seed: int = 0, references: dict[str, np.ndarray] | None = None, **options: float
+    n: int, seed: int = 0, references: dict[str, np.ndarray] | None = None, **options: float | None
 ) -> FairShareSelector:
-    selector = FairShareSelector(AbilityBelief(), **options)
+    selector = FairShareSelector(AbilityBelief(), **options)  # type: ignore[arg-type]
     selector.setup(TaskFeatures(n, references or {}), seed)
     return selector
 
@@ -28,10 +28,10 @@ def outcome(batch: np.ndarray, step: int) -> Evidence:
 
 
 def test_the_most_due_tasks_are_chosen() -> None:
-    selector = selector_of(40, references={"a": np.linspace(0, 1, 40)})
+    selector = selector_of(40, references={"a": np.linspace(0, 1, 40)}, hold=None)
     for step in range(30):
         alpha, beta = selector.belief.concentrations()
-        mean, deviation = mixed_probability(alpha, beta, 8)
+        mean, deviation = mixed_probability(alpha, beta, 16)
         key = np.log(selector.turns) - (mean + 0.5 * deviation) / selector.temperature
         batch = selector.select(5)
         last_in, first_out = key[batch].max(), np.delete(key, batch).min()
@@ -65,8 +65,8 @@ def test_no_task_twice_and_every_task_gets_its_turn(batch_size: int) -> None:
     assert seen == set(range(20))
 
 
-def test_tasks_with_mixed_groups_are_selected_more_often() -> None:
-    selector, counts = selector_of(60), np.zeros(60)
+def test_without_hold_tasks_with_mixed_groups_are_selected_more_often() -> None:
+    selector, counts = selector_of(60, hold=None), np.zeros(60)
     for _ in range(60):
         batch = selector.select(6)
         counts[batch] += 1
@@ -115,6 +115,8 @@ def test_a_resumed_selector_makes_the_next_choices_of_the_uninterrupted_one() ->
         ({"temperature": 0.0}, "temperature=0.0; expected more than 0"),
         ({"optimism": -1.0}, "optimism=-1.0; expected at least 0"),
         ({"optimism": NAN}, "optimism=nan"),
+        ({"hold": -0.5}, "hold=-0.5; expected a finite number, at least 0"),
+        ({"floor": 1.5}, "floor=1.5; expected at least 0 and at most 1"),
         ({"first_turn": 0.0}, "first_turn=0.0; expected more than 0 and at most 1"),
         ({"num_generations": 1}, "num_generations=1; rewards of fewer than 2"),
     ],
@@ -124,18 +126,48 @@ def test_options_out_of_range_are_named(options: dict[str, float], message: str)
         FairShareSelector(AbilityBelief(), **options)  # type: ignore[arg-type]
 
 
-def test_the_group_size_follows_the_evidence_and_survives_a_resume() -> None:
-    given, follows = (FairShareSelector(AbilityBelief(), num_generations=g) for g in (4, 16))
-    for selector in (given, follows):
-        selector.setup(TaskFeatures(12), seed=1)
-    for selector in (given, follows):
-        selector.turns[:] = given.turns  # the same place in the queue, whatever was chosen first
-        selector.observe(Evidence(np.arange(12), np.arange(12) % 5, np.full(12, 4.0)))
-    resumed = FairShareSelector(AbilityBelief(), num_generations=16)
-    resumed.setup(TaskFeatures(12), seed=2)
-    resumed.load_state_dict(follows.state_dict())
-    draws = [[selector.select(3).tolist() for _ in range(8)] for selector in (given, follows, resumed)]
-    assert draws[0] == draws[1] == draws[2]
+def weights_of(passes: list[float], **options: float | None) -> np.ndarray:
+    """Log weights of tasks whose pass rates are known well."""
+    selector = FairShareSelector(BetaBelief(implicit_weight=0.0, forgetting=0.0), optimism=0.0, **options)  # type: ignore[arg-type]
+    selector.setup(TaskFeatures(len(passes)))
+    counts = np.full(len(passes), 4000.0)
+    selector.observe(Evidence(np.arange(len(passes)), np.array(passes) * counts, counts))
+    return np.log(selector.turns) - selector._keys(slice(0, len(passes)))
+
+
+def test_what_the_policy_can_do_is_held_and_what_is_hopeless_is_not() -> None:
+    hard, easy = [0.01, 0.05, 0.2], [0.8, 0.95, 0.99]
+    mixed = 1 - np.array(hard) ** 16 - (1 - np.array(hard)) ** 16
+    np.testing.assert_allclose(weights_of(hard), (mixed - 1) / 0.1, atol=0.35)
+    np.testing.assert_allclose(weights_of(hard, hold=None), weights_of(hard))
+    np.testing.assert_allclose(weights_of(easy), 0.0, atol=1e-6)
+    np.testing.assert_allclose(weights_of(easy, hold=1.0), np.log(mixed[::-1]), atol=0.06)
+    np.testing.assert_allclose(weights_of(easy, hold=None), (mixed[::-1] - 1) / 0.1, atol=0.35)
+    assert weights_of([1.0], hold=1.0) == pytest.approx(np.log(0.02), abs=0.01)
+
+
+def test_no_weight_is_below_the_floor() -> None:
+    assert weights_of([0.0], floor=0.05) == pytest.approx(np.log(0.05))
+    assert weights_of([0.0]) < np.log(1e-4)
+
+
+def test_solved_tasks_are_visited_as_often_as_half_solved_ones_and_hopeless_ones_are_not() -> None:
+    selector, counts = selector_of(60), np.zeros(60)
+    for _ in range(200):
+        batch = selector.select(6)
+        counts[batch] += 1
+        selector.observe(Evidence(batch, np.where(batch < 20, 0.0, np.where(batch < 40, 4.0, 8.0)), np.full(6, 8.0)))
+    never, half, always = counts.reshape(3, 20).mean(axis=1)
+    assert always == pytest.approx(half, rel=0.05)
+    assert never < half / 5
+
+
+@pytest.mark.parametrize("rollouts", [2, 4, 64])
+def test_weights_do_not_depend_on_the_rollouts_per_task(rollouts: int) -> None:
+    selector = selector_of(12)
+    weights = selector._log_weights.copy()
+    selector.observe(Evidence(selector.select(4), np.ones(4), np.full(4, float(rollouts))))
+    np.testing.assert_array_equal(selector._log_weights, weights)
 
 
 def partial_outcome(batch: np.ndarray, step: int) -> Evidence:
@@ -169,15 +201,15 @@ def test_with_rewards_in_between_a_resumed_selector_goes_on_as_well() -> None:
 
 
 def test_the_weights_of_rewards_in_between_are_those_of_their_groups_share_of_extremes() -> None:
-    selector = FairShareSelector(AbilityBelief(), temperature=0.2, optimism=0.7)
+    selector = FairShareSelector(AbilityBelief(), temperature=0.2, optimism=0.7, hold=None)
     selector.setup(TaskFeatures(30, groups=np.array(["a", "b", "c"])[np.arange(30) % 3]), seed=2)
     for step in range(10):
         selector.observe(partial_outcome(selector.select(6), step))
     alpha, beta = selector.belief.concentrations()  # type: ignore[misc]
     for task in range(30):
         e = selector._extreme[selector.group_codes[task]] / 64
-        mean, deviation = mixed_probability(alpha[[task]], beta[[task]], 8, e)
-        expected = np.log(selector.turns[task]) - (mean[0] + 0.7 * deviation[0]) / 0.2
+        mean, deviation = mixed_probability(alpha[[task]], beta[[task]], 16, e)
+        expected = np.log(selector.turns[task]) - (mean[0] + 0.7 * deviation[0] - 1) / 0.2
         assert selector._keys(slice(task, task + 1))[0] == pytest.approx(expected, abs=0.15)  # of a rounded cell
 
 
@@ -221,7 +253,8 @@ def test_added_tasks_of_a_group_with_a_small_quota_start_at_that_groups_turn() -
 
 def looking_ahead(expected_gain: float, steps: int = 0, planned: int | None = 10) -> FairShareSelector:
     """A selector of three untried tasks that are mostly solved, half solved and hardly solved, after some steps."""
-    selector = FairShareSelector(AbilityBelief(), expected_gain=expected_gain, optimism=0.0, temperature=0.1)
+    options = {"expected_gain": expected_gain, "optimism": 0.0, "temperature": 0.1, "hold": None}
+    selector = FairShareSelector(AbilityBelief(), **options)  # type: ignore[arg-type]
     selector.planned_selections = planned
     selector.setup(TaskFeatures(3, {"a": np.array([0.97, 0.5, 0.03])}))
     selector.steps = steps
@@ -233,7 +266,7 @@ def test_the_weight_is_raised_by_what_is_lost_by_waiting() -> None:
     """2 w(m) − w(m + d) of every task, w worked out from its Beta with and without d added to the logit's mean."""
     selector = looking_ahead(0.75)
     mean, variance = selector.belief.predict()  # type: ignore[attr-defined]
-    now, later = (mixed_probability(*match_beta(m, variance), 8)[0] / 0.1 for m in (mean, mean + 0.75))
+    now, later = ((mixed_probability(*match_beta(m, variance), 16)[0] - 1) / 0.1 for m in (mean, mean + 0.75))
     keys = selector._keys(slice(0, 3))
     np.testing.assert_allclose(np.log(selector.turns) - keys, 2 * now - later, atol=0.35)  # cells round U by 0.01
 
@@ -264,14 +297,15 @@ def test_the_weights_follow_the_gain_while_the_run_goes_on() -> None:
 
 def test_beliefs_with_other_cells_are_weighed_alike() -> None:
     """The Beta of a BOTS task and the same Beta as an ability task's have the same weight up to rounding."""
-    selector = FairShareSelector(BetaBelief(implicit_weight=0.0), expected_gain=0.5, temperature=0.1, optimism=0.5)
+    belief, options = BetaBelief(implicit_weight=0.0), {"expected_gain": 0.5, "hold": None}
+    selector = FairShareSelector(belief, **options)  # type: ignore[arg-type]
     selector.planned_selections = 10
     selector.setup(TaskFeatures(4), seed=1)
     selector.observe(Evidence(np.arange(4), np.array([0.0, 1.0, 4.0, 8.0]), np.full(4, 8.0)))
     alpha, beta = selector.belief.concentrations()  # type: ignore[misc]
     mean, variance = logit_moments(alpha, beta)
-    (now, spread), (later, later_spread) = (mixed_probability(*match_beta(m, variance), 8) for m in (mean, mean + 0.5))
-    expected = (2 * (now + 0.5 * spread) - (later + 0.5 * later_spread)) / 0.1
+    (now, spread), (later, later_spread) = (mixed_probability(*match_beta(m, variance), 16) for m in (mean, mean + 0.5))
+    expected = (2 * (now + 0.5 * spread) - (later + 0.5 * later_spread) - 1) / 0.1
     np.testing.assert_allclose(np.log(selector.turns) - selector._keys(slice(0, 4)), expected, atol=0.5)
 
 
