@@ -27,7 +27,7 @@ import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
 from reprlib import repr as short
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 RewardFunction = Callable[..., Sequence[float | None]]
 
@@ -42,14 +42,6 @@ LISTS_OF_LISTS = re.compile(r"\b(list|sequence)\[[\w.]*\b(list|sequence)\[", re.
 
 class RewardFunctionError(ValueError):
     """A reward function raised something, or returned something that is no reward; the message names it."""
-
-
-@runtime_checkable
-class Array(Protocol):
-    """An array or a scalar of numpy, torch, jax or pandas."""
-
-    def tolist(self) -> Any:
-        """A Python number, or lists of them."""
 
 
 def adapted(function: Callable[..., Any]) -> RewardFunction:
@@ -108,7 +100,7 @@ def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[st
 
 
 def plain(value: Any) -> Any:
-    """Converts what a reward function returned to Python's own types; other values than arrays stay unchanged.
+    """Converts what a reward function returned to Python's own types, arrays and scalars of any library by `tolist`.
 
     Raises:
         TypeError: it is a coroutine.
@@ -116,7 +108,7 @@ def plain(value: Any) -> Any:
     if inspect.iscoroutine(value):
         value.close()
         raise TypeError(f"a coroutine. {NOT_AWAITED}")
-    return value.tolist() if isinstance(value, Array) else value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def number(value: Any) -> float:
