@@ -30,7 +30,7 @@ class DUMPSelector(BinnedSelector):
     Args:
         bin_by: the categories: "group", or the name of a reference or a column of numbers or labels.
         num_bins: number of categories of a column of numbers, divided at its quantiles.
-        window: W, in rollouts.
+        window: W, in rollouts; as many numbers are held for each category.
         temperature: τ; smaller values prefer the best category more.
         scale_rewards: whether advantages are divided by the deviation of their "group", or "none".
 

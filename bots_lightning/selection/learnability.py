@@ -45,7 +45,7 @@ class LearnabilitySelector(BinnedSelector):
     mass ρ lets a bin that is hardly tried return to p = 1/2. Fractional successes count as they are.
 
     Departures: tasks of a bin come in shuffled epochs. With more than 16,384 tasks as bins, each selection draws among
-    16,384 random ones, whose shares are the same up to the chance of a collision.
+    16,384 random ones, so that a task is selected as often as its weight says as long as batches are much smaller.
 
     Args:
         bin_by: "group", the name of a reference or a column, or "task", each task by itself.
