@@ -21,7 +21,7 @@ from bots_lightning.commands.parsing import (
     flat_config,
 )
 from bots_lightning.evaluation.replay.frontier import frontiers
-from bots_lightning.evaluation.replay.replay import ReplaySettings, replay
+from bots_lightning.evaluation.replay.replay import ReplaySettings, recorded_forgetting, replay
 from bots_lightning.evaluation.replay.report import draw_picture, print_tables, write_json
 from bots_lightning.evaluation.replay.trajectories import Trajectories, read_trajectories
 from bots_lightning.selection import TaskSelector
@@ -58,10 +58,14 @@ def replay_command(args: Sequence[str] | None = None) -> None:
         f"{len(record):,} tasks, {steps} steps of {settings.batch_size}, {options.seeds} seed{'s'[: options.seeds > 1]}"
     )
     print_tables(results, f"{title}, {time.perf_counter() - start:.1f} s")
+    if (forgotten := recorded_forgetting(record, settings)) is not None:
+        print(f"\nforgetting of the recorded policy, whatever is selected: {forgotten:+.3f}")
     limits = frontiers(record, settings)
     if options.output:
         facts = {name: options[name] for name in ("data", "seeds", "batch_size", "selections_per_epoch", "weak")}
-        write_json(results, facts | {"tasks": len(record), "steps": steps}, options.output, limits)
+        write_json(
+            results, facts | {"tasks": len(record), "steps": steps, "forgetting": forgotten}, options.output, limits
+        )
     if options.picture:
         draw_picture(results, options.picture, title, limits)
 

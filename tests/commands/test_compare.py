@@ -46,6 +46,7 @@ def write_run(folder: Path, seed: int, scores: Sequence[float], every: int = 10,
         "generated_tokens": 100 * last,
         "wall_seconds": last,
         "effective_task_ratio": 0.625 + 0.01 * seed,
+        "mixed_per_1000_rollouts": 50.0 + 10 * seed,
         "selection_overhead_fraction": 0.001,
         "distinct_tasks": 300,
         "effective_tasks": 200.5,
@@ -82,6 +83,9 @@ def test_methods_are_compared(runs: list[str], tmp_path: Path, capsys: pytest.Ca
     assert bots["final_score"] == {"mean": 0.6, "std": 0.0, "interval": [0.6, 0.6]}
     assert bots["effective_task_ratio"]["mean"] == pytest.approx((0.625 + 0.635) / 2)
     assert bots["effective_task_ratio"]["interval"] == pytest.approx([0.625, 0.635])
+    assert bots["mixed_per_1000_rollouts"]["mean"] == pytest.approx((50 + 60) / 2)
+    assert bots["forgetting"] == {"mean": None, "std": None, "interval": None}  # of a run that has no such entry
+    assert result["comparisons"]["bots"]["selection_differences"]["mixed_per_1000_rollouts"]["seeds"] == [0, 0]
     assert bots["score_curve"]["mean"] == pytest.approx(UP)
     assert bots["score_curve"]["seconds"] == [0, 5, 10, 15, 20]
     assert bots["effective_task_ratio_curve"]["mean"][:2] == [0.75, 0.5]
@@ -137,6 +141,7 @@ def test_methods_without_a_common_seed_are_not_compared(runs: list[str], capsys:
     assert json.loads(Path("compare.json").read_text())["comparisons"]["late"] == {
         "seeds": [],
         "final_score_difference": None,
+        "selection_differences": {},
         "time_to_baseline": {},
         "best_so_far": {},
     }

@@ -19,7 +19,12 @@ ROOT = Path(__file__).parents[2]
 BATCH_SCORES = {"rmse", "log_predictive", "spearman", "coverage_90"}
 POOL_SCORES = {"rmse_all", "log_predictive_all", "coverage_90_all"}
 DIVERSITY = {"distinct_tasks", "effective_tasks", "largest_reuse"}
-SCORES = {"effective_task_ratio", "first_quarter", "last_quarter"} | BATCH_SCORES | POOL_SCORES | DIVERSITY
+SCORES = (
+    {"effective_task_ratio", "mixed_per_1000_rollouts", "seen_fraction", "first_quarter", "last_quarter"}
+    | BATCH_SCORES
+    | POOL_SCORES
+    | DIVERSITY
+)
 
 
 @pytest.fixture
@@ -54,6 +59,7 @@ def test_overlays_are_compared(project: Path, capsys: pytest.CaptureFixture[str]
         assert set(scores) == {name + suffix for name in SCORES for suffix in ("", "_std")}
         assert 0 < scores["effective_task_ratio"] < 1
     assert result["settings"]["steps"] == 5 * 4
+    assert -1 <= result["settings"]["forgetting"] <= 1
     assert result["selectors"]["uniform"]["rmse"] is None
     assert result["selectors"]["bots"]["log_predictive"] < 0
     # Twenty steps of 4 from 30 tasks without replacement: two epochs, and 20 tasks a third time.

@@ -11,7 +11,7 @@ import numpy as np
 
 from bots_lightning.evaluation.comparison.curves import Curves, best_so_far_ratio, time_to_baseline
 from bots_lightning.evaluation.comparison.resampling import finite, finite_ends, interval, resamples, spread
-from bots_lightning.evaluation.comparison.run_records import RunRecord
+from bots_lightning.evaluation.comparison.run_records import SELECTION_METRICS, RunRecord
 
 BUDGETS = (25, 50, 75, 100)  # τ, per cent of the baseline's budget
 
@@ -24,8 +24,9 @@ def compare_to_baseline(pairs: Sequence[tuple[RunRecord, RunRecord]], interpolat
         interpolate: between evaluations.
 
     Returns:
-        the paired `seeds`; the difference of the final scores; `time_to_baseline` and `best_so_far`, each
-        {axis: {τ: {"pooled": of the mean curves, "seeds": seed by seed}}}. No difference and no axes without a pair.
+        the paired `seeds`; the differences of the final scores and of each of `SELECTION_METRICS`; `time_to_baseline`
+        and `best_so_far`, each {axis: {τ: {"pooled": of the mean curves, "seeds": seed by seed}}}. No differences and
+        no axes without a pair.
     """
     ours, theirs = [run for run, _ in pairs], [run for _, run in pairs]
     differences = [float(run.scores[-1] - other.scores[-1]) for run, other in pairs]
@@ -38,9 +39,17 @@ def compare_to_baseline(pairs: Sequence[tuple[RunRecord, RunRecord]], interpolat
     return {
         "seeds": [run.seed for run in ours],
         "final_score_difference": spread(differences) | {"seeds": differences} if pairs else None,
+        "selection_differences": {name: _difference(pairs, name) for name in SELECTION_METRICS} if pairs else {},
         "time_to_baseline": faster,
         "best_so_far": better,
     }
+
+
+def _difference(pairs: Sequence[tuple[RunRecord, RunRecord]], name: str) -> dict[str, Any]:
+    """By how much a metric of the summaries is higher; None where one of the runs lacks it."""
+    both = [(run.summary.get(name), other.summary.get(name)) for run, other in pairs]
+    differences = [None if ours is None or theirs is None else ours - theirs for ours, theirs in both]
+    return spread(differences) | {"seeds": differences}
 
 
 def _mean_seeds_and_resamples(runs: Sequence[RunRecord], axis: str) -> Curves:

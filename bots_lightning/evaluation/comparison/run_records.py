@@ -24,10 +24,16 @@ from bots_lightning.evaluation.comparison.run_files import (
 )
 
 RATIO = "selection/effective_task_ratio"
-SUMMARY_METRICS = (
+SELECTION_METRICS = (
     "effective_task_ratio",
+    "mixed_per_1000_rollouts",
     "effective_tasks",
     "distinct_tasks",
+    "seen_fraction",
+    "forgetting",
+)
+SUMMARY_METRICS = (
+    *SELECTION_METRICS,
     "selection_overhead_fraction",
     "rollouts",
     "generated_tokens",

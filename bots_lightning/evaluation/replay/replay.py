@@ -17,6 +17,7 @@ from bots_lightning.beliefs.belief import FloatArray
 from bots_lightning.evaluation.replay.forecasts import Forecasts, Scores
 from bots_lightning.evaluation.replay.trajectories import IntArray, Trajectories
 from bots_lightning.evaluation.scores.effective_tasks import effective_number
+from bots_lightning.evaluation.scores.forgetting import Forgetting, mean_loss
 from bots_lightning.options import check_numbers
 from bots_lightning.selection import TaskSelector
 
@@ -92,6 +93,7 @@ def replay_once(
     selector.setup(record.features(settings.weak_from_first_epoch), seed=seed)
     everything, uses = np.arange(len(record)), np.zeros(len(record), dtype=np.int64)
     ratios: list[float] = []
+    spent = 0
     batch_forecasts, pool_forecasts = Forecasts(), Forecasts()
     for epoch in settings.epochs(record):
         present = record.successes[:, epoch]
@@ -101,15 +103,18 @@ def replay_once(
             successes, rollouts = present[chosen], record.rollouts[chosen]
             batch_forecasts.add(selector, chosen, successes, rollouts)
             ratios.append(float(((successes > 0) & (successes < rollouts)).mean()))
+            spent += int(rollouts.sum())
             uses[chosen] += 1
             selector.observe(Evidence(chosen.copy(), successes.astype(float), rollouts.astype(float)))
             on_step()
     over_pool = pool_forecasts.scores()
     return {
         **_effective_task_ratios(np.array(ratios)),
+        "mixed_per_1000_rollouts": 1000 * settings.batch_size * sum(ratios) / spent,
         **batch_forecasts.scores(),
         **{f"{name}_all": over_pool[name] for name in POOL_SCORES},
         "distinct_tasks": float((uses > 0).sum()),
+        "seen_fraction": float((uses > 0).mean()),
         "effective_tasks": effective_number(uses),
         "largest_reuse": float(uses.max()),
     }
@@ -149,6 +154,27 @@ def replay(
             runs = [replay_once(record, selector, seed, settings, bar.update) for seed in range(seeds)]
             results[name] = over_seeds(runs)
     return results
+
+
+def recorded_forgetting(record: Trajectories, settings: ReplaySettings) -> float | None:
+    """What the recorded policy had forgotten in the last epoch, see `Forgetting`; None if there is no earlier one.
+
+    It is the record's own, whatever a selector would have chosen. As the record does not tell which rollouts were
+    right, they are divided into halves at random, each time alike.
+
+    Args:
+        record: of a run.
+        settings: which epochs are replayed.
+    """
+    rng, half = np.random.default_rng(0), record.rollouts // 2
+    forgetting, now = Forgetting("", len(record)), np.full((len(record), 2), np.nan)
+    for epoch in settings.epochs(record):
+        forgetting.add(now)
+        right = record.successes[:, epoch]
+        in_half = rng.hypergeometric(right, record.rollouts - right, half)
+        rests = right - in_half, record.rollouts - half
+        now = np.stack([in_half / np.where(half > 0, half, np.nan), np.divide(*rests)], axis=1)
+    return mean_loss(forgetting.losses(now))
 
 
 def over_seeds(runs: list[Scores]) -> Scores:

@@ -22,7 +22,9 @@ def curve(scores: Sequence[float], costs: Sequence[float] = FIVE) -> Curves:
     return Curves(np.array([costs]), np.array([scores]))
 
 
-def run(method: str, seed: int, scores: Sequence[float], rollouts: Sequence[float] = FIVE) -> RunRecord:
+def run(
+    method: str, seed: int, scores: Sequence[float], rollouts: Sequence[float] = FIVE, **summary: float | None
+) -> RunRecord:
     iterations = np.arange(len(scores)) * 10
     costs = {"steps": iterations.astype(float), "rollouts": np.array(rollouts)}
     nothing = np.array([])
@@ -30,7 +32,7 @@ def run(method: str, seed: int, scores: Sequence[float], rollouts: Sequence[floa
         Path(f"{method}-{seed}"),
         method,
         seed,
-        {},
+        summary,
         ("s",),
         iterations,
         np.array(scores),
@@ -105,6 +107,26 @@ def test_the_baseline_paired_with_itself_is_one_with_an_interval_of_one() -> Non
     for measure in ("time_to_baseline", "best_so_far"):
         for cells in found[measure].values():
             assert all(cell["pooled"]["value"] == 1 and cell["pooled"]["interval"] == [1, 1] for cell in cells.values())
+
+
+def test_measures_of_the_selection_are_paired_by_hand() -> None:
+    pairs = [
+        (
+            run("a", 0, FIVE, mixed_per_1000_rollouts=80.0, forgetting=0.5),
+            run("b", 0, FIVE, mixed_per_1000_rollouts=60),
+        ),
+        (
+            run("a", 1, FIVE, mixed_per_1000_rollouts=50.0, forgetting=0.0),
+            run("b", 1, FIVE, mixed_per_1000_rollouts=40),
+        ),
+    ]
+    found = compare_to_baseline(pairs)["selection_differences"]
+    assert found["mixed_per_1000_rollouts"]["seeds"] == [20, 10]
+    assert found["mixed_per_1000_rollouts"]["mean"] == 15
+    assert found["mixed_per_1000_rollouts"]["interval"] == [10, 20]
+    missing = {"mean": None, "std": None, "interval": None, "seeds": [None, None]}
+    assert found["forgetting"] == found["effective_tasks"] == missing
+    assert compare_to_baseline([])["selection_differences"] == {}
 
 
 def test_without_a_pair_there_is_no_comparison_and_with_one_no_interval() -> None:

@@ -90,7 +90,8 @@ def test_tables_show_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     # SLOW + 0.001 s: 0.4 and 0.401. UP is 0.2 higher at the end.
     assert ["bots", "2", "0.601 ±0.001", "+0.200", "+0.200 to +0.200"] in rows
     assert ["uniform", "2", "0.401 ±0.001", "–", "–"] in rows
-    assert ["bots", "0.500", "0.500–0.500", "0 ±0", "0", "50.00%"] in rows
+    assert ["bots", "0.500", "0.5", "0 ±0", "0", "0.500", "50.00%"] in rows
+    assert ["forgetting", "+0.000", "+0.000 to +0.000"] in rows
     # SLOW has its best at 10: 0.2, as before training; at 20: 0.3, which UP has at 10; at 40: 0.4, UP at 20.
     assert ["rollouts", "–", "0.50 0.50–0.50", "0.50 0.50–0.50", "0.50 0.50–0.50"] in rows
     assert ["rollouts", "–", "0.50 2/2", "0.50 2/2", "0.50 2/2"] in rows

@@ -9,7 +9,13 @@ import pytest
 from scipy import stats
 
 from bots_lightning.beliefs import Belief, BetaBelief, Evidence, TaskFeatures
-from bots_lightning.evaluation.replay.replay import ReplaySettings, over_seeds, replay, replay_once
+from bots_lightning.evaluation.replay.replay import (
+    ReplaySettings,
+    over_seeds,
+    recorded_forgetting,
+    replay,
+    replay_once,
+)
 from bots_lightning.evaluation.replay.trajectories import Trajectories
 from bots_lightning.selection import LearnabilitySelector, TaskSelector, ThompsonSelector, UniformSelector
 
@@ -87,7 +93,9 @@ def test_a_script_by_hand() -> None:
     assert scores["effective_task_ratio"] == pytest.approx((0.5 + 0 + 1 + 0 + 0.5 + 0.5) / 6)
     assert (scores["first_quarter"], scores["last_quarter"]) == (0.5, 0.5)  # of 6 steps, one each
     uses = np.array([3, 3, 4, 2])
+    assert scores["mixed_per_1000_rollouts"] == pytest.approx(1000 * 5 / (6 * 2 * 8))
     assert scores["distinct_tasks"] == 4
+    assert scores["seen_fraction"] == 1
     assert scores["largest_reuse"] == 4
     assert scores["effective_tasks"] == pytest.approx(np.exp(stats.entropy(uses / 12)))
     assert diary[:4] == [
@@ -99,6 +107,18 @@ def test_a_script_by_hand() -> None:
     assert diary[5] == ("observe", [4.0, 5.0], [8.0, 8.0])
     assert len(diary) == 12
     assert all(scores[name] is None for name in ("rmse", "log_predictive", "spearman", "coverage_90", "rmse_all"))
+
+
+def test_forgetting_is_the_records_own() -> None:
+    """Of three tasks once solved, one is lost and one half lost, by halves of whole rollouts."""
+    assert recorded_forgetting(
+        record_of([[0, 8, 8, 0], [0, 8, 8, 4], [0, 0, 8, 8], [0, 0, 0, 8]]), ReplaySettings()
+    ) == (pytest.approx((1 + 0.5 + 0) / 3))
+    assert recorded_forgetting(record_of([[0, 8]]), ReplaySettings()) is None
+    assert recorded_forgetting(record_of([[0, 0, 8]]), ReplaySettings()) is None
+    rng = np.random.default_rng(0)
+    unchanged = rng.binomial(8, rng.uniform(size=(20_000, 1)), (20_000, 4))
+    assert recorded_forgetting(record_of(unchanged.tolist()), ReplaySettings()) == pytest.approx(0, abs=0.01)
 
 
 def test_quarters_of_eight_steps_are_two_steps_each() -> None:

@@ -18,6 +18,15 @@ from bots_lightning.evaluation.comparison.report.texts import (
 )
 from bots_lightning.evaluation.comparison.report.verdicts import notes, verdict
 
+# Metric -> its label and the format of its value.
+MEASURES = {
+    "effective_task_ratio": ("effective task ratio", ".3f"),
+    "mixed_per_1000_rollouts": ("mixed groups per 1,000 rollouts", ".1f"),
+    "effective_tasks": ("effective tasks", ",.0f"),
+    "distinct_tasks": ("tasks seen", ",.0f"),
+    "forgetting": ("forgetting", ".3f"),
+}
+
 
 def print_tables(result: Result) -> None:
     """Prints tables of each method and of its comparison with the baseline, verdicts, notes and warnings."""
@@ -45,15 +54,16 @@ def _score_table(result: Result) -> tuple[str, Table]:
 
 
 def _selection_table(result: Result) -> tuple[str, Table]:
-    table = _table("method", "ETR", "95 % interval", "effective\ntasks", "tasks\nused", "overhead")
+    columns = ("ETR", "mixed per\n1,000", "effective\ntasks", "tasks\nseen", "forgetting", "overhead")
+    table = _table("method", *columns)
     for name, method in result["methods"].items():
-        ratio, effective, used = (method[key] for key in ("effective_task_ratio", "effective_tasks", "distinct_tasks"))
-        overhead = number_text(method["selection_overhead_fraction"]["mean"], ".2%")
-        tasks = deviation_text(effective, ",.0f"), number_text(used["mean"], ",.0f")
-        table.add_row(
-            Text(name), number_text(ratio["mean"], ".3f"), interval_text(ratio["interval"], ".3f"), *tasks, overhead
-        )
-    return "Selection: effective task ratio (ETR), diversity, share of the step's time", table
+        shown = {metric: number_text(method[metric]["mean"], digits) for metric, (_, digits) in MEASURES.items()}
+        shown["effective_tasks"] = deviation_text(method["effective_tasks"], ",.0f")
+        table.add_row(Text(name), *shown.values(), number_text(method["selection_overhead_fraction"]["mean"], ".2%"))
+    return (
+        "Selection: effective task ratio (ETR), mixed groups per 1,000 rollouts, diversity, what was forgotten",
+        table,
+    )
 
 
 def _cost_table(result: Result) -> tuple[str, Table]:
@@ -70,9 +80,20 @@ def _against_baseline(name: str, baseline: str, comparison: Result) -> Iterator[
         return
     methods, seeds = f"{name} / {baseline}", seeds_text(comparison)
     faster, better = comparison["time_to_baseline"], comparison["best_so_far"]
+    yield f"Selection {name} − {baseline}, mean of {seeds}, 95 % interval", _differences(comparison)
     yield f"TTB {methods}, mean of {seeds}, 95 % interval; < 1 is faster", _by_axis(faster, _pooled)
     yield f"BSF {methods}, mean of {seeds}, 95 % interval; > 1 is better", _by_axis(better, _pooled)
     yield f"TTB {methods}, seed by seed: median, and how many reached it", _by_axis(faster, _median)
+
+
+def _differences(comparison: Result) -> Table:
+    table = _table("", "difference", "95 % interval")
+    for metric, (label, digits) in MEASURES.items():
+        difference = comparison["selection_differences"][metric]
+        signed = f"+{digits}"
+        shown = number_text(difference["mean"], signed), interval_text(difference["interval"], signed)
+        table.add_row(label, *shown)
+    return table
 
 
 def _by_axis(axes: Result, shown: Callable[[Result], str]) -> Table:
