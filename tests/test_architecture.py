@@ -20,6 +20,7 @@ FLOORS = (
     "options",
     "beliefs",
     "selection",
+    "allocation",
     "tasks",
     "rewards",
     "checkpoints",
@@ -35,7 +36,7 @@ FLOORS = (
     "cli",
 )
 # What the lowest floors may import from outside, beside the standard library.
-OUTSIDE = {"beliefs": {"numpy", "scipy"}, "selection": {"numpy"}}
+OUTSIDE = {"beliefs": {"numpy", "scipy"}, "selection": {"numpy"}, "allocation": {"numpy"}}
 
 
 def module_name(path: Path, root: Path) -> str:
@@ -139,6 +140,7 @@ def test_a_sound_house_has_no_violations(tmp_path: Path) -> None:
         ("cli.py", "import bots_lightning.__main__", "cli lies below __main__"),
         ("beliefs/beta.py", "import torch", "beliefs may import only the standard library and ['numpy', 'scipy']"),
         ("selection/a.py", "from scipy.stats import beta", "selection may import only"),
+        ("allocation/a.py", "from bots_lightning.data import D", "allocation lies below data"),
         ("cli.py", "from callbacks import Completions", "nothing here may import callbacks"),
         ("cli.py", "def late():\n    import callbacks.completions", "nothing here may import callbacks"),
         ("__init__.py", "import callbacks", "nothing here may import callbacks"),
@@ -163,7 +165,7 @@ def test_callbacks_is_ours() -> None:
 
 def test_the_lowest_floors_load_no_deep_learning() -> None:
     program = (
-        "import json, sys, bots_lightning.beliefs, bots_lightning.selection\n"
+        "import json, sys, bots_lightning.beliefs, bots_lightning.selection, bots_lightning.allocation\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
     output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -24,6 +24,7 @@ def group_advantages(
     adv_estimator: Estimator = "grpo",
     eps: float = 1e-4,
     batch: Tensor | None = None,
+    round_of_row: Tensor | None = None,
 ) -> Tensor:
     """Each reward against the others of its group; groups may differ in size.
 
@@ -33,6 +34,11 @@ def group_advantages(
     and, unless `scale_rewards` is "none", over std + ε, the unbiased standard deviation. Departure: rewards that are
     NaN (no reward function applied) are left out of mean and deviation, and their advantage is 0.
 
+    Of a group that was sampled in rounds, mean and deviation are those of all rewards up to the end of the row's own
+    round. Whether there are later rounds depends on the rewards: a mean over these is biased, and so is the gradient.
+    Given what was seen before it, the rows of a round and their number are like those of a plain group. So the rows of
+    round t, with "rloo" and without scale, have the expected gradient n_t ∇J of their task, whatever the rule is.
+
     Args:
         rewards: (R,) float, NaN where there is none.
         group_of_row: (R,) int64 in [0, K), the group of each row; every group has one.
@@ -41,6 +47,7 @@ def group_advantages(
         adv_estimator: the baseline. "rloo" is "grpo" times n / (n − 1), n the group's rewards.
         eps: keeps groups of nearly equal rewards finite.
         batch: (…) float, the rewards of the whole batch if `rewards` are this rank's share of it.
+        round_of_row: (R,) int64, in which round each row was sampled; all in one if left out.
 
     Returns:
         (R,) float; 0 for a group of equal rewards, and for the only reward of a group.
@@ -53,16 +60,56 @@ def group_advantages(
         raise ValueError(f"rewards and group_of_row have shapes {shapes}; expected twice (R,).")
     check_option("scale_rewards", scale_rewards, Scale)
     check_option("adv_estimator", adv_estimator, Estimator)
-    grouped = by_group(rewards, group_of_row)
+    rounds = torch.zeros_like(group_of_row) if round_of_row is None else round_of_row
+    everything = (rewards if batch is None else batch).reshape(1, -1)
+    batch_std = group_mean_and_std(everything)[1] if scale_rewards == "batch" else None
+    advantages = torch.zeros_like(rewards)
+    for number in range(int(rounds.max()) + 1):
+        grouped = by_group(torch.where(rounds <= number, rewards, torch.nan), group_of_row)
+        centred, std = _centred(grouped, adv_estimator)
+        scaled = centred if scale_rewards == "none" else centred / ((std if batch_std is None else batch_std) + eps)
+        of_row = scaled[group_of_row, places_in_group(group_of_row)]
+        advantages = torch.where(rounds == number, of_row, advantages)
+    return advantages
+
+
+def _centred(grouped: Tensor, adv_estimator: Estimator) -> tuple[Tensor, Tensor]:
+    """Rewards (K, N) less their baseline, 0 where there is none; and each group's deviation, (K, 1)."""
     mean, std = group_mean_and_std(grouped)
     centred = torch.where(grouped.isnan(), torch.zeros_like(grouped), grouped - mean)
     if adv_estimator == "rloo":
         count = (~grouped.isnan()).sum(dim=1, keepdim=True)
         centred = centred * count / (count - 1).clamp(min=1)
-    if scale_rewards == "batch":
-        std = group_mean_and_std((rewards if batch is None else batch).reshape(1, -1))[1]
-    scaled = centred if scale_rewards == "none" else centred / (std + eps)
-    return scaled[group_of_row, places_in_group(group_of_row)]
+    return centred, std
+
+
+def task_weights(group_of_row: Tensor, round_of_row: Tensor, num_generations: int) -> Tensor:
+    """What the advantage of each row is multiplied by, so that tasks count alike and not rollouts.
+
+        w = num_generations / N
+
+    with N the rollouts of the row's task up to the end of the row's round: the number of rollouts of a task decides how
+    precisely its gradient is known, and not how much it counts. Losses are means over rows, so that those of a task
+    would otherwise count as often as there are some.
+
+    N does not look at later rounds, for the reason that the baseline does not, see `group_advantages`. The expected
+    gradient of a task, with "rloo" and without scale, is num_generations · ∇J · Σ_t P(there is a round t) n_t / N_t.
+    The sum is 1 for a single round, and 1 + ½ P(not mixed after the first) + … for rounds that each double a group that
+    is not yet mixed: a task that rarely succeeds counts somewhat more, being learned from in the round that succeeds.
+
+    Args:
+        group_of_row: (R,) int64 in [0, K), the group of each row; every group has one.
+        round_of_row: (R,) int64, in which round each row was sampled.
+        num_generations: rollouts of a task on average.
+
+    Returns:
+        (R,) float, 1 where every task has `num_generations` rollouts.
+    """
+    so_far = torch.ones_like(group_of_row)
+    for number in range(int(round_of_row.max()) + 1):
+        sizes = torch.zeros_like(group_of_row).index_add_(0, group_of_row, (round_of_row <= number).long())
+        so_far = torch.where(round_of_row == number, sizes[group_of_row], so_far)
+    return num_generations / so_far
 
 
 def group_mean_and_std(rewards: Tensor) -> tuple[Tensor, Tensor]:

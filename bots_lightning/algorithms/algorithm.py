@@ -44,12 +44,14 @@ class Algorithm(ABC):
         num_minibatches: optimizer steps of an epoch.
         critic: a network that is trained beside the policy, if there is one.
         policy: that is trained, once `attach` has run.
+        num_generations: rollouts per task on average, likewise.
     """
 
     num_epochs = 1
     num_minibatches = 1
     critic: Critic | None = None
     policy: Policy
+    num_generations: int
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class Algorithm(ABC):
                 f"soft_punish_cache={self.soft_punish_cache}; expected between 1 and "
                 f"max_completion_length={max_completion_length} tokens."
             )
-        self.policy = policy
+        self.policy, self.num_generations = policy, num_generations
 
     def build(self, seed: int) -> None:  # noqa: B027 - most have no network of their own
         """Makes the critic, if there is one, once the policy is loaded.

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,12 +24,19 @@ class RolloutGroups:
         group_of_row: (R,) int64, ascending from 0; every group has a row.
         iterations: (K,) int64, the iteration that scored each group; asynchronous rollouts have been sampled by the
             policy before.
+        round_of_row: (R,) int64, the round of the step in which each row was sampled; 0 by default. Later rounds were
+            asked for when the rewards of the earlier ones were known.
     """
 
     rollouts: Rollouts
     rewards: Tensor
     group_of_row: Tensor
     iterations: Tensor
+    round_of_row: Tensor = field(default=None)  # type: ignore[assignment] # never None once it is made
+
+    def __post_init__(self) -> None:
+        if self.round_of_row is None:
+            object.__setattr__(self, "round_of_row", torch.zeros_like(self.group_of_row))
 
     def __len__(self) -> int:
         return len(self.iterations)
@@ -45,11 +52,13 @@ class RolloutGroups:
         """
         rows = torch.isin(self.group_of_row, groups).nonzero().flatten()
         _, group_of_row = torch.unique_consecutive(self.group_of_row[rows], return_inverse=True)
-        return RolloutGroups(self.rollouts.rows(rows), self.rewards[rows], group_of_row, self.iterations[groups])
+        rewards, round_of_row = self.rewards[rows], self.round_of_row[rows]
+        return RolloutGroups(self.rollouts.rows(rows), rewards, group_of_row, self.iterations[groups], round_of_row)
 
     def to(self, device: torch.device) -> RolloutGroups:
         """Copies the groups to another device."""
-        moved = (tensor.to(device) for tensor in (self.rewards, self.group_of_row, self.iterations))
+        tensors = self.rewards, self.group_of_row, self.iterations, self.round_of_row
+        moved = (tensor.to(device) for tensor in tensors)
         return RolloutGroups(self.rollouts.to(device), *moved)
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,4 +94,5 @@ class RolloutGroups:
             torch.cat([batch.rewards for batch in batches]),
             torch.cat(numbered),
             torch.cat([batch.iterations for batch in batches]),
+            torch.cat([batch.round_of_row for batch in batches]),
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bots_lightning.algorithms.advantages import Estimator, Scale, group_advantages
+from bots_lightning.algorithms.advantages import Estimator, Scale, group_advantages, task_weights
 from bots_lightning.algorithms.algorithm import Algorithm
 from bots_lightning.algorithms.experience import Experience
 from bots_lightning.algorithms.groups import RolloutGroups
@@ -127,7 +127,11 @@ class GRPO(Algorithm):
         """
         rollouts, rewards = groups.rollouts, self.shaped_rewards(groups, context)
         batch = context.gather_rows(rewards) if self.scale_rewards == "batch" else None
-        advantages = group_advantages(rewards, groups.group_of_row, self.scale_rewards, self.adv_estimator, batch=batch)
+        grouping, rounds = groups.group_of_row, groups.round_of_row
+        advantages = group_advantages(
+            rewards, grouping, self.scale_rewards, self.adv_estimator, batch=batch, round_of_row=rounds
+        )
+        advantages = advantages * task_weights(grouping, rounds, self.num_generations)
         old, sampling = self.behaviour(rollouts, context)
         mask, reference = self.learnable(rollouts, rewards), self.reference_logprobs(rollouts)
         return Experience(rollouts, mask, advantages, old, reference, sampling_logprobs=sampling), {}

@@ -14,6 +14,7 @@ from bots_lightning.algorithms.advantages import (
     discounted_returns,
     explained_variance,
     generalized_advantages,
+    task_weights,
     whiten,
 )
 from bots_lightning.algorithms.algorithm import Algorithm
@@ -147,7 +148,7 @@ class PPO(Algorithm):
         """Log-probabilities, values and advantages of every token of the rollouts.
 
         Args:
-            groups: R rows with rewards; how they are grouped does not matter.
+            groups: R rows with rewards; of their grouping only the sizes matter.
             context: of the step; the policy's parameters are gathered.
 
         Returns:
@@ -164,6 +165,8 @@ class PPO(Algorithm):
             token_rewards = whiten(token_rewards, mask, shift_mean=False, gather=context.gather_if_several)
         advantages, returns = generalized_advantages(token_rewards, values, mask, self.gamma, self.lam)
         advantages = whiten(advantages, mask, gather=context.gather_if_several)
+        weights = task_weights(groups.group_of_row, groups.round_of_row, self.num_generations)
+        advantages = advantages * weights.unsqueeze(1)
         seen = discounted_returns(token_rewards, mask, self.gamma)
         rows = map(context.gather_rows, (scores, penalty.sum(dim=1), rollouts.finished))
         metrics = _reward_metrics(*rows) | _value_metrics(*map(context.gather_rows, (values[mask], seen[mask])))

@@ -21,10 +21,19 @@ class TaskBatch:
         positions: B places in what was drawn for all ranks, or in the pool that is evaluated; each task's completions
             are seeded by its place, so that they do not depend on the rank.
         counts: B numbers of rollouts.
+        starts: B numbers of rollouts that the tasks have had before, in this step; 0 by default.
     """
 
-    def __init__(self, indices: list[int], tasks: list[Task], positions: list[int], counts: list[int]) -> None:
+    def __init__(
+        self,
+        indices: list[int],
+        tasks: list[Task],
+        positions: list[int],
+        counts: list[int],
+        starts: list[int] | None = None,
+    ) -> None:
         self.indices, self.tasks, self.positions, self.counts = indices, tasks, positions, counts
+        self.starts = starts or [0] * len(tasks)
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -15,6 +15,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
+from bots_lightning.allocation import Allocation, FixedAllocation
 from bots_lightning.beliefs import Evidence
 from bots_lightning.data import ranks
 from bots_lightning.data.corrections import accept_corrections
@@ -38,16 +39,17 @@ class TaskDataModule(LightningDataModule):
 
     Args:
         source: the training tasks.
-        selector: chooses the tasks of each step, and how many rollouts each gets.
+        selector: chooses the tasks of each step.
         batch_size: B, tasks per step over all ranks.
         evaluation: held-out tasks by name; scores appear as `eval/NAME/…`.
         steps_per_epoch: length of an epoch in steps; by default N / B, rounded up.
         eval_batch_size: tasks per evaluation batch.
         seed: of the selector's draws.
+        allocation: how many rollouts each task gets, `num_generations` on average; `FixedAllocation` by default.
 
     Attributes:
-        num_generations: rollouts of each task in `predict`, and in training unless the selector allocates others; the
-            module that trains sets it in its `setup`, like the next.
+        num_generations: rollouts of each task in `predict`, and on average in training; the module that trains sets it
+            in its `setup`, like the next.
         eval_num_generations: rollouts of each held-out task.
         drawn: positions of the tasks whose evidence is awaited, of all ranks.
         drawn_counts: how many rollouts each of them gets.
@@ -70,12 +72,14 @@ class TaskDataModule(LightningDataModule):
         steps_per_epoch: int | None = None,
         eval_batch_size: int = 128,
         seed: int = 0,
+        allocation: Allocation | None = None,
     ) -> None:
         super().__init__()
         check_numbers(1, steps_per_epoch=steps_per_epoch, eval_batch_size=eval_batch_size)
         if any("/" in name for name in evaluation or {}):
             raise ValueError(f"evaluation names {sorted(evaluation or {})}; a slash would break metric names.")
         self.source, self.selector, self.evaluation = source, selector, evaluation or {}
+        self.allocation = allocation or FixedAllocation()
         self.batch_size, self.eval_batch_size, self.steps_per_epoch = batch_size, eval_batch_size, steps_per_epoch
         self.seed = seed
         self.num_generations = self.eval_num_generations = 1
@@ -161,7 +165,7 @@ class TaskDataModule(LightningDataModule):
 
         Raises:
             RuntimeError: the evidence of the last draw has not been observed.
-            ValueError: the selector allocates what is no number of rollouts.
+            ValueError: the allocation gives what is no number of rollouts.
         """
         if self.drawn:
             raise RuntimeError(
@@ -170,7 +174,7 @@ class TaskDataModule(LightningDataModule):
             )
         start = time.perf_counter()
         indices = self.selector.select(self.batch_size)
-        self.drawn_counts = allocated(self.selector, indices, self.num_generations)
+        self.drawn_counts = allocated(self.allocation, self.selector, indices, self.num_generations)
         self.count_histogram.add(self.selection_counts[indices])
         self.selection_counts[indices] += 1
         self.drawn = indices.tolist()
@@ -237,11 +241,7 @@ class TaskDataModule(LightningDataModule):
         Raises:
             ValueError: the ranks cannot share a batch evenly.
         """
-        if self.batch_size % ranks.world_size():
-            raise ValueError(
-                f"batch_size={self.batch_size} tasks do not divide evenly over {ranks.world_size()} ranks; "
-                f"choose a multiple of {ranks.world_size()}."
-            )
+        ranks.check_shares(self.batch_size)
         self.require_pool()
         steps = self.steps_per_epoch or -(-self._epoch_tasks // self.batch_size)
         return task_loader(self.require_pool, DrawnBatches(self._next_batch, steps))

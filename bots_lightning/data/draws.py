@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bots_lightning.allocation import Allocation
+from bots_lightning.allocation.allocation import LEAST, Floats
 from bots_lightning.data import ranks
 from bots_lightning.data.workload import Workload, equal_shares
 from bots_lightning.selection import TaskSelector
@@ -28,25 +30,40 @@ class DrawnTask(NamedTuple):
     count: int  # type: ignore[assignment]
 
 
-def allocated(selector: TaskSelector, indices: npt.NDArray[np.int64], num_generations: int) -> list[int]:
-    """How many rollouts the selector gives each task.
+def believed(selector: TaskSelector, indices: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """What a selector believes of tasks: (α, β), each (B,), of its forecast; 1 and 1 if it has no belief.
 
     Args:
         selector: that drew the tasks.
         indices: (B,) positions in the pool.
-        num_generations: rollouts of each task by default.
+    """
+    return selector.forecast(indices) or (np.ones(len(indices)), np.ones(len(indices)))
+
+
+def allocated(
+    allocation: Allocation, selector: TaskSelector, indices: npt.NDArray[np.int64], num_generations: int
+) -> list[int]:
+    """How many rollouts each task gets.
+
+    Args:
+        allocation: of the run.
+        selector: that drew the tasks.
+        indices: (B,) positions in the pool.
+        num_generations: rollouts of each task on average.
 
     Returns:
         B counts.
 
     Raises:
-        ValueError: a count is less than 1 or not a whole number, or there are not B of them.
+        ValueError: there are not B counts, one is not a whole number or less than 2, or they exceed what there is.
     """
-    counts = selector.allocate(indices, num_generations)
-    if counts.shape != indices.shape or counts.dtype.kind not in "iu" or (counts < 1).any():
+    counts = allocation.allocate(*believed(selector, indices), num_generations)
+    least, most = min(LEAST, num_generations), len(indices) * num_generations
+    whole = counts.shape == indices.shape and counts.dtype.kind in "iu"
+    if not whole or (counts < least).any() or counts.sum() > most:
         raise ValueError(
-            f"{type(selector).__name__}.allocate gave {counts.tolist()} for {len(indices)} tasks; expected a whole "
-            "number of rollouts for each, at least 1."
+            f"{type(allocation).__name__}.allocate gave {counts.tolist()} for {len(indices)} tasks; expected a whole "
+            f"number of rollouts for each, at least {least}, and no more than {most} together."
         )
     return counts.tolist()
 

@@ -19,6 +19,22 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def check_shares(batch_size: int) -> None:
+    """Checks that the ranks can share a batch.
+
+    Args:
+        batch_size: B.
+
+    Raises:
+        ValueError: B is no multiple of W.
+    """
+    if batch_size % world_size():
+        raise ValueError(
+            f"batch_size={batch_size} tasks do not divide evenly over {world_size()} ranks; choose a multiple of "
+            f"{world_size()}."
+        )
+
+
 def gathered(mine: Any) -> list[Any]:
     """What each of several ranks gives, in their order; all must call it.
 

@@ -62,7 +62,8 @@ class CompactEngine(RolloutEngine):
             if not can_read(request.model):
                 longest_row = max(map(len, request.prompts)) + limit
                 return GenerateEngine(max(1, self.max_tokens // longest_row)).generate(request)
-            texts = Texts(request, uniform_noise(request.seeds, request.counts, limit), self.logprobs)
+            noise = uniform_noise(request.seeds, request.counts, limit, request.starts)
+            texts = Texts(request, noise, self.logprobs)
             self._complete_all(texts)
         return texts.rollouts()
 

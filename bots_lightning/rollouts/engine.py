@@ -51,6 +51,8 @@ class GenerationRequest:
             result's mask covers, once all n_p have ended; for each prompt once at most, on whatever threads, several at
             a time. It should return at once: sampling waits for it. An engine that has everything at once need not call
             it.
+        starts: (P,) which completions: number `starts[p]` and those after it, 0 if left out. It is for prompts that
+            have been sampled before: the completions are those that a larger count would have given then.
 
     Raises:
         ValueError: prompts, counts and seeds are not equally many, there are none, or a count is below 1.
@@ -63,8 +65,10 @@ class GenerationRequest:
     seeds: Sequence[int]
     policy_version: int = 0
     on_completed: OnCompleted | None = None
+    starts: Sequence[int] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "starts", list(self.starts) or [0] * len(self.prompts))
         prompts, counts, seeds = len(self.prompts), len(self.counts), len(self.seeds)
         if not 0 < prompts == counts == seeds:
             raise ValueError(f"{prompts} prompts, {counts} counts, {seeds} seeds; expected equally many, at least one.")

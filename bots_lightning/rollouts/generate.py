@@ -35,7 +35,7 @@ class GenerateEngine(RolloutEngine):
         """Samples the completions that are asked for; see `RolloutEngine.generate`."""
         sampling = request.sampling
         prompt_ids, prompt_mask = padded_prompts(request)
-        noise = uniform_noise(request.seeds, request.counts, sampling.max_completion_length)
+        noise = uniform_noise(request.seeds, request.counts, sampling.max_completion_length, request.starts)
         blocks, completed = [], CompletedPrompts(request)
         with rollout_mode(request.model), _plain_generation_config(request.model):
             for start in range(0, len(prompt_ids), self.max_rows):

@@ -14,20 +14,22 @@ from torch.nn.functional import pad
 BLOCK = 512  # tokens whose probabilities are summed in one go; enough for precision in float32
 
 
-def uniform_noise(seeds: Sequence[int], counts: Sequence[int], length: int) -> Tensor:
+def uniform_noise(seeds: Sequence[int], counts: Sequence[int], length: int, starts: Sequence[int] = ()) -> Tensor:
     """The noise of the completions of each prompt, a function of that prompt's seed alone.
 
-    The first n rows of a prompt are the same, however many there are.
+    The n rows from any start on are the same, however many there are.
 
     Args:
         seeds: one for each of P prompts.
         counts: (P,) n_p, completions of each prompt.
         length: T.
+        starts: (P,) the first row of each prompt that is wanted, 0 if left out.
 
     Returns:
         (R, T) float64 on the CPU, uniform in [0, 1).
     """
-    drawn = [np.random.default_rng(seed).random((n, length)) for seed, n in zip(seeds, counts, strict=True)]
+    prompts = zip(seeds, counts, starts or [0] * len(seeds), strict=True)
+    drawn = [np.random.default_rng(seed).random((start + n, length))[start:] for seed, n, start in prompts]
     return torch.from_numpy(np.concatenate(drawn))
 
 

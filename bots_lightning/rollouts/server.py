@@ -155,7 +155,7 @@ class ServerEngine(RolloutEngine):
     def _complete(self, request: GenerationRequest, position: int) -> list[Completion]:
         """All completions of one prompt, by whichever server."""
         # Servers count on from a seed, one for each completion: those of neighbours would overlap.
-        own_seed = derive_seed(request.seeds[position]) >> 1
+        own_seed = (derive_seed(request.seeds[position]) >> 1) + request.starts[position]
         prompt, sampling, n = request.prompts[position], request.sampling, request.counts[position]
         vocabulary = request.model.config.get_text_config().vocab_size
         greedy = sampling.temperature == 0  # all n are the same, and vLLM refuses to make more than one of them

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bots_lightning.beliefs import Evidence, TaskFeatures
 from bots_lightning.beliefs.belief import FloatArray
@@ -52,18 +51,6 @@ class TaskSelector(ABC):
         Raises:
             ValueError: the batch is empty or exceeds the pool.
         """
-
-    def allocate(self, indices: Indices, num_generations: int) -> npt.NDArray[np.int64]:
-        """The number of rollouts of each selected task.
-
-        Args:
-            indices: (B,) positions, as returned by `select`.
-            num_generations: rollouts per task, on average.
-
-        Returns:
-            (B,) int, at least 1 each; `num_generations` for each unless a selector decides otherwise.
-        """
-        return np.full(len(indices), num_generations, dtype=np.int64)
 
     def observe(self, evidence: Evidence) -> None:  # noqa: B027 - a selector may have nothing to learn
         """Learns from the success counts of a step.

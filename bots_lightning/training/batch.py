@@ -54,6 +54,11 @@ class ScoredBatch:
     evidence: npt.NDArray[np.float64]
     outcomes: Outcomes
 
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(K,) rollouts of each task."""
+        return torch.bincount(self.groups.group_of_row).cpu().numpy()
+
     @staticmethod
     def concatenate(batches: Sequence[ScoredBatch], pad_token_id: int) -> ScoredBatch:
         """All batches of one step as one.
@@ -112,15 +117,15 @@ def evidence_of(
     """What a batch has shown.
 
     Args:
-        batch: K tasks with their numbers of rollouts.
-        result: their scored rollouts.
+        batch: K tasks.
+        result: their scored rollouts, of all rounds.
         iteration: the present one.
         num_generations: the usual number of rollouts.
 
     Returns:
         success counts of the tasks; and tokens that `num_generations` rollouts of each task would have, by its index.
     """
-    rollouts, counts = result.groups.rollouts, np.array(batch.counts)
+    rollouts, counts = result.groups.rollouts, result.counts
     age = iteration - rollouts.policy_version
     evidence = Evidence.from_rewards(np.array(batch.indices), result.evidence, counts, age)
     totals = np.add.reduceat(rollouts.lengths.cpu().numpy(), np.cumsum(counts) - counts)

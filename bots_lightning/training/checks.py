@@ -91,7 +91,7 @@ def check_ranks_agree(fingerprint: Callable[[], str], weights: Iterable[tuple[st
 
 
 def check_update(trainer: Any, sampler: Sampler, algorithm: Algorithm) -> None:
-    """Refuses updates that are impossible, or whose number of optimizer steps is not known in advance.
+    """Refuses rollouts and updates that are impossible, or whose number of optimizer steps is not known in advance.
 
     Args:
         trainer: of the run, with its data module attached.
@@ -106,13 +106,20 @@ def check_update(trainer: Any, sampler: Sampler, algorithm: Algorithm) -> None:
             "max_staleness=1 needs a copy of the policy, and under ZeRO-3 no rank holds all of its parameters. Use "
             "configs/strategies/zero2.yaml, or set max_staleness=0."
         )
+    tasks: TaskDataModule = trainer.datamodule
+    tasks.allocation.check(sampler.num_generations)
+    if sampler.max_staleness and tasks.allocation.sequential:
+        raise ValueError(
+            f"{type(tasks.allocation).__name__} asks for further rollouts when the first are scored, and "
+            "max_staleness=1 scores them a step later. Set max_staleness=0, or choose an allocation of one round."
+        )
     if algorithm.target_kl is not None and trainer.max_steps > 0:
         raise ValueError(
             f"trainer.max_steps={trainer.max_steps} counts optimizer steps, and target_kl={algorithm.target_kl} "
             "leaves some out: the run would go on past its schedule. Limit it by trainer.max_epochs and "
             "data.steps_per_epoch."
         )
-    rows = trainer.datamodule.batch_size // trainer.world_size * sampler.num_generations
+    rows = tasks.batch_size // trainer.world_size * sampler.num_generations
     if algorithm.num_minibatches > rows:
         raise ValueError(
             f"{algorithm.num_minibatches} optimizer steps per epoch over {rows} rollouts; expected at most one for "

@@ -41,6 +41,21 @@ class DynamicSampling:
         check_numbers(1, max_batches=self.max_batches)
         check_numbers(0, max_age=self.max_age)
 
+    def check(self, num_generations: int) -> None:
+        """Refuses groups that cannot be mixed.
+
+        Args:
+            num_generations: rollouts per task.
+
+        Raises:
+            ValueError: says what to use instead.
+        """
+        if num_generations < 2:
+            raise ValueError(
+                f"dynamic_sampling looks for groups whose rewards differ; with num_generations={num_generations} "
+                "there are none. Raise num_generations or leave dynamic_sampling out."
+            )
+
     def enough(self, leftovers: RolloutGroups | None, sampled: Sequence[RolloutGroups], size: int) -> bool:
         """Whether leftovers and what was sampled hold B mixed groups.
 

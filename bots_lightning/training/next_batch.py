@@ -15,6 +15,7 @@ from bots_lightning.algorithms import StepContext
 from bots_lightning.data import TaskBatch
 from bots_lightning.policy import Policy
 from bots_lightning.policy.recording import record_logprobs
+from bots_lightning.rewards import RewardStream
 from bots_lightning.rollouts import Rollouts
 from bots_lightning.training.background import BackgroundRollouts, RollOut, background_state, rows_of_batch
 from bots_lightning.training.batch import UnscoredBatch, closed_on_failure
@@ -59,17 +60,24 @@ class NextBatch:
 
         self._background.begin(batch, on_thread)
 
-    def result_of(self, batch: TaskBatch) -> Callable[[], UnscoredBatch] | None:
-        """Waits for the rollouts of the batch and returns them, when called; None if none are under way.
+    def rollouts_of(
+        self, batch: TaskBatch, rewards: Callable[[TaskBatch], RewardStream]
+    ) -> Callable[[], UnscoredBatch] | None:
+        """The rollouts of a batch: they may be under way, or in the checkpoint from which this run was resumed.
 
         Args:
             batch: that the train loader serves.
+            rewards: of a batch that is still to be scored.
+
+        Returns:
+            waits for the rollouts and returns them, when called; None if there are none.
 
         Raises:
             RuntimeError: another batch is under way.
         """
         if self._background is None or self._background.batch is None:
-            return None
+            restored = rows_of_batch(self._restored, batch)
+            return None if restored is None else lambda: UnscoredBatch(restored, rewards(batch))
         begun = self._background.batch
         if (begun.positions, begun.indices) != (batch.positions, batch.indices):
             raise RuntimeError(
@@ -77,10 +85,6 @@ class NextBatch:
                 "max_staleness=0."
             )
         return self._background.result
-
-    def restored(self, batch: TaskBatch) -> Rollouts | None:
-        """The rollouts of the batch in the checkpoint from which this run was resumed; None if it has none."""
-        return rows_of_batch(self._restored, batch)
 
     def taken(self) -> None:
         """Forgets the rollouts: they have been learned from."""

@@ -28,11 +28,11 @@ from bots_lightning.rollouts import (
     derive_seed,
     load_tokenizer,
 )
-from bots_lightning.tasks import Task
 from bots_lightning.training.batch import ScoredBatch, UnscoredBatch, closed_on_failure, evidence_of, scored
 from bots_lightning.training.dynamic_sampling import DynamicSampling
 from bots_lightning.training.failures import together
 from bots_lightning.training.next_batch import NextBatch
+from bots_lightning.training.rounds import further_rounds
 from bots_lightning.training.seeds import TRAIN
 
 
@@ -41,7 +41,7 @@ class Sampler:
     """Rolls out and scores tasks; all randomness is derived from (seed, iteration, place in the draw).
 
     Args:
-        num_generations: rollouts per selected task, unless the selector allocates them otherwise.
+        num_generations: rollouts per selected task, on average if `data.allocation` divides them otherwise.
         max_prompt_length: tokens; longer prompts are an error unless `truncate_prompts`.
         max_completion_length: tokens, stop token included.
         truncate_prompts: keep the last tokens of prompts that are too long.
@@ -83,11 +83,8 @@ class Sampler:
         check_numbers(1, num_generations=num_generations)
         check_numbers(1, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length)
         check_numbers(0, high=1, max_staleness=max_staleness)
-        if dynamic_sampling is not None and num_generations < 2:
-            raise ValueError(
-                f"dynamic_sampling looks for groups whose rewards differ; with num_generations={num_generations} "
-                "there are none. Raise num_generations or leave dynamic_sampling out."
-            )
+        if dynamic_sampling is not None:
+            dynamic_sampling.check(num_generations)
         self.num_generations = num_generations
         self.max_prompt_length, self.max_completion_length = max_prompt_length, max_completion_length
         self.truncate_prompts, self.engine = truncate_prompts, engine or CompactEngine()
@@ -136,8 +133,7 @@ class Sampler:
         self,
         model: nn.Module,
         policy_version: int,
-        tasks: Sequence[Task],
-        counts: Sequence[int],
+        batch: TaskBatch,
         seeds: Sequence[int],
         on_completed: OnCompleted | None = None,
     ) -> Rollouts:
@@ -146,22 +142,20 @@ class Sampler:
         Args:
             model: the policy's, or a copy of it; the engine has this version.
             policy_version: of the model.
-            tasks: K of them.
-            counts: (K,) completions of each.
+            batch: K tasks with their numbers of completions.
             seeds: (K,), one for each task.
             on_completed: see `GenerationRequest`.
         """
-        prompts = self.encoder.encode([task.prompt for task in tasks], [task.id for task in tasks])
-        request = GenerationRequest(
-            language_model(model), prompts, counts, self.sampling, seeds, policy_version, on_completed
-        )
+        prompts = self.encoder.encode([task.prompt for task in batch.tasks], [task.id for task in batch.tasks])
+        counts, options = batch.counts, (policy_version, on_completed, batch.starts)
+        request = GenerationRequest(language_model(model), prompts, counts, self.sampling, seeds, *options)
         return self.engine.generate(request)
 
     def _roll_out(self, version: int, batch: TaskBatch, seeds: Sequence[int], model: nn.Module) -> UnscoredBatch:
         """Samples a batch, and scores meanwhile what is completed."""
         rewards = self._reward_stream(batch)
         with closed_on_failure(rewards):
-            rollouts = self.generate(model, version, batch.tasks, batch.counts, seeds, rewards.completed)
+            rollouts = self.generate(model, version, batch, seeds, rewards.completed)
         return UnscoredBatch(rollouts, rewards)
 
     def _reward_stream(self, batch: TaskBatch) -> RewardStream:
@@ -236,22 +230,26 @@ class Sampler:
         return TaskBatch.of(drawn, self.tasks.require_pool())
 
     def _sample_one(self, batch: TaskBatch, number: int, context: StepContext) -> ScoredBatch:
-        """Rolls out and scores the step's batch of that number, and reports its evidence."""
-        roll_out = self._rollouts_of(batch, number, context)
+        """Rolls out and scores the step's batch of that number, in all of its rounds, and reports its evidence."""
+        begun = None if self._next is None else self._next.rollouts_of(batch, self._reward_stream)
+        roll_out = begun or self._present_rollouts(batch, number, context)
+
+        def again(more: TaskBatch) -> ScoredBatch:
+            return self._score(more, self._present_rollouts(more, number, context), context)
+
+        def in_rounds() -> ScoredBatch:
+            first, pad_token_id = self._score(batch, roll_out, context), self.sampling.pad_token_id
+            return further_rounds(batch, first, self.tasks, again, context, pad_token_id)
+
         with context.clock.phase("sync"):
-            result = together(context.strategy, lambda: self._score(batch, roll_out, context))
+            result = together(context.strategy, in_rounds)
         if self._next is not None:
             self._next.taken()
         self._observe(batch, result, context)
         return result
 
-    def _rollouts_of(self, batch: TaskBatch, number: int, context: StepContext) -> Callable[[], UnscoredBatch]:
-        """How the rollouts are obtained: they may be under way, or in the checkpoint that was resumed."""
-        if self._next is not None:
-            if (begun := self._next.result_of(batch)) is not None:
-                return begun
-            if (restored := self._next.restored(batch)) is not None:
-                return lambda: UnscoredBatch(restored, self._reward_stream(batch))
+    def _present_rollouts(self, batch: TaskBatch, number: int, context: StepContext) -> Callable[[], UnscoredBatch]:
+        """Samples a batch with the present policy, when called."""
         version = context.progress.iterations
         return partial(self._roll_out, version, batch, self._seeds(batch, version, number), self.policy.model)
 

@@ -89,8 +89,8 @@ def test_the_batch_whose_deviation_scales_is_that_of_all_ranks(checkpoint: str, 
     groups = groups_of(make_rollouts([2, 3, 2, 3], [2] * 4), rewards, [3, 1])
     module.algorithm.behaviour = lambda rollouts, context: (None, None)  # type: ignore[method-assign]
     experience, _ = module.algorithm.prepare(groups, context)
-    std = float(np.std([*rewards, 3.0, 0.0], ddof=1)) + 1e-4
-    assert experience.advantages.tolist() == pytest.approx([1 / 3 / std, -2 / 3 / std, 1 / 3 / std, 0], abs=1e-6)
+    scale = 4 / 3 / (float(np.std([*rewards, 3.0, 0.0], ddof=1)) + 1e-4)  # 4 rollouts on average, 3 of this task
+    assert experience.advantages.tolist() == pytest.approx([scale / 3, -2 * scale / 3, scale / 3, 0], abs=1e-6)
 
 
 def test_the_policy_is_recorded_only_where_it_will_have_moved(checkpoint: str, make_rollouts: Any) -> None:

@@ -75,7 +75,7 @@ def test_advantages_and_returns_are_those_of_a_loop(
 ) -> None:
     options = {"missing_eos_penalty": missing_eos_penalty, "whiten_rewards": whiten_rewards, "gamma": GAMMA, "lam": LAM}
     algorithm = PPO(kl_coef=KL_COEF, kl_estimator=kl_estimator, **options)  # type: ignore[arg-type]
-    module = Assembled(algorithm, checkpoint, max_tokens_per_microbatch=max_tokens)
+    module = Assembled(algorithm, checkpoint, num_generations=2, max_tokens_per_microbatch=max_tokens)
     shake(module)
     torch.nn.init.zeros_(algorithm.critic.head.weight)
     torch.nn.init.constant_(algorithm.critic.head.bias, VALUE)
@@ -144,7 +144,7 @@ def test_explained_variance_is_of_the_rewards_that_came(checkpoint: str, shake: 
 def test_with_lambda_one_and_no_critic_it_is_reinforce_with_whitened_returns(
     checkpoint: str, make_rollouts: Any
 ) -> None:
-    module = Assembled(PPO(lam=1.0), checkpoint)
+    module = Assembled(PPO(lam=1.0), checkpoint, num_generations=2)
     rollouts = make_rollouts([2, 1, 3, 3], PROMPTS)
     experience, _ = module.prepare(groups_of(rollouts, [1.0, 0.0, 0.0, 1.0], [2, 2]))
     expected = whitened([[1.0] * 2, [0.0], [0.0] * 3, [1.0] * 3])

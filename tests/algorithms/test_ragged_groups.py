@@ -18,6 +18,7 @@ from bots_lightning.algorithms.meter import Meter
 from bots_lightning.rollouts import Rollouts
 
 COUNTS = [2, 3, 5, 16]
+G = 4  # as `Assembled` has it
 LENGTHS = [1 + 5 * row % 6 for row in range(sum(COUNTS))]
 LOSS_TYPES = ["grpo", "dr_grpo", "dapo", "bnpo"]
 
@@ -53,7 +54,7 @@ def loss_of_a_loop(module: Assembled, groups: RolloutGroups, old: Tensor, loss_t
             lengths.append(0 if math.isnan(reward) else LENGTHS[row])
             sums.append(torch.zeros((), dtype=torch.float64))
             if lengths[-1]:
-                advantage = (reward - float(known.mean())) / (float(known.std()) + 1e-4)
+                advantage = (reward - float(known.mean())) / (float(known.std()) + 1e-4) * G / count
                 ratio = (logprobs_of_row(module.policy.model, groups.rollouts, row) - old[row, : lengths[-1]]).exp()
                 sums[-1] = -surrogate(ratio, advantage).sum()
         start += count
@@ -129,15 +130,20 @@ def test_losses_and_gradients_of_groups_add_up(
     assert_same_gradients(gradients, added, atol=1e-6)
 
 
-def test_ppo_learns_from_rows_whatever_their_groups_are(checkpoint: str, shake: Any, groups: RolloutGroups) -> None:
+def test_of_groups_only_the_sizes_matter_to_ppo(checkpoint: str, shake: Any, groups: RolloutGroups) -> None:
     module = Assembled(PPO(whiten_rewards=True, kl_coef=0.1), checkpoint)
     shake(module)
     ragged, metrics = module.prepare(groups)
     for counts in ([1] * sum(COUNTS), [sum(COUNTS)], [13, 13]):
         other, others_metrics = module.prepare(groups_of(groups.rollouts, groups.rewards, counts))
         assert others_metrics == metrics
-        for name in ("mask", "advantages", "returns", "values", "old_logprobs"):
+        for name in ("mask", "returns", "values", "old_logprobs"):
             assert torch.equal(getattr(other, name).nan_to_num(9.0), getattr(ragged, name).nan_to_num(9.0)), name
+        plain = [
+            experience.advantages * torch.tensor(sizes).repeat_interleave(torch.tensor(sizes)).unsqueeze(1)
+            for experience, sizes in ((other, counts), (ragged, COUNTS))
+        ]
+        torch.testing.assert_close(*plain, rtol=1e-6, atol=1e-6)
 
 
 def test_a_group_without_a_row_to_compare_with_has_no_advantage(

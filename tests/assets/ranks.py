@@ -14,18 +14,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from allocations import InTurn
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from bots_lightning.algorithms import GRPO, PPO, Algorithm, StepContext
+from bots_lightning.allocation import Allocation, SequentialAllocation
 from bots_lightning.beliefs import BetaBelief
 from bots_lightning.checkpoints import AtomicCheckpointIO
 from bots_lightning.data import TaskDataModule
 from bots_lightning.policy import LoRA, Policy
 from bots_lightning.rewards import Scorer
-from bots_lightning.selection import TaskSelector, ThompsonSelector
+from bots_lightning.selection import ThompsonSelector
 from bots_lightning.strategies import DataParallel, DeepSpeed, gathered_parameters
 from bots_lightning.tasks import ProceduralTasks
 from bots_lightning.training import Evaluation, OnlineModule, Sampler, StepFailedError, Updater
@@ -86,14 +87,6 @@ class Failing:
         return letters(completions)
 
 
-class Unequal(ThompsonSelector):
-    """Gives tasks 2, 3, 5 and 16 rollouts in turn."""
-
-    def allocate(self, indices: Any, num_generations: int) -> Any:
-        """The numbers, whatever the tasks are."""
-        return np.resize([2, 3, 5, 16], len(indices))
-
-
 class Recipe(NamedTuple):
     """What a run trains with.
 
@@ -104,7 +97,8 @@ class Recipe(NamedTuple):
         checkpointing: of gradients.
         max_staleness: of rollouts.
         reward: the reward function.
-        selector: its class.
+        allocation: of the rollouts.
+        num_generations: on average.
     """
 
     algorithm: Callable[[], Algorithm] = GRPO
@@ -113,7 +107,8 @@ class Recipe(NamedTuple):
     checkpointing: bool = False
     max_staleness: int = 0
     reward: Callable[..., list[float]] = letters
-    selector: type[ThompsonSelector] = ThompsonSelector
+    allocation: Allocation | None = None
+    num_generations: int = 4
 
 
 RECIPES = {
@@ -125,10 +120,11 @@ RECIPES = {
     "grpo-failing": Recipe(reward=Failing()),
     "grpo-out-of-memory": Recipe(OutOfMemory),
     "grpo-asynchronous": Recipe(lambda: GRPO(num_iterations=2), lora=None, max_staleness=1),
-    "grpo-ragged": Recipe(lambda: GRPO(loss_type="grpo"), budget=60, selector=Unequal),
+    "grpo-ragged": Recipe(lambda: GRPO(loss_type="grpo"), budget=60, allocation=InTurn(), num_generations=7),
+    "grpo-rounds": Recipe(allocation=SequentialAllocation(2, max_generations=4, min_chance=0.0)),
     "ppo-lora": Recipe(lambda: PPO(kl_coef=0.1, num_ppo_epochs=2)),
     "ppo-full": Recipe(lambda: PPO(num_ppo_epochs=2), lora=None),
-    "ppo-ragged": Recipe(lambda: PPO(num_ppo_epochs=2), selector=Unequal),
+    "ppo-ragged": Recipe(lambda: PPO(num_ppo_epochs=2), allocation=InTurn(), num_generations=7),
 }
 # A backward pass cannot be made again by one rank of DeepSpeed; under ZeRO-3 there are no full weights to copy.
 NOT_UNDER = {
@@ -147,7 +143,7 @@ def module_of(recipe: Recipe, checkpoint: str, **schedule: Any) -> OnlineModule:
             max_tokens_per_microbatch=recipe.budget,
         ),
         Scorer([recipe.reward]),
-        Sampler(num_generations=4, max_prompt_length=32, max_completion_length=8, max_staleness=recipe.max_staleness),
+        Sampler(recipe.num_generations, 32, max_completion_length=8, max_staleness=recipe.max_staleness),
         recipe.algorithm(),
         Updater(learning_rate=3e-3, **schedule),
         Evaluation(),
@@ -174,7 +170,7 @@ class Diary(Callback):
 
 def fit(
     module: OnlineModule,
-    selector: TaskSelector,
+    allocation: Allocation | None,
     strategy: str,
     steps: int,
     folder: str | Path,
@@ -182,7 +178,8 @@ def fit(
     path: Path | None = None,
 ) -> Trainer:
     """A run of so many steps on all ranks of this program, from a checkpoint if there is a path; its trainer."""
-    data = TaskDataModule(ProceduralTasks(24), selector, batch_size=4, steps_per_epoch=steps)
+    selector = ThompsonSelector(BetaBelief())
+    data = TaskDataModule(ProceduralTasks(24), selector, 4, steps_per_epoch=steps, allocation=allocation)
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
@@ -207,7 +204,7 @@ def run(checkpoint: str, strategy: str, name: str, folder: Path) -> dict[str, An
 
     def trained(callbacks: list[Callback], path: Path | None) -> Trainer:
         module = module_of(recipe, checkpoint, lr_scheduler_type="constant")
-        return fit(module, recipe.selector(BetaBelief()), strategy, STEPS, folder, callbacks, path)
+        return fit(module, recipe.allocation, strategy, STEPS, folder, callbacks, path)
 
     if name == "grpo-failing":
         with suppress(StepFailedError):

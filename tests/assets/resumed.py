@@ -16,11 +16,11 @@ from typing import Any
 
 import ranks
 import torch
+from allocations import InTurn
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from ranks import Diary, Recipe, Unequal
+from ranks import Diary, Recipe
 
-from bots_lightning.beliefs import BetaBelief
 from bots_lightning.strategies import gathered_parameters
 
 HALF = 2
@@ -28,7 +28,7 @@ KINDS = {
     "lora": Recipe(),
     "full": Recipe(lora=None),
     "asynchronous": Recipe(max_staleness=1),
-    "ragged": Recipe(max_staleness=1, selector=Unequal),
+    "ragged": Recipe(max_staleness=1, allocation=InTurn(), num_generations=7),
 }
 
 
@@ -76,8 +76,8 @@ class Stopper(Callback):
 
 def fit(checkpoint: str, strategy: str, kind: str, folder: Path, callbacks: list[Any], path: Path | None) -> Trainer:
     recipe = KINDS[kind]
-    module, selector = ranks.module_of(recipe, checkpoint), recipe.selector(BetaBelief())
-    return ranks.fit(module, selector, strategy, 2 * HALF, folder, callbacks, path)
+    module = ranks.module_of(recipe, checkpoint)
+    return ranks.fit(module, recipe.allocation, strategy, 2 * HALF, folder, callbacks, path)
 
 
 def train(checkpoint: str, folder: Path, strategy: str, kind: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A run whose selector gives tasks unequal numbers of rollouts: what callbacks, belief and files make of it."""
+"""A run whose tasks get unequal numbers of rollouts: what callbacks, belief and files make of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
+from allocations import InTurn
 from numbered_tasks import assert_same
 
 from bots_lightning.algorithms import GRPO, PPO
@@ -22,17 +22,12 @@ from bots_lightning.tasks import ProceduralTasks
 from callbacks import BeliefQuality, CompletionsLog, EffectiveTaskRatio, SelectionOverhead, StalledLearning
 
 STEPS, TASKS = 3, 8
-
-
-class ByIndex(ThompsonSelector):
-    """From 1 to 4 rollouts, by the task's position in the pool."""
-
-    def allocate(self, indices: npt.NDArray[np.int64], num_generations: int) -> npt.NDArray[np.int64]:
-        return 1 + indices % num_generations
+COUNTS = [2, 3, 4, 5] * 2  # of at most 4 on average
 
 
 def tasks() -> TaskDataModule:
-    return TaskDataModule(ProceduralTasks(24), ByIndex(BetaBelief(forgetting=0.0)), TASKS, steps_per_epoch=STEPS)
+    selector = ThompsonSelector(BetaBelief(forgetting=0.0))
+    return TaskDataModule(ProceduralTasks(24), selector, TASKS, steps_per_epoch=STEPS, allocation=InTurn(COUNTS))
 
 
 @pytest.mark.parametrize(
@@ -51,8 +46,8 @@ def test_every_rollout_is_logged_counted_and_believed(
         assert row["reward"] == float("a" in row["completion"])
         rewards.setdefault((row["iteration"], data.require_pool().ids.index(row["task_id"])), []).append(row["reward"])
     assert Counter(iteration for iteration, _ in rewards) == dict.fromkeys(range(1, STEPS + 1), TASKS)
-    for (_, index), of_task in rewards.items():
-        assert len(of_task) == 1 + index % 4
+    for iteration in range(1, STEPS + 1):
+        assert [len(of_task) for (step, _), of_task in rewards.items() if step == iteration] == COUNTS
     mixed = [len(set(of_task)) > 1 for of_task in rewards.values()]
     assert 0 < sum(mixed) < len(mixed)
     assert ratio.mean == pytest.approx(np.mean(mixed))
@@ -84,7 +79,7 @@ def test_a_resumed_run_equals_the_undisturbed_one(
         ends.append((data.state_dict(), weights, module.progress.rollouts))
     saved = torch.load(path, weights_only=True)["TaskDataModule"]
     assert len(saved["drawn"]) == len(saved["drawn_counts"]) == TASKS * max_staleness
-    assert saved["drawn_counts"] == [1 + index % 4 for index in saved["drawn"]]
+    assert saved["drawn_counts"] == COUNTS * max_staleness
     (state, weights, rollouts), (resumed_state, resumed_weights, resumed_rollouts) = ends
     assert_same(resumed_state, state)
     assert_same(resumed_weights, weights)

@@ -1,4 +1,4 @@
-"""Each drawn task has its number of rollouts, from the selector over the ranks to the batch, and after a resume."""
+"""Each drawn task has its number of rollouts, from the allocation over the ranks to the batch, and after a resume."""
 
 # Shapes: N tasks in the pool, B tasks per step over all ranks.
 
@@ -12,28 +12,26 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from allocations import InTurn
 from hypothesis import given
 from hypothesis import strategies as st
-from numbered_tasks import Numbered, datamodule
+from numbered_tasks import Numbered, bots, datamodule
 
+from bots_lightning.allocation import Allocation, FixedAllocation, KnapsackAllocation, VarianceAllocation
 from bots_lightning.beliefs import Evidence
 from bots_lightning.data import DrawnTask, TaskBatch, TaskDataModule, ranks
-from bots_lightning.data.draws import allocated, own_share
+from bots_lightning.data.draws import allocated, believed, own_share
 from bots_lightning.data.workload import Workload, equal_shares
 from bots_lightning.selection import UniformSelector
 
 NO_GROUPS = np.empty(0, dtype=np.str_)
 
 
-class ByIndex(UniformSelector):
-    """1, 2 or 3 times as many rollouts as usual, by the task's position in the pool."""
-
-    def allocate(self, indices: npt.NDArray[np.int64], num_generations: int) -> npt.NDArray[np.int64]:
-        return num_generations * (1 + indices % 3)
+COUNTS = [2, 3, 5, 6]  # of at most 4 on average
 
 
-def allocating(selector: UniformSelector | None = None, num_generations: int = 2, **options: Any) -> TaskDataModule:
-    data = datamodule(selector or ByIndex(), **options)
+def allocating(allocation: Allocation | None = None, num_generations: int = 4, **options: Any) -> TaskDataModule:
+    data = datamodule(options.pop("selector", UniformSelector()), allocation=allocation or InTurn(COUNTS), **options)
     data.num_generations = num_generations  # as the training module does in its setup
     return data
 
@@ -47,31 +45,35 @@ def become(patch: pytest.MonkeyPatch, rank: int, world_size: int) -> None:
     patch.setattr(ranks, "world_size", lambda: world_size)
 
 
-# --- what the selector allocates ------------------------------------------------------------------------------------
+# --- what the allocation gives ---------------------------------------------------------------------------------------
 
 
-def test_a_batch_has_the_rollouts_that_the_selector_allocates() -> None:
+def test_a_batch_has_the_rollouts_that_are_allocated() -> None:
     data = allocating()
     for batch in data.train_dataloader():
-        assert batch.counts == [2 * (1 + index % 3) for index in batch.indices]
+        assert batch.counts == COUNTS
+        assert batch.starts == [0] * 4
         assert (data.drawn, data.drawn_counts) == (batch.indices, batch.counts)
         observe(data, batch.indices)
         assert (data.drawn, data.drawn_counts) == ([], [])
 
 
 def test_by_default_each_task_gets_num_generations() -> None:
-    data = allocating(UniformSelector(), num_generations=5)
+    data = allocating(FixedAllocation(), num_generations=5)
     assert next(iter(data.train_dataloader())).counts == [5] * 4
 
 
-@pytest.mark.parametrize("counts", [[1, 0, 1, 2], [1, 1, -1, 2], [1, 1, 1], [1.0, 2.0, 1.0, 2.0]])
+@pytest.mark.parametrize("counts", [[2, 1, 2, 2], [2, 2, -1, 2], [2, 2, 2], [2.0, 3.0, 2.0, 3.0], [2, 5, 5, 5]])
 def test_what_is_no_number_of_rollouts_is_refused(counts: list[Any]) -> None:
-    class Wrong(UniformSelector):
-        def allocate(self, indices: npt.NDArray[np.int64], num_generations: int) -> Any:
+    class Wrong(Allocation):
+        def allocate(self, alpha: Any, beta: Any, num_generations: int) -> Any:
             return np.array(counts)
 
     data = allocating(Wrong())
-    message = f"Wrong.allocate gave {counts} for 4 tasks; expected a whole number of rollouts for each, at least 1."
+    message = (
+        f"Wrong.allocate gave {counts} for 4 tasks; expected a whole number of rollouts for each, at least 2, and no "
+        "more than 16 together."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         data.select()
     assert data.selection_counts.sum() == 0
@@ -82,7 +84,7 @@ def test_evaluation_and_prediction_have_rollouts_of_their_own() -> None:
     data.eval_num_generations = 7
     (heldout,) = data.val_dataloader()
     assert [batch.counts for batch in heldout] == [[7, 7], [7]]
-    assert [batch.counts for batch in data.predict_dataloader()] == [[2, 2]] * 5
+    assert [batch.counts for batch in data.predict_dataloader()] == [[4, 4]] * 5
 
 
 def test_a_batch_of_drawn_tasks_by_hand() -> None:
@@ -146,14 +148,14 @@ def test_ranks_cover_what_was_drawn(world_size: int, per_rank: int, data: st.Dat
 # --- a resumed run --------------------------------------------------------------------------------------------------
 
 
-class Restless(UniformSelector):
+class Restless(Allocation):
     """Allocates others each time it is asked."""
 
     asked = 0
 
-    def allocate(self, indices: npt.NDArray[np.int64], num_generations: int) -> npt.NDArray[np.int64]:
+    def allocate(self, alpha: Any, beta: Any, num_generations: int) -> npt.NDArray[np.int64]:
         self.asked += 1
-        return np.full(len(indices), num_generations + self.asked)
+        return np.full(len(alpha), num_generations - self.asked)
 
 
 def test_a_resumed_run_rolls_out_what_was_drawn_ahead(tmp_path: Path) -> None:
@@ -163,25 +165,53 @@ def test_a_resumed_run_rolls_out_what_was_drawn_ahead(tmp_path: Path) -> None:
     torch.save(ended.state_dict(), tmp_path / "data.ckpt")
     resumed.load_state_dict(torch.load(tmp_path / "data.ckpt", weights_only=True))
     batch = next(iter(resumed.train_dataloader()))
-    assert (batch.indices, batch.counts) == (drawn, [4] * 4)
+    assert (batch.indices, batch.counts) == (drawn, [2] * 4)
 
 
-@pytest.mark.parametrize("saved_with", [None, 3])
+@pytest.mark.parametrize("saved_with", [None, 5])
 def test_a_draw_of_an_earlier_version_or_another_number_gets_the_present_number(saved_with: int | None) -> None:
     """Where too many rollouts have ended a run, fewer are the remedy."""
-    ended, resumed = allocating(num_generations=saved_with or 1), allocating()
+    ended, resumed = allocating(num_generations=saved_with or 4), allocating()
     drawn = ended.select()
     state = ended.state_dict()
     if saved_with is None:
         del state["drawn_counts"], state["num_generations"]
     resumed.load_state_dict(state)
-    assert (resumed.drawn, resumed.drawn_counts) == (drawn, [2] * 4)
-    assert next(iter(resumed.train_dataloader())).counts == [2] * 4
+    assert (resumed.drawn, resumed.drawn_counts) == (drawn, [4] * 4)
+    assert next(iter(resumed.train_dataloader())).counts == [4] * 4
 
 
 def test_counts_are_plain_numbers() -> None:
     selector = UniformSelector()
     selector.setup(Numbered().load().features())
-    counts = allocated(selector, np.arange(3), 4)
+    counts = allocated(FixedAllocation(), selector, np.arange(3), 4)
     assert counts == [4, 4, 4]
     assert {type(count) for count in counts} == {int}
+
+
+def test_the_belief_is_what_the_selector_forecasts_and_flat_without_one() -> None:
+    indices = np.array([3, 1, 4])
+    with_belief, without = datamodule().selector, datamodule(UniformSelector()).selector
+    with_belief.observe(Evidence(indices, np.array([8.0, 0.0, 2.0]), np.full(3, 8.0)))
+    expected = with_belief.forecast(indices)
+    assert expected is not None
+    for found, wanted in zip(believed(with_belief, indices), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    alpha, beta = believed(without, indices)
+    assert alpha.tolist() == beta.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("allocation", [KnapsackAllocation(), VarianceAllocation()])
+def test_without_a_belief_all_tasks_get_as_many(allocation: Allocation) -> None:
+    data = allocating(allocation)
+    data.select()
+    assert data.drawn_counts == [4] * 4
+
+
+def test_a_belief_divides_the_same_rollouts_otherwise() -> None:
+    data = allocating(KnapsackAllocation(), selector=bots())
+    data.selector.observe(Evidence(np.arange(10), np.where(np.arange(10) % 2, 8.0, 0.5), np.full(10, 8.0)))
+    data.select()
+    by_index = dict(zip(data.drawn, data.drawn_counts, strict=True))
+    assert sum(by_index.values()) == 16
+    assert len(set(by_index.values())) > 1

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from bots_lightning.algorithms import GRPO, PPO
+from bots_lightning.data import TaskBatch
 from bots_lightning.policy import LoRA, SeparateCritic, SharedCritic
 from bots_lightning.policy.export import export_policy
 from bots_lightning.rollouts import GenerateEngine, GenerationRequest, Rollouts
@@ -51,8 +52,9 @@ def test_rollouts_are_the_policys_whatever_the_critic_has_learned(build: Any, sh
     weights = with_critic.state_dict()
     for name, weight in alone.named_parameters():
         weight.data = weights[name].clone()
+    batch = TaskBatch(list(range(4)), TASKS, list(range(4)), [4] * 4)
     one, other = (
-        module.sampler.generate(module.policy.model, 0, TASKS, [4] * 4, [0, 1, 2, 3]) for module in (alone, with_critic)
+        module.sampler.generate(module.policy.model, 0, batch, [0, 1, 2, 3]) for module in (alone, with_critic)
     )
     assert torch.equal(one.completion_ids, other.completion_ids)
 

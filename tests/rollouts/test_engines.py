@@ -180,24 +180,39 @@ def assert_first_of_each(rollouts: Rollouts, equal: Rollouts) -> None:
         torch.testing.assert_close(rollouts.logprobs, expected, atol=1e-4, rtol=0, equal_nan=True)
 
 
+def assert_continued(engine: RolloutEngine, model: PreTrainedModel, equal: Rollouts, sampling: SamplingParams) -> None:
+    """Those of 16 that follow the first COUNTS of each prompt can be asked for by themselves."""
+    prompts, counts, seeds, starts = zip(
+        *((prompt, 16 - n, seed, n) for prompt, n, seed in zip(PROMPTS, COUNTS, SEEDS, strict=True) if n < 16),
+        strict=True,
+    )
+    rollouts = engine.generate(GenerationRequest(model, prompts, counts, sampling, seeds, starts=starts))
+    rest = torch.cat([torch.arange(n, 16) + 16 * prompt for prompt, n in enumerate(COUNTS)])
+    assert rows_of(rollouts) == rows_of(equal.rows(rest))
+
+
 @pytest.mark.parametrize("sampling", [SAMPLING, GREEDY], ids=["sampled", "greedy"])
-def test_fewer_completions_are_the_first_of_more(
+def test_fewer_completions_are_the_first_of_more_and_the_others_can_follow(
     model: PreTrainedModel, engine: RolloutEngine, sampling: SamplingParams
 ) -> None:
     rollouts = engine.generate(GenerationRequest(model, PROMPTS, COUNTS, sampling, SEEDS))
-    assert_first_of_each(rollouts, engine.generate(request_for(model, PROMPTS, 16, sampling, SEEDS)))
+    equal = engine.generate(request_for(model, PROMPTS, 16, sampling, SEEDS))
+    assert_first_of_each(rollouts, equal)
+    assert_continued(engine, model, equal, sampling)
 
 
 @pytest.mark.parametrize("sampling", [SAMPLING, GREEDY], ids=["sampled", "greedy"])
 @pytest.mark.parametrize("dialect", [None, SGLangDialect()], ids=["vllm", "sglang"])
-def test_fewer_completions_of_servers_are_the_first_of_more(
+def test_fewer_completions_of_servers_are_the_first_of_more_and_the_others_can_follow(
     servers: Any, checkpoint: str, tmp_path: Path, dialect: Any, sampling: SamplingParams
 ) -> None:
     policy = adapted_policy(checkpoint)
     engine, model = ServerEngine([servers.start(checkpoint)], str(tmp_path), dialect=dialect), language_model(policy)
     engine.sync(policy, 0)
     rollouts = engine.generate(GenerationRequest(model, PROMPTS, COUNTS, sampling, SEEDS))
-    assert_first_of_each(rollouts, engine.generate(request_for(model, PROMPTS, 16, sampling, SEEDS)))
+    equal = engine.generate(request_for(model, PROMPTS, 16, sampling, SEEDS))
+    assert_first_of_each(rollouts, equal)
+    assert_continued(engine, model, equal, sampling)
 
 
 def test_all_tokens_of_an_engine_are_actions(model: PreTrainedModel, engine: RolloutEngine) -> None:

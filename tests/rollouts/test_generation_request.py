@@ -21,6 +21,11 @@ def test_rows_of_a_prompt_follow_each_other(model: PreTrainedModel) -> None:
     assert mask.int().tolist() == [[1, 1], [0, 1], [0, 1], [0, 1]]
 
 
+def test_completions_start_at_the_first_unless_said_otherwise(model: PreTrainedModel) -> None:
+    assert GenerationRequest(model, [[5], [7]], [1, 3], SAMPLING, [10, 20]).starts == [0, 0]
+    assert GenerationRequest(model, [[5], [7]], [1, 3], SAMPLING, [10, 20], starts=[4, 0]).starts == [4, 0]
+
+
 @pytest.mark.parametrize(
     ("prompts", "counts", "seeds", "message"),
     [

@@ -67,3 +67,9 @@ def test_the_first_rows_of_a_prompt_do_not_depend_on_how_many_there_are() -> Non
     equal = uniform_noise([3, 4, 5], [4, 4, 4], 6).reshape(3, 4, 6)
     assert torch.equal(noise, torch.cat([equal[0, :1], equal[1], equal[2, :2]]))
     assert torch.equal(equal[1], torch.from_numpy(np.random.default_rng(4).random((4, 6))))
+
+
+def test_the_rows_of_a_prompt_can_be_continued() -> None:
+    whole = uniform_noise([3, 4], [5, 5], 6).reshape(2, 5, 6)
+    rest = uniform_noise([3, 4], [2, 4], 6, starts=[3, 1])
+    assert torch.equal(rest, torch.cat([whole[0, 3:], whole[1, 1:]]))

@@ -133,21 +133,14 @@ def to_arrays(state: Any) -> Any:
     return state.numpy() if isinstance(state, torch.Tensor) else state
 
 
-def test_every_selected_task_gets_as_many_rollouts(new_selector: Callable[..., TaskSelector]) -> None:
-    selector = new_selector()
-    run(selector, range(2))
-    allocated = selector.allocate(selector.select(4), 8)
-    assert allocated.tolist() == [8, 8, 8, 8]
-    assert allocated.dtype == np.int64
-
-
-def test_allocating_rollouts_leaves_the_next_draws_unchanged(new_selector: Callable[..., TaskSelector]) -> None:
-    plain, allocating = new_selector(seed=3), new_selector(seed=3)
+def test_forecasts_leave_the_next_draws_unchanged(new_selector: Callable[..., TaskSelector]) -> None:
+    """Allocations ask for them."""
+    plain, asked = new_selector(seed=3), new_selector(seed=3)
     for step in range(4):
-        batches = [selector.select(4) for selector in (plain, allocating)]
-        assert allocating.allocate(batches[1], 2 + step).sum() == 4 * (2 + step)
+        batches = [selector.select(4) for selector in (plain, asked)]
+        asked.forecast(batches[1])
         np.testing.assert_array_equal(batches[0], batches[1])
-        for selector in (plain, allocating):
+        for selector in (plain, asked):
             selector.observe(outcome(batches[0], step))
 
 

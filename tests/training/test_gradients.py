@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bots_lightning.algorithms import GRPO, PPO, BatchSize, Experience, RolloutGroups
+from bots_lightning.data import TaskBatch
 from bots_lightning.policy import LoRA, SeparateCritic
 from bots_lightning.rollouts import CompactEngine, GenerateEngine, RolloutEngine, Rollouts
 from bots_lightning.tasks import ProceduralTasks
@@ -177,7 +178,8 @@ def test_at_first_the_ratio_is_one_and_nothing_is_clipped(
     options = {"lora": lora, "engine": engine(), "kl_coef": 0.1, "max_tokens_per_microbatch": recording, **epochs}
     module = ready(build(algorithm, temperature=0.8, **options), torch.float32)
     context, counts = step_of(module), [4, 2, 3, 7]
-    rollouts = module.sampler.generate(module.policy.model, 0, [POOL[i] for i in range(4)], counts, [0, 1, 2, 3])
+    batch = TaskBatch(list(range(4)), [POOL[i] for i in range(4)], list(range(4)), counts)
+    rollouts = module.sampler.generate(module.policy.model, 0, batch, [0, 1, 2, 3])
     groups = groups_of(rollouts, torch.arange(16.0).tolist(), *counts)
     experience, metrics = module.algorithm.prepare(groups, context)
     module.policy.max_tokens_per_microbatch = learning

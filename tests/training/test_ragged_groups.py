@@ -1,4 +1,4 @@
-"""Runs whose selector gives each task a number of rollouts of its own: 2, 3, 5 and 16 in turn."""
+"""Runs whose tasks get numbers of rollouts of their own: 2, 3, 5 and 16 in turn."""
 
 # Shapes: K tasks, n_k rollouts of task k, R = Σ n_k rows.
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,29 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from bots_lightning.algorithms import GRPO, PPO, Experience, RolloutGroups, StepContext
+from bots_lightning.allocation import FixedAllocation
 from bots_lightning.selection import UniformSelector
 from bots_lightning.training import DynamicSampling
 from callbacks import CompletionsLog, EffectiveTaskRatio
 
 COUNTS = [2, 3, 5, 16]
+G = 7  # on average; 6.5 are used
 ROWS = [row for row, count in enumerate(COUNTS) for _ in range(count)]
 
 
 @pytest.fixture(autouse=True)
 def _unequal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(UniformSelector, "allocate", lambda self, indices, count: np.resize(COUNTS, len(indices)))
+    give(monkeypatch, COUNTS)
+
+
+def give(monkeypatch: pytest.MonkeyPatch, counts: list[int]) -> None:
+    """Has tasks get so many rollouts in turn."""
+    monkeypatch.setattr(FixedAllocation, "allocate", lambda self, alpha, beta, count: np.resize(counts, len(alpha)))
+
+
+@pytest.fixture
+def build(build: Any) -> Any:
+    return partial(build, num_generations=G)
 
 
 class Observed(Callback):
@@ -53,11 +66,11 @@ def watched(module: Any) -> list[tuple[RolloutGroups, Experience]]:
 
 
 def advantages_by_hand(groups: RolloutGroups) -> list[float]:
-    """(r − mean) / (std + ε) of each row in its group."""
+    """(r − mean) / (std + ε) · G/n of each row in its group."""
     listed = list(zip(groups.rewards.tolist(), groups.group_of_row.tolist(), strict=True))
     by_group = [[reward for reward, group in listed if group == k] for k in range(len(groups))]
     return [
-        (reward - statistics.mean(rewards)) / (statistics.stdev(rewards) + 1e-4)
+        (reward - statistics.mean(rewards)) / (statistics.stdev(rewards) + 1e-4) * G / len(rewards)
         for rewards in by_group
         for reward in rewards
     ]
@@ -92,8 +105,8 @@ def test_evidence_advantages_and_counters_are_those_of_each_group(
 def test_the_numbers_of_rollouts_change_no_completion(build: Any, fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task's completions are the first of those that it would have with more."""
     few = fit(build(GRPO), 1).history.steps[0]
-    monkeypatch.setattr(UniformSelector, "allocate", lambda self, indices, count: np.full(len(indices), 16))
-    many = fit(build(GRPO), 1).history.steps[0]
+    give(monkeypatch, [16])
+    many = fit(build(GRPO, num_generations=16), 1).history.steps[0]
     for k, count in enumerate(COUNTS):
         mine, all_of_them = (
             [text for text, group in zip(step["completions"], step["group_of_row"].tolist(), strict=True) if group == k]
@@ -148,13 +161,13 @@ def test_ppo_learns_from_all_rows(build: Any, fit: Any) -> None:
 
 
 def test_fewer_rows_than_minibatches_are_as_many_steps(build: Any, fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(UniformSelector, "allocate", lambda self, indices, count: np.array([2, 1, 1, 1]))
-    module = build(GRPO, steps_per_generation=8, entropy_coef=0.1)
+    give(monkeypatch, [3, 2, 2, 2])
+    module = build(GRPO, steps_per_generation=12, entropy_coef=0.1)
     history = fit(module, 2).history
-    assert history["optimizer_steps"] == [8, 8]
+    assert history["optimizer_steps"] == [12, 12]
     assert history["skipped_steps"] == [0, 0]
     assert min(history["grad_norm"]) > 1e-3
-    assert module.progress.rollouts == 2 * 5
+    assert module.progress.rollouts == 2 * 9
 
 
 def test_asynchronous_rollouts_have_the_same_numbers(build: Any, fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
