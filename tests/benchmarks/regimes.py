@@ -1,109 +1,356 @@
-"""When selection pays: the quickstart in other regimes, each with several selectors and seeds.
+"""When selection pays: rules of selection in eight regimes, each tuned alike, against uniform selection.
 
-    python tests/benchmarks/regimes.py --jobs 2
-    python tests/benchmarks/regimes.py --regimes long small_pool --selectors uniform bots ability --seeds 0 1 2
+    python tests/benchmarks/regimes.py tune --jobs 2
+    python tests/benchmarks/regimes.py claim --jobs 2
+    python tests/benchmarks/regimes.py table
 
-Every run is a `bots-lightning fit` of its own; finished ones are kept and not repeated. At the end a table: final
-held-out score, effective task ratio, and the rollouts that a selector needs for uniform selection's best score, over
-what uniform selection needed (TTB; `bots-lightning compare` tells the rest).
+All rules get the same number of rollouts in a regime, and the same number of rollouts a step. `tune` chooses group size
+(4, 8, 16) and learning rate (half, one, twice the regime's) of each rule in each regime, on seeds 100 to 102: all nine
+on the first seed, the best three on the others. `claim` runs what was chosen on ten seeds that had no part in that.
+`table` prints differences from the tuned uniform selection, with bootstrap intervals over paired seeds, and draws them.
+
+Runs are those of `lean_fit`, two to three times as fast as `fit`. Finished ones are kept in the results file, and not
+repeated. The learning rate falls with the rollouts, not with the steps, whose number dynamic sampling does not know.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from bots_lightning.commands.compare import compare_runs
+import numpy as np
+import torch
+import transformers
+from lean_fit import LeanFit
+from matplotlib import pyplot
+from tqdm import tqdm
 
-SOURCE, STEPS = "--data.source.init_args", "--data.steps_per_epoch"
-# What each regime changes in the quickstart (3,000 tasks of all levels, 50 steps of 32 tasks × 16 rollouts).
-REGIMES: dict[str, list[str]] = {
-    "quickstart": [],
-    "long": [STEPS, "150", "--trainer.val_check_interval", "15"],
-    "small_pool": [f"{SOURCE}.num_tasks", "800"],
-    "large_pool": [f"{SOURCE}.num_tasks", "9000"],
-    "small_batch": [
-        *("--data.batch_size", "8", STEPS, "200"),
-        *("--trainer.val_check_interval", "20", "--model.optimizer.learning_rate", "1e-3"),
-    ],
-    "few_rollouts": ["--model.sampler.num_generations", "8"],
-    "hard_pool": [f"{SOURCE}.levels", "[4, 6, 7, 8]"],
-    "easy_pool": [f"{SOURCE}.levels", "[1, 2, 3, 8]"],
-    "weak_start": ["--model.policy.pretrained.init_args.policy_steps", "1000"],
+from bots_lightning.evaluation.comparison.resampling import spread
+
+RESULTS = Path(__file__).with_name("regimes.jsonl")
+TUNING, CLAIM = (100, 101, 102), tuple(range(200, 210))
+SIZES, RATES = (4, 8, 16), (0.5, 1.0, 2.0)
+GOES_ON = 3  # so many of the nine are tried on the other tuning seeds
+
+SOURCE = "--data.source.init_args"
+QUICKSTART = ("--config", "configs/quickstart.yaml")
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A pool, a policy and a budget.
+
+    Attributes:
+        options: of `fit`.
+        steps: of a run.
+        rollouts: of a step.
+        learning_rate: in the middle of the grid.
+        evaluations: of a run.
+        references: whether the pool has measured pass rates of other models.
+    """
+
+    options: tuple[str, ...] = QUICKSTART
+    steps: int = 50
+    rollouts: int = 512
+    learning_rate: float = 2e-3
+    evaluations: int = 3
+    references: bool = True
+
+
+REGIMES = {
+    "quickstart": Regime(),
+    "hard_pool": Regime((*QUICKSTART, f"{SOURCE}.levels", "[4, 6, 7, 8]")),
+    "small_pool": Regime((*QUICKSTART, f"{SOURCE}.num_tasks", "800")),
+    "weak_start": Regime((*QUICKSTART, "--model.policy.pretrained.init_args.policy_steps", "1000")),
+    "small_batches": Regime(steps=200, rollouts=128, learning_rate=1e-3),
+    "reasoning_gym": Regime(("--config", "configs/reasoning_gym.yaml"), 60, learning_rate=6e-3, references=False),
+    "long": Regime(steps=150, evaluations=5),
+    "very_long": Regime(steps=300, evaluations=5),
 }
-COMMON = [
-    "--config",
-    "configs/quickstart.yaml",
-    "--trainer.val_check_interval",
-    "5",
-    "--model.evaluation.num_generations",
-    "16",
-]
 
 
-def fit(runs: Path, regime: str, selector: str, seed: int) -> None:
-    """One run, unless it is there; its output goes to a log beside it."""
-    name = f"{selector}-{seed}"
-    folder = runs / regime / name
-    if (folder / "summary.json").is_file():
+@dataclass(frozen=True)
+class Rule:
+    """A way to select tasks, or to spend rollouts on them.
+
+    Attributes:
+        options: of `fit`.
+        without_references: of `fit` in a pool that has none, if others.
+        draws: batches that make a step's rollouts; dynamic sampling takes one after the other, as many as it needs.
+    """
+
+    options: tuple[str, ...]
+    without_references: tuple[str, ...] | None = None
+    draws: int = 1
+
+
+def selector(name: str) -> tuple[str, ...]:
+    """The options of a selector's overlay."""
+    return "--config", f"configs/selectors/{name}.yaml"
+
+
+RULES = {
+    "uniform": Rule(selector("uniform")),
+    "bots": Rule(selector("bots"), selector("bots_explicit")),
+    "mopps": Rule(selector("mopps")),
+    "dynamic_sampling": Rule(("--config", "configs/algorithms/dynamic_sampling.yaml"), draws=2),
+    "learnability": Rule(selector("learnability")),
+    "hold": Rule(selector("ability"), selector("ability_no_reference")),
+}
+BASELINE, OURS = "uniform", "hold"
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One run of the benchmark; `size` is its group size, `rate` a multiple of the regime's learning rate."""
+
+    regime: str
+    rule: str
+    size: int
+    rate: float
+    seed: int
+
+    def options(self) -> list[str]:
+        """Of `fit`."""
+        regime, rule = REGIMES[self.regime], RULES[self.rule]
+        chosen = rule.options if regime.references else rule.without_references or rule.options
+        given = {
+            "--seed_everything": self.seed,
+            "--model.sampler.num_generations": self.size,
+            "--data.batch_size": regime.rollouts // self.size // rule.draws,
+            "--model.optimizer.learning_rate": regime.learning_rate * self.rate,
+            "--model.evaluation.num_generations": 16 if self.seed in CLAIM else 8,
+        }
+        return [*regime.options, *chosen, *(word for pair in given.items() for word in map(str, pair))]
+
+
+def measured(run: Run) -> dict[str, Any]:
+    """Makes a run; what the table needs of it."""
+    regime = REGIMES[run.regime]
+    fit = LeanFit(run.options(), regime.steps * regime.rollouts, regime.evaluations, quick_completions=4)
+    record = fit.run()
+    groups = sorted(set(record.groups))
+    curve = []
+    for evaluation in record.evaluations:
+        by_group = [
+            sum(n for n, group in zip(evaluation["solved"], record.groups, strict=True) if group == wanted)
+            / (record.groups.count(wanted) * evaluation["completions"])
+            for wanted in groups
+        ]
+        score = sum(evaluation["solved"]) / (len(evaluation["solved"]) * evaluation["completions"])
+        curve.append({"rollouts": evaluation["rollouts"], "score": score, "groups": by_group})
+    steps = record.steps
+    rollouts = sum(step["rollouts"] for step in steps)
+    return {
+        "curve": curve,
+        "mixed_per_1000": 1000 * sum(step["mixed"] for step in steps) / rollouts,
+        "effective_task_ratio": sum(step["mixed"] for step in steps) / sum(step["groups"] for step in steps),
+        "tasks_seen": sum(count > 0 for count in record.selection_counts),
+        "steps": len(steps),
+        "rollouts": rollouts,
+        "seconds": record.seconds,
+    }
+
+
+# --- which runs there are -------------------------------------------------------------------------------------------
+
+
+class Results:
+    """Finished runs, a line each in a file that several sessions add to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs: dict[Run, dict[str, Any]] = {}
+        if path.is_file():
+            for line in path.read_text().splitlines():
+                entry = json.loads(line)
+                self.runs[Run(**entry.pop("run"))] = entry
+
+    def add(self, run: Run, result: dict[str, Any]) -> None:
+        """Keeps a finished run."""
+        self.runs[run] = result
+        with self.path.open("a") as file:
+            file.write(json.dumps({"run": asdict(run)} | rounded(result)) + "\n")
+
+    def has(self, runs: Sequence[Run]) -> bool:
+        """Whether all of them are finished."""
+        return all(run in self.runs for run in runs)
+
+    def score(self, run: Run) -> float:
+        """The final held-out score."""
+        return float(self.runs[run]["curve"][-1]["score"])
+
+    def first_tries(self, regime: str, rule: str) -> list[Run]:
+        """The whole grid on the first tuning seed."""
+        return [Run(regime, rule, size, rate, TUNING[0]) for size in SIZES for rate in RATES]
+
+    def second_tries(self, regime: str, rule: str) -> list[Run]:
+        """The best of the grid on the other tuning seeds; all of the grid has been tried on the first."""
+        best = sorted(self.first_tries(regime, rule), key=self.score, reverse=True)[:GOES_ON]
+        return [replace(run, seed=seed) for run in best for seed in TUNING[1:]]
+
+    def chosen(self, regime: str, rule: str) -> Run:
+        """The group size and rate with the best mean over the tuning seeds; its seed means nothing."""
+        tried = {replace(run, seed=TUNING[0]) for run in self.second_tries(regime, rule)}
+        return max(tried, key=lambda run: mean(self.score(replace(run, seed=seed)) for seed in TUNING))
+
+    def claims(self, regime: str, rule: str) -> list[Run]:
+        """What was chosen, on the seeds of the claim."""
+        return [replace(self.chosen(regime, rule), seed=seed) for seed in CLAIM]
+
+
+def rounded(value: Any) -> Any:
+    """Floats to five digits, in whatever holds them."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def work(results: Results, runs: Sequence[Run], jobs: int) -> None:
+    """Makes the runs that are missing, several at a time, with progress."""
+    missing = [run for run in dict.fromkeys(runs) if run not in results.runs]
+    if not missing:
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    overlay = ["--config", f"configs/selectors/{selector}.yaml", "--name", name, "--runs_dir", str(folder.parent)]
-    command = [sys.executable, "-m", "bots_lightning", "fit", *COMMON, *overlay, "--seed_everything", str(seed)]
-    with folder.with_suffix(".log").open("w") as log:
-        done = subprocess.run([*command, *REGIMES[regime]], stdout=log, stderr=log, env=os.environ, check=False)
-    if done.returncode:
-        raise RuntimeError(
-            f"{regime}: {name} failed with exit code {done.returncode}; see {folder.with_suffix('.log')}."
+    with (
+        ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=quiet) as pool,
+        tqdm(total=len(missing), unit="run", dynamic_ncols=True) as bar,
+    ):
+        begun = {pool.submit(measured, run): run for run in missing}
+        for future in as_completed(begun):
+            run = begun[future]
+            results.add(run, future.result())
+            bar.set_postfix_str(f"{run.regime} {run.rule} {run.size} {run.rate:g} {run.seed}")
+            bar.update()
+
+
+def quiet() -> None:
+    """Of a worker: one thread each, and no advice of libraries."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+# --- the table and the picture --------------------------------------------------------------------------------------
+
+
+def area(result: dict[str, Any]) -> float:
+    """The mean held-out score over the run's rollouts, by the trapezoidal rule from the first evaluation on."""
+    curve = result["curve"]
+    scores, costs = ([point[name] for point in curve] for name in ("score", "rollouts"))
+    return float(np.trapezoid(scores, costs) / (costs[-1] - costs[0]))
+
+
+def forgetting(result: dict[str, Any]) -> float:
+    """How far a group's score has fallen below its best at earlier evaluations, 0 if it has not; mean of all groups."""
+    scores = np.array([point["groups"] for point in result["curve"]])
+    return float(np.maximum(scores[:-1].max(axis=0) - scores[-1], 0).mean())
+
+
+MEASURES: dict[str, Callable[[dict[str, Any]], float]] = {
+    "final": lambda result: float(result["curve"][-1]["score"]),
+    "area": area,
+    "forgetting": forgetting,
+    "mixed_per_1000": lambda result: float(result["mixed_per_1000"]),
+    "tasks_seen": lambda result: float(result["tasks_seen"]),
+}
+
+
+def compared(results: Results) -> dict[tuple[str, str], dict[str, Any]]:
+    """Of each regime and rule whose claim is complete: what was chosen, and each measure's mean and difference."""
+    found = {}
+    for regime, rule in product(REGIMES, RULES):
+        tuned = [(regime, name) for name in dict.fromkeys((BASELINE, rule))]
+        if not all(results.has(results.first_tries(*one)) and results.has(results.second_tries(*one)) for one in tuned):
+            continue
+        mine, theirs = results.claims(regime, rule), results.claims(regime, BASELINE)
+        if not results.has(mine + theirs):
+            continue
+        entry: dict[str, Any] = {"size": mine[0].size, "rate": mine[0].rate}
+        for name, measure in MEASURES.items():
+            values = [measure(results.runs[run]) for run in mine]
+            differences = [value - measure(results.runs[run]) for value, run in zip(values, theirs, strict=True)]
+            entry[name] = spread(values) | {"difference": spread(differences)}
+        found[regime, rule] = entry
+    return found
+
+
+def table(results: Results) -> str:
+    """Rows of Markdown."""
+    lines = ["| regime | rule | G | rate | final | − uniform | area − uniform | mixed per 1,000 | seen | forgetting |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|---|")
+    for (regime, rule), entry in compared(results).items():
+        final, seen, mixed, lost = (
+            entry[name]["mean"] for name in ("final", "tasks_seen", "mixed_per_1000", "forgetting")
         )
-    print(f"{regime}: {name} done", flush=True)
+        differences = [shown(entry[name]["difference"]) if rule != BASELINE else "" for name in ("final", "area")]
+        cells = [regime, rule, entry["size"], f"{entry['rate'] * REGIMES[regime].learning_rate:g}", f"{final:.4f}"]
+        cells += [*differences, f"{mixed:.0f}", f"{seen:,.0f}", f"{lost:.3f}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
 
 
-def lines(runs: Path, regime: str, selectors: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """The regime's rows of the table."""
-    folders = [str(runs / regime / f"{selector}-{seed}") for selector in selectors for seed in seeds]
-    result = compare_runs(folders, baseline="uniform")
-    rows = []
-    for selector in selectors:
-        method = result["methods"][selector]
-        comparison = result["comparisons"].get(selector)
-        ratio = "" if comparison is None else shown(comparison["time_to_baseline"]["rollouts"]["100"]["pooled"])
-        final, etr = method["final_score"], method["effective_task_ratio"]["mean"]
-        deviation = f" ± {final['std']:.3f}" if final["std"] is not None else ""
-        rows.append(f"{regime:<14}{selector:<22}{final['mean']:.3f}{deviation:<9}{etr:>8.2f}{ratio:>12}")
-    return rows
+def shown(difference: dict[str, Any]) -> str:
+    """A mean and its interval."""
+    low, high = difference["interval"]
+    return f"{difference['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
-def shown(ratio: dict[str, Any]) -> str:
-    """TTB of the mean curves, or what it would at least be."""
-    if ratio["value"] is not None:
-        return f"{ratio['value']:.2f}"
-    return "-" if ratio["at_least"] is None else f">= {ratio['at_least']:.2f}"
+def draw(results: Results, path: Path) -> None:
+    """Final differences from the tuned uniform selection with their intervals, a panel for each regime."""
+    found = compared(results)
+    regimes = list(dict.fromkeys(regime for regime, rule in found if rule != BASELINE))
+    rules = [rule for rule in RULES if rule != BASELINE]
+    figure, axes = pyplot.subplots(2, 4, figsize=(13, 5), sharex=True, sharey=True, layout="constrained")
+    for axis, regime in zip(axes.flat, regimes, strict=False):
+        axis.axvline(0, color="0.6", linewidth=1)
+        for row, rule in enumerate(rules):
+            if (regime, rule) in found:
+                difference = found[regime, rule]["final"]["difference"]
+                low, high = difference["interval"]
+                color = "C0" if rule == OURS else "0.35"
+                axis.plot([low, high], [row, row], color=color, linewidth=2)
+                axis.plot(difference["mean"], row, "o", color=color)
+        axis.set_title(regime.replace("_", " "))
+        axis.set_yticks(range(len(rules)), [rule.replace("_", " ") for rule in rules])
+        axis.set_ylim(len(rules) - 0.5, -0.5)
+    figure.supxlabel("final held-out avg@16, difference from tuned uniform selection (95 % interval over ten seeds)")
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
-    """Runs what is missing, then prints the table."""
+    """Tunes, makes the runs of the claim, or shows both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["tune", "claim", "table"])
     parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=list(REGIMES))
-    parser.add_argument("--selectors", nargs="+", default=["uniform", "ability"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs_dir", type=Path, default=Path("runs/regimes"))
+    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--picture", type=Path, help="Of `table`: where to draw it.")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; one torch thread each.")
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    jobs = product(options.regimes, options.seeds, options.selectors)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda job: fit(options.runs_dir, job[0], job[2], job[1]), jobs))
-    print(f"\n{'regime':<14}{'selector':<22}{'held-out score':<14}{'ETR':>8}{'TTB':>12}")
-    for regime in options.regimes:
-        print("\n".join(lines(options.runs_dir, regime, options.selectors, options.seeds)))
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    results, pairs = Results(options.results), list(product(options.regimes, options.rules))
+    if options.command == "table":
+        print(table(results))
+        if options.picture:
+            draw(results, options.picture)
+        return
+    work(results, [run for pair in pairs for run in results.first_tries(*pair)], options.jobs)
+    work(results, [run for pair in pairs for run in results.second_tries(*pair)], options.jobs)
+    if options.command == "claim":
+        work(results, [run for pair in pairs for run in results.claims(*pair)], options.jobs)
 
 
 if __name__ == "__main__":
