@@ -211,7 +211,7 @@ class LeanEngine(RolloutEngine):
         """Samples; see `RolloutEngine.generate`."""
         prompts, counts, sampling = request.prompts, request.counts, request.sampling
         ids, mask = padded(prompts, sampling.pad_token_id)
-        noise = uniform_noise(request.seeds, counts, sampling.max_completion_length)
+        noise = uniform_noise(request.seeds, counts, sampling.max_completion_length, request.starts)
         grid = Grid(self.policy, self.layers, ids, mask, counts, noise)
         completions = grid.complete(sampling.max_completion_length, sampling.stop_token_ids, sampling.pad_token_id)
         completion, finished = completion_mask(completions, sampling.stop_token_ids)
