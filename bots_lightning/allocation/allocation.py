@@ -8,7 +8,8 @@ advantage is divided by the number of rollouts that its task had when the row's 
 that does, and what is done about it:
 
 - Advantages compare a row with what its task had when the row's round ended, and not with later rounds
-  (`algorithms.advantages.group_advantages`): the policy gradient stays unbiased, whatever the rule is.
+  (`algorithms.advantages.group_advantages`): the policy gradient stays unbiased, whatever the rule is. One baseline for
+  all rounds would be wrong by as much as a quarter of the gradient, and by another share for each pass rate.
 - Evidence needs no correction in a Bayesian belief: the likelihood of a sequence of rewards is the same whatever has
   ended the sequence, so that a Beta posterior and the score of a log predictive are right. It is reported once, after
   the last round. A mean of s/n over tasks is biased, as `ReferenceInterpolation` takes it.
