@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from bots_lightning.algorithms import StepContext
 from bots_lightning.data import TaskBatch, TaskDataModule
+from bots_lightning.evaluation.scores.forgetting import Forgetting, halves, mean_loss
 from bots_lightning.training import OnlineModule
 from bots_lightning.training.batch import ScoredBatch
 from bots_lightning.training.evaluation import rollout_and_score
@@ -40,14 +41,14 @@ class Record:
         evaluations: of each: iteration, rollouts so far, completions of each held-out task, and how many are solved.
         steps: of each: selected groups, those that are mixed, solved in full and not at all, and rollouts.
         selection_counts: how often each task of the pool was selected.
-        groups: of the held-out tasks.
+        forgetting: of held-out tasks since earlier evaluations (`Forgetting`); None if none had been solved.
         seconds: of the run.
     """
 
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, int]] = field(default_factory=list)
     selection_counts: list[int] = field(default_factory=list)
-    groups: list[str] = field(default_factory=list)
+    forgetting: float | None = None
     seconds: float = 0.0
 
 
@@ -80,6 +81,7 @@ class LeanFit:
         self.module: OnlineModule = parts.model
         self.tasks: TaskDataModule = parts.data
         self.record = Record()
+        self.forgetting: Forgetting | None = None
         self.rollouts, self.evaluations = rollouts, evaluations
         self.quick_completions = quick_completions or self.module.evaluation.num_generations
         self._set_up()
@@ -178,12 +180,17 @@ class LeanFit:
         tasks.eval_num_generations = completions
         module.sampler.sync(context.strategy, context.progress.iterations)
         solved: list[int] = []
+        halved: list[npt.NDArray[np.float64]] = []
         for number, loader in enumerate(tasks.val_dataloader()):
             for batch in loader:
                 stream = module.seed, EVALUATE, number
                 _, _, evidence = rollout_and_score(batch, module.sampler, context.progress.iterations, stream)
                 solved += np.add.reduceat(evidence >= 1 - 1e-6, starts(batch.counts)).tolist()
-                self.record.groups += [task.group for task in batch.tasks] if not self.record.evaluations else []
+                halved.append(halves(evidence.reshape(-1, completions)))
+        now = np.concatenate(halved)
+        self.forgetting = self.forgetting or Forgetting("heldout", len(now))
+        self.record.forgetting = mean_loss(self.forgetting.losses(now))
+        self.forgetting.add(now)
         at = {"iteration": context.progress.iterations, "rollouts": context.progress.rollouts}
         self.record.evaluations.append(at | {"completions": completions, "solved": solved})
 

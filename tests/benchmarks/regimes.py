@@ -139,22 +139,17 @@ def measured(run: Run) -> dict[str, Any]:
     regime = REGIMES[run.regime]
     fit = LeanFit(run.options(), regime.steps * regime.rollouts, regime.evaluations, quick_completions=4)
     record = fit.run()
-    groups = sorted(set(record.groups))
     curve = []
     for evaluation in record.evaluations:
-        by_group = [
-            sum(n for n, group in zip(evaluation["solved"], record.groups, strict=True) if group == wanted)
-            / (record.groups.count(wanted) * evaluation["completions"])
-            for wanted in groups
-        ]
-        score = sum(evaluation["solved"]) / (len(evaluation["solved"]) * evaluation["completions"])
-        curve.append({"rollouts": evaluation["rollouts"], "score": score, "groups": by_group})
+        completions = len(evaluation["solved"]) * evaluation["completions"]
+        curve.append({"rollouts": evaluation["rollouts"], "score": sum(evaluation["solved"]) / completions})
     steps = record.steps
     rollouts = sum(step["rollouts"] for step in steps)
     return {
         "curve": curve,
         "mixed_per_1000": 1000 * sum(step["mixed"] for step in steps) / rollouts,
         "effective_task_ratio": sum(step["mixed"] for step in steps) / sum(step["groups"] for step in steps),
+        "forgetting": record.forgetting,
         "tasks_seen": sum(count > 0 for count in record.selection_counts),
         "steps": len(steps),
         "rollouts": rollouts,
@@ -247,22 +242,18 @@ def quiet() -> None:
 
 
 def area(result: dict[str, Any]) -> float:
-    """The mean held-out score over the run's rollouts, by the trapezoidal rule from the first evaluation on."""
-    curve = result["curve"]
-    scores, costs = ([point[name] for point in curve] for name in ("score", "rollouts"))
-    return float(np.trapezoid(scores, costs) / (costs[-1] - costs[0]))
+    """The mean held-out score over the run's rollouts, by the trapezoidal rule.
 
-
-def forgetting(result: dict[str, Any]) -> float:
-    """How far a group's score has fallen below its best at earlier evaluations, 0 if it has not; mean of all groups."""
-    scores = np.array([point["groups"] for point in result["curve"]])
-    return float(np.maximum(scores[:-1].max(axis=0) - scores[-1], 0).mean())
+    The score at the start is that of all rules, and counts as 0 here: of use for differences only.
+    """
+    scores, costs = ([0.0] + [point[name] for point in result["curve"]] for name in ("score", "rollouts"))
+    return float(np.trapezoid(scores, costs) / costs[-1])
 
 
 MEASURES: dict[str, Callable[[dict[str, Any]], float]] = {
     "final": lambda result: float(result["curve"][-1]["score"]),
     "area": area,
-    "forgetting": forgetting,
+    "forgetting": lambda result: float(result["forgetting"]),
     "mixed_per_1000": lambda result: float(result["mixed_per_1000"]),
     "tasks_seen": lambda result: float(result["tasks_seen"]),
 }
