@@ -14,10 +14,11 @@ from callbacks.selection_callback import SelectionCallback
 class SelectionOverhead(Callback):
     """Logs what the selection costs over the seconds of the whole step, as a mean over the run.
 
-    Its cost is the draw with its counts; the forecast of the step's evidence and the update of the selector; and the
-    callbacks that exist for the selection (`SelectionCallback`: `EffectiveTaskRatio`, `BeliefQuality`), what they log
-    and, with several ranks, their wait for each other included. Callbacks that run after this one in a step are counted
-    with the next.
+    Its cost is the draw with its counts, and what an allocation decides between rounds; the forecast of the step's
+    evidence and the update of the selector; and the callbacks that exist for the selection (`SelectionCallback`:
+    `EffectiveTaskRatio`, `BeliefQuality`), with several ranks their wait for each other included. They hand their
+    metrics to the loggers, which is counted; that `MetricsCSV` and `TensorBoardCurves` write a whole row when the step
+    is over is not. Callbacks that run after this one in a step are counted with the next.
 
     The whole step is selection, rollouts, rewards, update, observation and those callbacks; time between steps,
     evaluation and checkpoints are left out, so that the fraction errs on the high side.
