@@ -39,7 +39,7 @@ class FairShareSelector(BayesianSelector):
     hold = 0 nothing that the policy can do is avoided, only what is hopeless is. For the same reason G is an option of
     this class and not the number of rollouts per task: of 4 rollouts, U_4 is .34 at p = .9 already.
 
-    Weights look ahead, since a policy that improves will find every task easier later. If d logits of ability are
+    Weights may look ahead, since a policy that improves will find every task easier later. If d logits of ability are
     still to be gained, the log weight w of a logit with mean m becomes w(m) + (w(m) − w(m + d)): the value of a visit
     now, plus its loss if postponed. Tasks that will soon always be solved come first, tasks that are not yet solved
     come later. d falls linearly from `expected_gain` to 0 over the run's planned selections; if their number is
@@ -66,10 +66,10 @@ class FairShareSelector(BayesianSelector):
     def __init__(
         self,
         belief: Belief,
-        temperature: float = 0.1,
+        temperature: float = 0.085,
         optimism: float = 0.5,
         first_turn: float = 0.05,
-        expected_gain: float = 0.75,
+        expected_gain: float = 0.0,
         hold: float | None = 0.0,
         floor: float = 0.0,
         num_generations: int = 16,

@@ -99,15 +99,18 @@ def selector(name: str) -> tuple[str, ...]:
     return "--config", f"configs/selectors/{name}.yaml"
 
 
+NO_QUOTAS = ("--data.selector.init_args.rules", "null")  # which configs/reasoning_gym.yaml has
 RULES = {
     "uniform": Rule(selector("uniform")),
-    "bots": Rule(selector("bots"), selector("bots_explicit")),
-    "mopps": Rule(selector("mopps")),
+    "bots": Rule(selector("bots"), (*selector("bots_explicit"), *NO_QUOTAS)),
+    "mopps": Rule(selector("mopps"), (*selector("mopps"), *NO_QUOTAS)),
     "dynamic_sampling": Rule(("--config", "configs/algorithms/dynamic_sampling.yaml"), draws=2),
-    "learnability": Rule(selector("learnability")),
-    "hold": Rule(selector("ability"), selector("ability_no_reference")),
+    "learnability": Rule(
+        selector("learnability"), (*selector("learnability"), "--data.selector.init_args.bin_by", "group")
+    ),
+    "ability": Rule(selector("ability"), (*selector("ability_no_reference"), *NO_QUOTAS)),
 }
-BASELINE, OURS = "uniform", "hold"
+BASELINE, OURS = "uniform", "ability"
 
 
 @dataclass(frozen=True, order=True)

@@ -128,7 +128,8 @@ def test_options_out_of_range_are_named(options: dict[str, float], message: str)
 
 def weights_of(passes: list[float], **options: float | None) -> np.ndarray:
     """Log weights of tasks whose pass rates are known well."""
-    selector = FairShareSelector(BetaBelief(implicit_weight=0.0, forgetting=0.0), optimism=0.0, **options)  # type: ignore[arg-type]
+    belief, defaults = BetaBelief(implicit_weight=0.0, forgetting=0.0), {"optimism": 0.0, "temperature": 0.1}
+    selector = FairShareSelector(belief, **defaults | options)  # type: ignore[arg-type]
     selector.setup(TaskFeatures(len(passes)))
     counts = np.full(len(passes), 4000.0)
     selector.observe(Evidence(np.arange(len(passes)), np.array(passes) * counts, counts))
@@ -297,7 +298,7 @@ def test_the_weights_follow_the_gain_while_the_run_goes_on() -> None:
 
 def test_beliefs_with_other_cells_are_weighed_alike() -> None:
     """The Beta of a BOTS task and the same Beta as an ability task's have the same weight up to rounding."""
-    belief, options = BetaBelief(implicit_weight=0.0), {"expected_gain": 0.5, "hold": None}
+    belief, options = BetaBelief(implicit_weight=0.0), {"expected_gain": 0.5, "hold": None, "temperature": 0.1}
     selector = FairShareSelector(belief, **options)  # type: ignore[arg-type]
     selector.planned_selections = 10
     selector.setup(TaskFeatures(4), seed=1)
