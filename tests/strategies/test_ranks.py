@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,45 +112,56 @@ def test_ranks_that_have_drifted_apart_stop_with_both_digests(tmp_path: Path, ra
         assert rank.printed.count("rank 0: digest-0, rank 1: digest-1") == 1
 
 
-def test_what_the_first_rank_refuses_all_refuse_in_the_same_words(checkpoint: str, tmp_path: Path) -> None:
-    """Its checks of the pool are made once, while the others wait; under torchrun itself."""
-    program = (
-        "import sys\n"
-        "import torch.distributed as dist\n"
-        "from lightning import Trainer\n"
-        "from bots_lightning.algorithms import GRPO\n"
-        "from bots_lightning.data import TaskDataModule\n"
-        "from bots_lightning.policy import Policy\n"
-        "from bots_lightning.rewards import Scorer, exact_match\n"
-        "from bots_lightning.selection import UniformSelector\n"
-        "from bots_lightning.strategies import DataParallel\n"
-        "from bots_lightning.tasks import ProceduralTasks\n"
-        "from bots_lightning.training import Evaluation, OnlineModule, Sampler, Updater, module\n"
-        "checked = module.check_prompts\n"
-        "def check(*args):\n"
-        "    print('looked', flush=True)\n"
-        "    checked(*args)\n"
-        "module.check_prompts = check\n"
-        "data = TaskDataModule(ProceduralTasks(8), UniformSelector(), batch_size=4)\n"
-        "sampler = Sampler(max_prompt_length=3, max_completion_length=8)\n"
-        "parts = Policy(sys.argv[1]), Scorer([exact_match]), sampler, GRPO(), Updater(), Evaluation()\n"
-        "policy = OnlineModule(*parts)\n"
-        "trainer = Trainer(accelerator='cpu', devices=2, strategy=DataParallel(), logger=False, max_epochs=1,\n"
-        "    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,\n"
-        "    use_distributed_sampler=False, default_root_dir=sys.argv[2])\n"
-        "try:\n"
-        "    trainer.fit(policy, data)\n"
-        "except ValueError as error:\n"
-        "    print(f'refused: {error}\\n', end='', flush=True)\n"  # at once: the other rank writes there too
-        "dist.destroy_process_group()\n"
-    )
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
-    command = [sys.executable, *launcher, sys.executable, "-c", program, checkpoint, str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    lines = ended.stdout.splitlines()
+REFUSED = """
+import sys
+import torch.distributed as dist
+from lightning import Trainer
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from bots_lightning.algorithms import GRPO
+from bots_lightning.data import TaskDataModule
+from bots_lightning.policy import Policy
+from bots_lightning.rewards import Scorer, exact_match
+from bots_lightning.selection import UniformSelector
+from bots_lightning.strategies import DataParallel
+from bots_lightning.tasks import ProceduralTasks
+from bots_lightning.training import Evaluation, OnlineModule, Sampler, Updater, module
+
+checked = module.check_prompts
+
+def check(*args):
+    print('looked\\n', end='', flush=True)
+    checked(*args)
+
+def fit(checkpoint, folder):
+    module.check_prompts = check
+    data = TaskDataModule(ProceduralTasks(8), UniformSelector(), batch_size=4)
+    sampler = Sampler(max_prompt_length=3, max_completion_length=8)
+    parts = Policy(checkpoint), Scorer([exact_match]), sampler, GRPO(), Updater(), Evaluation()
+    policy = OnlineModule(*parts)
+    trainer = Trainer(accelerator='cpu', devices=2, strategy=DataParallel(), logger=False, max_epochs=1,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, default_root_dir=folder)
+    try:
+        trainer.fit(policy, data)
+    except ValueError as error:
+        print(f'refused: {error}\\n', end='', flush=True)  # at once: the other rank writes there too
+    dist.destroy_process_group()
+
+# As torchrun --standalone does, except that its ranks are forks of this process and need not import torch anew.
+config = LaunchConfig(1, 1, 2, run_id='tests', rdzv_backend='c10d', rdzv_endpoint='localhost:0', start_method='fork')
+elastic_launch(config, fit)(*sys.argv[1:])
+"""
+
+
+def test_what_the_first_rank_refuses_all_refuse_in_the_same_words(
+    checkpoint: str, tmp_path: Path, forks: Callable[..., Any]
+) -> None:
+    """Its checks of the pool are made once, while the others wait; under torchrun's own launcher."""
+    (tmp_path / "refused.py").write_text(REFUSED)
+    (ended,) = forks(tmp_path / "refused.py", [([checkpoint, tmp_path], {})], seconds=120)
+    assert ended.code == 0, ended.said[-2000:]
+    lines = ended.printed.splitlines()
     refusals = [line for line in lines if line.startswith("refused: 8 of 8 tasks cannot be rolled out")]
-    assert len(refusals) == 2, ended.stdout
+    assert len(refusals) == 2, ended.printed
     assert len(set(refusals)) == 1
     assert lines.count("looked") == 1
