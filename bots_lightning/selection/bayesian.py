@@ -13,11 +13,9 @@ import numpy.typing as npt
 from bots_lightning.beliefs import Belief, Evidence, TaskFeatures
 from bots_lightning.beliefs.belief import FloatArray
 from bots_lightning.selection.chunks import Eligible, Indices
+from bots_lightning.selection.review import LOOKS
 from bots_lightning.selection.rules import SelectionRules, whole_tasks
 from bots_lightning.selection.selector import TaskSelector
-
-# Number of random tasks among which mastered ones are searched for each batch.
-REVIEW_CANDIDATES = 2048
 
 
 class BayesianSelector(TaskSelector):
@@ -28,7 +26,7 @@ class BayesianSelector(TaskSelector):
 
     Args:
         belief: distribution of each task's success probability.
-        rules: cooldown, group quotas and review share; none by default.
+        rules: cooldown, group quotas and shares of tasks that are due; none by default.
     """
 
     def __init__(self, belief: Belief, rules: SelectionRules | None = None) -> None:
@@ -50,7 +48,7 @@ class BayesianSelector(TaskSelector):
         self._use_groups(features)
         self.steps = 0
         self._recent: list[Indices] = []  # the batches within the cooldown, oldest first
-        self._review_due = 0.0
+        self._queues = self.rules.queues()
 
     def _use_groups(self, features: TaskFeatures) -> None:
         self.group_codes = features.group_codes
@@ -90,6 +88,8 @@ class BayesianSelector(TaskSelector):
                 "`mean`, `sample` and `concentrations`."
             )
         self._recent = [*self._recent, batch][-self.rules.cooldown :] if self.rules.cooldown else []
+        for queue in self._queues.values():
+            queue.restart(batch, self.steps)
         self.steps += 1
         return batch
 
@@ -114,16 +114,18 @@ class BayesianSelector(TaskSelector):
         """
 
     def _review(self, batch_size: int) -> Indices:
-        """Random mastered tasks for the review share; fewer if there are too few."""
-        self._review_due += self.rules.review_share * batch_size
-        size = int(self._review_due)
-        if size == 0:
-            return np.empty(0, dtype=np.int64)
-        self._review_due -= size
-        candidates = self.rng.choice(self.num_tasks, min(self.num_tasks, REVIEW_CANDIDATES), replace=False)
-        candidates = candidates[~np.isin(candidates, np.concatenate([candidates[:0], *self._recent]))]
-        alpha, beta = self._concentrations(candidates)
-        return candidates[alpha / (alpha + beta) >= self.rules.mastered][:size]
+        """Mastered tasks, then hopeless ones, that are due for their shares of the batch."""
+        reviewed = np.empty(0, dtype=np.int64)
+        if not self._queues:
+            return reviewed
+        some = np.unique(self.rng.integers(self.num_tasks, size=LOOKS))  # many may never have been visited
+        believed = self._concentrations(some)
+        for queue in self._queues.values():
+            queue.notice(some, *believed, self.steps)
+            resting, room = np.concatenate([reviewed, *self._recent]), batch_size - len(reviewed)
+            due = queue.take(batch_size, room, self.steps, resting, self._concentrations)
+            reviewed = np.concatenate([reviewed, due])
+        return reviewed
 
     def _concentrations(self, where: Indices) -> tuple[FloatArray, FloatArray]:
         concentrations = self.belief.concentrations(where)
@@ -141,8 +143,13 @@ class BayesianSelector(TaskSelector):
         return super().dispersion(indices) if rewards is None else rewards.dispersion[self.group_codes[indices]]
 
     def observe(self, evidence: Evidence) -> None:
-        """Updates the belief."""
+        """Updates the belief, and which of the tasks are to come back when due."""
         self.belief.observe(evidence)
+        if self._queues:
+            visited = evidence.merged().indices
+            believed = self._concentrations(visited)
+            for queue in self._queues.values():
+                queue.observe(visited, *believed, self.steps - 1)
 
     def add_tasks(self, features: TaskFeatures) -> None:
         """Adds the new tasks to the belief, with priors from their group.
@@ -174,7 +181,7 @@ class BayesianSelector(TaskSelector):
             "recent": recent,
             "recent_sizes": np.array([len(batch) for batch in self._recent], dtype=np.int64),
             "due": self._due.copy(),
-            "review_due": self._review_due,
+            "queues": {name: queue.state_dict() for name, queue in self._queues.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -190,7 +197,10 @@ class BayesianSelector(TaskSelector):
                 f"{len(self._shares)}. Resume with the `group_quotas` of the checkpoint's config."
             )
         self.belief.load_state_dict(state["belief"])
-        self.steps, self._review_due = int(state["steps"]), float(state["review_due"])
+        self.steps = int(state["steps"])
+        for name, queue in self._queues.items():
+            if name in state.get("queues", {}):  # a share may be new in this config
+                queue.load_state_dict(state["queues"][name])
         sizes = np.array(state["recent_sizes"], dtype=np.int64)
         recent = np.array(state["recent"], dtype=np.int64)
         self._recent = np.split(recent, np.cumsum(sizes)[:-1]) if len(sizes) else []

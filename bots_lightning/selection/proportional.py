@@ -34,7 +34,7 @@ class ProportionalSelector(BayesianSelector):
         belief: distribution of each task's success probability.
         power: larger values select closer to p = 0.5.
         num_generations: G for the first selection; afterwards, the largest count of the last evidence.
-        rules: cooldown, group quotas and review share; none by default.
+        rules: cooldown, group quotas and shares of tasks that are due; none by default.
 
     Raises:
         ValueError: a number is out of range.

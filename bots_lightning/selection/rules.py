@@ -1,4 +1,4 @@
-"""Rules that hold for every batch, whatever the belief: cooldown, group quotas, review share."""
+"""Rules that hold for every batch, whatever the belief: cooldown, group quotas, tasks that come back when due."""
 
 # Shapes: B tasks to select, K groups, S slots of a batch.
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bots_lightning.options import check_numbers
+from bots_lightning.selection.review import ReviewQueue
 
 
 @dataclass(frozen=True)
@@ -22,26 +23,45 @@ class SelectionRules:
             selected longest ago become eligible first.
         group_quotas: share of each batch for named groups; the other groups share the rest. Fractions of a task are
             carried over, so that the shares hold over the run.
-        review_share: share of each batch for mastered tasks, to notice if the policy forgets them.
+        review_share: the most of each batch for mastered tasks that are due (`ReviewQueue`), to notice if the policy
+            forgets them.
+        retry_share: the most of each batch for hopeless tasks that are due, to notice if the policy can solve them now.
         mastered: predicted pass rate from which a task counts as mastered.
+        hopeless: predicted pass rate up to which a task counts as hopeless.
 
     Raises:
-        ValueError: a number is out of range, or quotas sum to more than 1.
+        ValueError: a number is out of range, or quotas or shares sum to more than 1.
     """
 
     cooldown: int = 0
     group_quotas: Mapping[str, float] = field(default_factory=dict)
     review_share: float = 0.0
     mastered: float = 0.9
+    retry_share: float = 0.0
+    hopeless: float = 0.1
 
     def __post_init__(self) -> None:
         check_numbers(0, cooldown=self.cooldown)
         check_numbers(0, high=1, review_share=self.review_share, mastered=self.mastered)
+        check_numbers(0, high=1, retry_share=self.retry_share, hopeless=self.hopeless)
+        if self.review_share + self.retry_share > 1:
+            raise ValueError(
+                f"review_share={self.review_share} and retry_share={self.retry_share}; expected shares that sum to at "
+                "most 1."
+            )
         shares = self.group_quotas.values()
         if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
             raise ValueError(
                 f"group_quotas={dict(self.group_quotas)}; expected shares in [0, 1] that sum to at most 1."
             )
+
+    def queues(self) -> dict[str, ReviewQueue]:
+        """An empty queue for each kind of tasks that has a share of the batch."""
+        queues = {
+            "mastered": ReviewQueue(True, self.mastered, self.review_share),
+            "hopeless": ReviewQueue(False, self.hopeless, self.retry_share),
+        }
+        return {name: queue for name, queue in queues.items() if queue.share > 0}
 
     def slots(self, groups: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.unsignedinteger] | None]:
         """The slots into which a batch is divided: one for each quota and one for the other groups.

@@ -31,7 +31,7 @@ class ThompsonSelector(BayesianSelector):
         belief: distribution of each task's success probability.
         target_pass_rate: p*, the success probability to aim at: a number or a schedule.
         explore: True draws p̂ from the posterior; False uses the posterior mean, ties broken at random.
-        rules: cooldown, group quotas and review share; none by default.
+        rules: cooldown, group quotas and shares of tasks that are due; none by default.
 
     Raises:
         ValueError: the target is out of range.

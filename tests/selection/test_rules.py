@@ -64,6 +64,15 @@ def test_groups_without_quotas_share_the_rest() -> None:
     assert len(SelectionRules(group_quotas={"a": 0.4, "b": 0.6}).slots(["a", "b"])[0]) == 2
 
 
+def test_only_kinds_with_a_share_have_a_queue() -> None:
+    assert SelectionRules().queues() == {}
+    queues = SelectionRules(review_share=0.1, retry_share=0.05, mastered=0.8, hopeless=0.2).queues()
+    assert [(name, queue.mastered, queue.bound, queue.share) for name, queue in queues.items()] == [
+        ("mastered", True, 0.8, 0.1),
+        ("hopeless", False, 0.2, 0.05),
+    ]
+
+
 @pytest.mark.parametrize(
     ("quotas", "message"),
     [
@@ -82,6 +91,9 @@ def test_quotas_that_do_not_fit_the_pool_are_refused(quotas: dict[str, float], m
         ({"cooldown": -1}, "cooldown=-1; expected at least 0"),
         ({"review_share": 1.5}, "review_share=1.5; expected at least 0 and at most 1"),
         ({"mastered": float("nan")}, "mastered=nan"),
+        ({"retry_share": -0.1}, "retry_share=-0.1; expected at least 0 and at most 1"),
+        ({"hopeless": 1.1}, "hopeless=1.1"),
+        ({"review_share": 0.6, "retry_share": 0.5}, "review_share=0.6 and retry_share=0.5; expected shares that sum"),
         ({"group_quotas": {"a": 0.7, "b": 0.4}}, "expected shares in .* that sum to at most 1"),
         ({"group_quotas": {"a": -0.1}}, "expected shares in"),
     ],
