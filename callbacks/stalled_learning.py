@@ -1,6 +1,6 @@
 """Warns of runs that go on without learning anything, each time with a completion that shows why."""
 
-# Shapes: K tasks in the step, R rollouts, L labels of groups in the pool.
+# Shapes: K tasks in the step, R rollouts, L labels of groups in the pool. A visit is one task of one step.
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 SLACK = 1e-6  # of the reward range
 SHOWN = 400  # characters of a prompt, an answer or a completion
+MEMORY = 0.99  # of a group's share of solved visits, per visit
+UNKNOWN = 0.2  # that share, before a group is solved for the first time
 REMEDIES = {
     "lowest": "Look whether the reward function reads answers in the form that the prompt asks for, or choose easier "
     "tasks.",
@@ -31,29 +33,43 @@ REMEDIES = {
 class StalledLearning(Callback):
     """Warns of what keeps a run from learning, of each once, with a completion that shows it.
 
-    An iteration has no reward, since all functions returned None; a group of tasks is not solved in its first rollouts,
+    An iteration has no reward, since all functions returned None; a group of tasks is never solved, or not any more,
     with no score in the upper half of the range of the `evidence`; rewards stick to one end of `reward_range`; or
     completions are cut at `max_completion_length`.
+
+    A group is warned of after V visits in a row with no success, and at least `group_rollouts` rollouts in them, once
+    (1 − s/2)^V ≤ `false_alarm`: were its tasks solved half as often as before, that would be as improbable. s is the
+    share of earlier visits with a success, of the latest hundred mostly; 0.2 for a group that was never solved. The
+    half allows for a selection that moves to harder tasks.
 
     Counts are of all ranks. A resumed run goes on counting and does not warn anew.
 
     Args:
-        group_rollouts: of a group that is never solved.
+        group_rollouts: the least of a group without a success.
         stuck_rollouts: in a row that all have the lowest reward, or all the highest.
         cut_share: of an iteration's completions; more are too many.
+        false_alarm: the largest probability that a group is unsolved by chance, in (0, 1]; 1 counts rollouts alone.
 
     Raises:
         ValueError: an option is out of bounds.
     """
 
-    def __init__(self, group_rollouts: int = 1024, stuck_rollouts: int = 1024, cut_share: float = 0.5) -> None:
+    def __init__(
+        self,
+        group_rollouts: int = 256,
+        stuck_rollouts: int = 1024,
+        cut_share: float = 0.5,
+        false_alarm: float = 1e-6,
+    ) -> None:
         check_numbers(1, group_rollouts=group_rollouts, stuck_rollouts=stuck_rollouts)
+        check_numbers(0, above=True, high=1, false_alarm=false_alarm)
         if not 0 <= cut_share <= 1:
             raise ValueError(f"cut_share={cut_share}; expected a share in [0, 1].")
         self.group_rollouts, self.stuck_rollouts, self.cut_share = group_rollouts, stuck_rollouts, cut_share
+        self.false_alarm = false_alarm
         self.warned: set[str] = set()
-        self.solved: set[str] = set()  # groups
-        self.unsolved: dict[str, int] = {}  # rollouts of the other groups
+        self.solved: dict[str, list[float]] = {}  # visits and solved visits of groups up to the last success, decayed
+        self.unsolved: dict[str, list[int]] = {}  # rollouts and visits of groups since
         self.in_a_row = dict.fromkeys(REMEDIES, 0)
         self._groups: list[str] = []  # of the pool
         self._pool_size = 0
@@ -105,21 +121,42 @@ class StalledLearning(Callback):
                 )
 
     def _watch_groups(self, step: _Step) -> None:
-        for group, (rollouts, solved) in step.by_group.items():
-            if solved or group in self.solved:
-                self.solved.add(group)
-                self.unsolved.pop(group, None)
-                continue
-            self.unsolved[group] = self.unsolved.get(group, 0) + rollouts
-            if self.unsolved[group] >= self.group_rollouts:
-                name = f"the group {group!r}" if group else "the tasks without a group"
-                self._warn(
-                    f"group {group}",
-                    f"none of the first {self.unsolved[group]} completions for {name} has solved its task. Look "
-                    "whether answers and reward function are right, or choose easier tasks.",
-                    step,
-                    step.of_group(group),
-                )
+        for group, (rollouts, visits, solved) in step.by_group.items():
+            before = self.unsolved.get(group, [0, 0])
+            self.unsolved[group] = [before[0] + rollouts, before[1] + visits]
+            if solved:
+                visits = self.unsolved.pop(group)[1]
+                seen, successes = self.solved.get(group, [0.0, 0.0])
+                kept = MEMORY**visits
+                self.solved[group] = [kept * seen + visits, kept * successes + solved]
+            elif self._is_stalled(group):
+                self._warn(f"group {group}", self._told_of(group), step, step.of_group(group))
+
+    def _share(self, group: str) -> float:
+        """Share of a group's visits with a success, up to the last one."""
+        visits, solved = self.solved.get(group, [1.0, UNKNOWN])
+        return solved / visits
+
+    def _is_stalled(self, group: str) -> bool:
+        """Whether a group without a success in its last visits has had enough of them."""
+        rollouts, visits = self.unsolved[group]
+        by_chance = (1 - self._share(group) / 2) ** visits
+        return rollouts >= self.group_rollouts and by_chance <= self.false_alarm
+
+    def _told_of(self, group: str) -> str:
+        name = f"the group {group!r}" if group else "the tasks without a group"
+        rollouts, visits = self.unsolved[group]
+        if group not in self.solved:
+            return (
+                f"none of the first {rollouts} completions for {name}, in {visits} visits of its tasks, has solved its "
+                "task. Look whether answers and reward function are right, whether the prompt asks for the form or "
+                "mark that the reward function reads, or choose easier tasks."
+            )
+        return (
+            f"none of the last {rollouts} completions for {name}, in {visits} visits of its tasks, has solved its "
+            f"task; before, {self._share(group):.0%} of the visits had a success. Look whether the policy has given up "
+            "the form or mark that the reward function reads, and ask for it in the prompt, or read answers without it."
+        )
 
     def _warn(self, what: str, message: str, step: _Step, shown: Tensor) -> None:
         """Warns once, on all ranks alike: they exchange a completion to show.
@@ -139,13 +176,17 @@ class StalledLearning(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What has been counted and said."""
-        said = {"warned": sorted(self.warned), "solved": sorted(self.solved)}
-        return said | {"unsolved": dict(self.unsolved), "in_a_row": dict(self.in_a_row)}
+        solved = {group: [*counts] for group, counts in self.solved.items()}
+        unsolved = {group: [*counts] for group, counts in self.unsolved.items()}
+        said = {"warned": sorted(self.warned), "in_a_row": dict(self.in_a_row)}
+        return said | {"solved_visits": solved, "unsolved_visits": unsolved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting."""
-        self.warned, self.solved = set(state_dict["warned"]), set(state_dict["solved"])
-        self.unsolved, self.in_a_row = dict(state_dict["unsolved"]), dict(state_dict["in_a_row"])
+        self.warned, self.in_a_row = set(state_dict["warned"]), dict(state_dict["in_a_row"])
+        # States of earlier versions have no visits.
+        self.solved = {group: [*counts] for group, counts in state_dict.get("solved_visits", {}).items()}
+        self.unsolved = {group: [*counts] for group, counts in state_dict.get("unsolved_visits", {}).items()}
 
 
 class _Step:
@@ -159,7 +200,7 @@ class _Step:
         lowest: those with the lowest reward.
         highest: those with the highest.
         cut: those that were cut.
-        by_group: (completions with evidence, solved ones) of all ranks, for groups that have some.
+        by_group: (completions with evidence, visits with some, solved visits) of all ranks, for groups that have any.
     """
 
     def __init__(self, module: Any, outputs: Any, groups: list[str]) -> None:
@@ -170,12 +211,14 @@ class _Step:
         kinds = torch.ones_like(self.is_cut), self.is_scored, fractions <= SLACK, fractions >= 1 - SLACK, self.is_cut
         places = torch.tensor([groups.index(task.group) for task in outputs["tasks"]], device=rewards.device)
         of_rows = torch.stack([~evidence.isnan(), evidence > 0.5], dim=1).long()
-        of_groups = of_rows.new_zeros(len(groups), 2).index_add_(0, places[outputs["group_of_row"]], of_rows)
+        rollouts, solved = of_rows.new_zeros(len(places), 2).index_add_(0, outputs["group_of_row"], of_rows).unbind(1)
+        of_tasks = torch.stack([rollouts, (rollouts > 0).long(), (solved > 0).long()], dim=1)
+        of_groups = of_tasks.new_zeros(len(groups), 3).index_add_(0, places, of_tasks)
         mine = torch.cat([torch.stack([kind.sum() for kind in kinds]), of_groups.flatten()])
         counts: list[int] = module.all_gather(mine).reshape(-1, len(mine)).sum(dim=0).tolist()
         self.rollouts, self.scored, self.lowest, self.highest, self.cut = counts[:5]
-        triples = zip(groups, counts[5::2], counts[6::2], strict=True)
-        self.by_group = {group: (rollouts, solved) for group, rollouts, solved in triples if rollouts}
+        of_pool = zip(groups, zip(*(counts[at::3] for at in (5, 6, 7)), strict=True), strict=True)
+        self.by_group = {group: of_group for group, of_group in of_pool if of_group[0]}
 
     def of_group(self, group: str) -> Tensor:
         """(R,) bool, this rank's completions of a group."""

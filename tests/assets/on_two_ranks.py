@@ -65,7 +65,7 @@ def unsolved_group(rank: int) -> Any:
         all_gather=all_gather,
     )
     trainer = SimpleNamespace(datamodule=SimpleNamespace(require_pool=Pool))
-    callback = StalledLearning(group_rollouts=4)
+    callback = StalledLearning(group_rollouts=4, false_alarm=1)
     callback.on_train_batch_end(trainer, module, outputs, None, 0)  # type: ignore[arg-type]
     return said, callback.state_dict()
 
