@@ -131,7 +131,7 @@ def test_a_time_out_takes_as_long_as_the_limit(pools: Pools) -> None:
     pool.map([1, 2])
     start = time.monotonic()
     assert outcomes(pool.map(["hang", "hang in C"])) == ["timeout", "timeout"]
-    assert 0.4 <= time.monotonic() - start < 1.5
+    assert 0.4 <= time.monotonic() - start < 0.4 * PATIENCE  # not by the clock on the wall, busy as the machine may be
 
 
 def test_waiting_is_no_work(pools: Pools) -> None:
