@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from lightning import Trainer
 
-from bots_lightning.beliefs import BetaBelief
+from bots_lightning.beliefs import AbilityBelief, BetaBelief
 from bots_lightning.cli import main
 from bots_lightning.data import TaskDataModule
-from bots_lightning.selection import ThompsonSelector, UniformSelector
+from bots_lightning.selection import FairShareSelector, ThompsonSelector, UniformSelector
 from bots_lightning.training import OnlineModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -47,15 +47,31 @@ def test_every_config_opens_with_its_purpose_and_launch_line(path: Path) -> None
 
 
 def test_the_bots_overlay_is_the_published_method(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for stack in ([QUICKSTART], [QUICKSTART, CONFIGS / "selectors" / "bots.yaml"]):
-        selector = instantiate(monkeypatch, tmp_path, *stack)[1].selector
-        assert isinstance(selector, ThompsonSelector)
-        belief = selector.belief
-        assert isinstance(belief, BetaBelief)
-        assert (belief.forgetting, belief.implicit_weight, belief.prior) == (0.1, 0.1, (1.0, 1.0))
-        assert (selector.target_pass_rate, selector.explore) == (0.5, True)
-        assert belief.implicit is not None
-        assert belief.implicit.momentum == 0.9
+    selector = instantiate(monkeypatch, tmp_path, QUICKSTART, CONFIGS / "selectors" / "bots.yaml")[1].selector
+    assert isinstance(selector, ThompsonSelector)
+    belief = selector.belief
+    assert isinstance(belief, BetaBelief)
+    assert (belief.forgetting, belief.implicit_weight, belief.prior) == (0.1, 0.1, (1.0, 1.0))
+    assert (selector.target_pass_rate, selector.explore) == (0.5, True)
+    assert belief.implicit is not None
+    assert belief.implicit.momentum == 0.9
+
+
+@pytest.mark.parametrize("stack", ["quickstart", "selectors/ability", "selectors/ability_no_reference", "gsm8k"])
+def test_there_is_one_default_rule(stack: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    selector = instantiate(monkeypatch, tmp_path, QUICKSTART, CONFIGS / f"{stack}.yaml")[1].selector
+    assert isinstance(selector, FairShareSelector)
+    assert isinstance(selector.belief, AbilityBelief)
+    default = FairShareSelector(AbilityBelief())
+    for owner, plain, names in (
+        (
+            selector,
+            default,
+            ("temperature", "optimism", "first_turn", "expected_gain", "hold", "floor", "num_generations"),
+        ),
+        (selector.belief, default.belief, ("task_drift", "ability_drift", "reference_rollouts")),
+    ):
+        assert [getattr(owner, name) for name in names] == [getattr(plain, name) for name in names]
 
 
 def test_ablations_switch_what_they_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -78,9 +94,9 @@ def test_a_field_is_set_from_the_command_line(monkeypatch: pytest.MonkeyPatch, t
     options = (
         "--model.policy.lora.r",
         "3",
-        "--data.selector.init_args.belief.init_args.forgetting",
+        "--data.selector.init_args.belief.init_args.task_drift",
         "0.3",
     )
     module, datamodule = instantiate(monkeypatch, tmp_path, QUICKSTART, options=options)
     assert module.policy.lora.r == 3
-    assert datamodule.selector.belief.forgetting == 0.3
+    assert datamodule.selector.belief.task_drift == 0.3
