@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaln, gammaln, xlog1py, xlogy
+from scipy.special import betainc, betaln, gammaln, xlog1py, xlogy
 
 from bots_lightning.beliefs.belief import FloatArray
 
@@ -23,6 +23,18 @@ def log_density(x: FloatArray | float, alpha: FloatArray, beta: FloatArray) -> F
     """
     logs: FloatArray = _log_kernel(x, alpha, beta) - betaln(alpha, beta)
     return logs
+
+
+def probability_below(bound: float, alpha: FloatArray, beta: FloatArray) -> FloatArray:
+    """P(x ≤ bound) of Beta(α, β).
+
+    Args:
+        bound: in [0, 1].
+        alpha: (...) α.
+        beta: (...) β.
+    """
+    below: FloatArray = betainc(alpha, beta, bound)
+    return below
 
 
 def _log_kernel(x: FloatArray | float, alpha: FloatArray, beta: FloatArray) -> FloatArray:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betainc
 
 from bots_lightning.beliefs.belief import FloatArray
+from bots_lightning.beliefs.densities import probability_below
 from bots_lightning.selection.chunks import Indices, smallest
 
 # Tasks whose posterior is read for a batch, some microseconds each.
@@ -96,7 +96,7 @@ class ReviewQueue:
         Returns:
             (m,).
         """
-        below: FloatArray = betainc(alpha, beta, self.bound)
+        below = probability_below(self.bound, alpha, beta)
         return below if self.mastered else 1 - below
 
     def _at_extreme(self, alpha: FloatArray, beta: FloatArray) -> npt.NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bots_lightning.beliefs.densities import beta_moment, largest_density, log_density
+from bots_lightning.beliefs.densities import beta_moment, largest_density, log_density, probability_below
 
 concentrations = st.floats(0.05, 500)
 interior = st.floats(1e-3, 1 - 1e-3)
@@ -22,6 +22,12 @@ def array(value: float) -> np.ndarray:
 def test_log_density_is_that_of_scipy(x: float, alpha: float, beta: float) -> None:
     found = log_density(x, array(alpha), array(beta))[0]
     assert found == pytest.approx(stats.beta.logpdf(x, alpha, beta), rel=1e-9, abs=1e-9)
+
+
+@given(st.floats(0, 1), concentrations, concentrations)
+def test_probability_below_is_that_of_scipy(bound: float, alpha: float, beta: float) -> None:
+    found = probability_below(bound, array(alpha), array(beta))[0]
+    assert found == pytest.approx(stats.beta.cdf(bound, alpha, beta), rel=1e-9, abs=1e-12)
 
 
 def test_log_density_at_the_ends_by_hand() -> None:

@@ -328,7 +328,10 @@ def test_tasks_can_be_added_at_a_temperature_whose_weights_exceed_single_precisi
 def test_a_review_counts_as_a_turn() -> None:
     selector = FairShareSelector(AbilityBelief(), rules=SelectionRules(review_share=0.5, mastered=0.0))
     selector.setup(TaskFeatures(20), seed=1)
+    everything = np.arange(20)
+    selector._queues["mastered"].observe(everything, *selector._concentrations(everything), step=-30)
     before = selector.turns.copy()
+    assert len(selector._queues["mastered"].tasks) == 20
     batch = selector.select(6)
     np.testing.assert_allclose(selector.turns[batch] - before[batch], 1.0)
     assert (np.delete(selector.turns, batch) == np.delete(before, batch)).all()
