@@ -91,13 +91,13 @@ def test_answers_that_cannot_be_are_told_and_asked_for_again(
 def test_without_patience_a_batch_fails_within_twice_the_deadline(
     kind: str, policy: nn.Module, url: str, tmp_path: Path
 ) -> None:
-    engine = make_engine(tmp_path, url, timeout_seconds=2.0, patience_seconds=0.0)
+    engine = make_engine(tmp_path, url, timeout_seconds=4.0, patience_seconds=0.0)
     completed(engine, policy)
     send(url, "/fault", kind=kind, times=100)
     start = time.monotonic()
     with pytest.raises(RolloutServerError):
         completed(engine, policy)
-    assert time.monotonic() - start < 4.0
+    assert time.monotonic() - start < 8.0
 
 
 def test_sglang_lies_are_told_too(policy: nn.Module, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

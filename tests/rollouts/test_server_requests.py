@@ -19,8 +19,7 @@ from bots_lightning.rollouts.engine import RolloutsCancelledError
 from bots_lightning.rollouts.server_client import Server, ServerPool
 from bots_lightning.rollouts.server_requests import Requests, ServerFaultError
 
-SECONDS = 1.5  # a request's deadline
-LATE = 20.0  # that a busy machine may add; a deadline that is put off, or none, takes minutes
+SECONDS = 3.0  # a request's deadline
 TIMED_OUT = f"timed out after {SECONDS:g} s"
 MEGABYTE = 2**20
 CHUNK = b"1," * 2**15
@@ -134,7 +133,7 @@ def test_one_byte_at_a_time_does_not_put_the_deadline_off(part: str) -> None:
     start = time.monotonic()
     with speaking(*slow, pause=0.4) as url, pytest.raises(ServerFaultError, match=TIMED_OUT) as fault:
         post(url)
-    assert SECONDS * 0.9 < time.monotonic() - start < SECONDS + LATE
+    assert SECONDS * 0.9 < time.monotonic() - start < 2 * SECONDS
     assert fault.value.status == (500 if part == "error" else None)
 
 
