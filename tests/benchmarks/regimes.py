@@ -6,8 +6,9 @@
 
 All rules get the same number of rollouts in a regime, and the same number of rollouts a step. `tune` chooses group size
 (4, 8, 16) and learning rate (half, one, twice the regime's) of each rule in each regime, on seeds 100 to 102: all nine
-on the first seed, the best three on the others. `claim` runs what was chosen on ten seeds that had no part in that.
-`table` prints differences from the tuned uniform selection, with bootstrap intervals over paired seeds, and draws them.
+on the first seed, the best three on the others; very long runs take what was chosen for long ones. `claim` runs what was
+chosen on ten seeds that had no part in that. `table` prints differences from the tuned uniform selection, with bootstrap
+intervals over paired seeds, and draws them.
 
 Runs are those of `lean_fit`, two to three times as fast as `fit`. Finished ones are kept in the results file, and not
 repeated. The learning rate falls with the rollouts, not with the steps, whose number dynamic sampling does not know.
@@ -57,6 +58,7 @@ class Regime:
         learning_rate: in the middle of the grid.
         evaluations: of a run.
         references: whether the pool has measured pass rates of other models.
+        tuned_as: the regime whose group size and learning rate it takes, for all rules; its own by default.
     """
 
     options: tuple[str, ...] = QUICKSTART
@@ -65,6 +67,7 @@ class Regime:
     learning_rate: float = 2e-3
     evaluations: int = 3
     references: bool = True
+    tuned_as: str | None = None
 
 
 REGIMES = {
@@ -75,7 +78,7 @@ REGIMES = {
     "small_batches": Regime(steps=200, rollouts=128, learning_rate=1e-3),
     "reasoning_gym": Regime(("--config", "configs/reasoning_gym.yaml"), 60, learning_rate=6e-3, references=False),
     "long": Regime(steps=150, evaluations=5),
-    "very_long": Regime(steps=300, evaluations=5),
+    "very_long": Regime(steps=300, evaluations=5, tuned_as="long"),
 }
 
 
@@ -190,6 +193,7 @@ class Results:
 
     def first_tries(self, regime: str, rule: str) -> list[Run]:
         """The whole grid on the first tuning seed."""
+        regime = REGIMES[regime].tuned_as or regime
         return [Run(regime, rule, size, rate, TUNING[0]) for size in SIZES for rate in RATES]
 
     def second_tries(self, regime: str, rule: str) -> list[Run]:
@@ -204,7 +208,7 @@ class Results:
 
     def claims(self, regime: str, rule: str) -> list[Run]:
         """What was chosen, on the seeds of the claim."""
-        return [replace(self.chosen(regime, rule), seed=seed) for seed in CLAIM]
+        return [replace(self.chosen(regime, rule), regime=regime, seed=seed) for seed in CLAIM]
 
 
 def rounded(value: Any) -> Any:
