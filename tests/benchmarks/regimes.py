@@ -6,9 +6,9 @@
 
 All rules get the same number of rollouts in a regime, and the same number of rollouts a step. `tune` chooses group size
 (4, 8, 16) and learning rate (half, one, twice the regime's) of each rule in each regime, on seeds 100 to 102: all nine
-on the first seed, the best three on the others; very long runs take what was chosen for long ones. `claim` runs what was
-chosen on ten seeds that had no part in that. `table` prints differences from the tuned uniform selection, with bootstrap
-intervals over paired seeds, and draws them.
+on the first seed, the best three on the others; very long runs take what was chosen for long ones. `claim` makes ten
+runs of what was chosen, with seeds that had no part in that. `table` prints differences from the tuned uniform
+selection, with bootstrap intervals over paired seeds, and draws them.
 
 Runs are those of `lean_fit`, two to three times as fast as `fit`. Finished ones are kept in the results file, and not
 repeated. The learning rate falls with the rollouts, not with the steps, whose number dynamic sampling does not know.
