@@ -10,7 +10,7 @@ on the first seed, the best three on the others; very long runs take what was ch
 runs of what was chosen, with seeds that had no part in that. `table` prints differences from the tuned uniform
 selection, with bootstrap intervals over paired seeds, and draws them.
 
-Runs are those of `lean_fit`, two to three times as fast as `fit`. Finished ones are kept in the results file, and not
+Runs are those of `lean_fit`. Finished ones are kept in the results file, and not
 repeated. The learning rate falls with the rollouts, not with the steps, whose number dynamic sampling does not know.
 """
 
