@@ -109,7 +109,7 @@ def test_help_and_print_config_read_well(program: Any, monkeypatch: pytest.Monke
     assert "\n  bots-lightning fit --config configs/quickstart.yaml\n" in shown
     assert "Roll out every training task" in shown
     config = yaml.safe_load(shown_by("fit", "--config", "configs/quickstart.yaml", "--print_config"))
-    assert config["data"]["selector"]["class_path"] == "bots_lightning.selection.ThompsonSelector"
+    assert config["data"]["selector"]["class_path"] == "bots_lightning.selection.FairShareSelector"
 
 
 def test_other_commands_leave_the_config_of_the_run_alone(command: Command, tmp_path: Path) -> None:
