@@ -115,7 +115,7 @@ def test_log_probabilities_and_gradients_are_those_of_the_policy() -> None:
     model, sampler, tasks = lean.module.policy.model, lean.module.sampler, lean.tasks
     batch = TaskBatch.of(tasks.share(tasks.select()), tasks.require_pool())
     sampler.sync(lean.context.strategy, 1)
-    rollouts = sampler.generate(model, 1, batch.tasks, batch.counts, list(range(len(batch))))
+    rollouts = sampler.generate(model, 1, batch, list(range(len(batch))))
     mask, found = rollouts.completion_mask, []
     for compute in (LeanPolicy(model).logprobs, lambda rows: completion_logprobs(model, rows)):
         logprobs, entropy = compute(rollouts)

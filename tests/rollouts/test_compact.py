@@ -76,8 +76,8 @@ def test_the_last_rows_of_a_budget_wait_for_each_other(monkeypatch: pytest.Monke
     prompts = [[2 + i % 30] * (9 + i // 16 % 2) for i in range(128)]
     sampling = SamplingParams(max_completion_length=24, stop_token_ids=(0,), pad_token_id=3)
 
-    def noise(seeds: Any, counts: Any, length: int) -> Tensor:
-        drawn = uniform_noise(seeds, counts, length) / 100 + 0.99  # the stop token is the first word
+    def noise(seeds: Any, counts: Any, length: int, starts: Any) -> Tensor:
+        drawn = uniform_noise(seeds, counts, length, starts) / 100 + 0.99  # the stop token is the first word
         drawn[torch.arange(128) % 16 != 0, 3] = 0.0
         return drawn
 

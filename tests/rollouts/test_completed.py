@@ -51,8 +51,8 @@ def engine(request: pytest.FixtureRequest) -> RolloutEngine:
 def set_lengths(monkeypatch: pytest.MonkeyPatch, lengths: list[int]) -> SamplingParams:
     """Completions of these lengths, by noise: token 0 ends them, and is drawn where the noise is 0 and only there."""
 
-    def noise(seeds: Any, counts: Any, length: int) -> Tensor:
-        drawn = uniform_noise(seeds, counts, length) / 100 + 0.99
+    def noise(seeds: Any, counts: Any, length: int, starts: Any) -> Tensor:
+        drawn = uniform_noise(seeds, counts, length, starts) / 100 + 0.99
         drawn[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = 0.0
         return drawn
 
