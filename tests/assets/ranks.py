@@ -120,7 +120,8 @@ RECIPES = {
     "grpo-failing": Recipe(reward=Failing()),
     "grpo-out-of-memory": Recipe(OutOfMemory),
     "grpo-asynchronous": Recipe(lambda: GRPO(num_iterations=2), lora=None, max_staleness=1),
-    "grpo-ragged": Recipe(lambda: GRPO(loss_type="grpo"), budget=60, allocation=InTurn(), num_generations=7),
+    # In full: adapters begin with gradients of nearly 0, which Adam turns into steps of any size.
+    "grpo-ragged": Recipe(lambda: GRPO(loss_type="grpo"), None, budget=60, allocation=InTurn(), num_generations=7),
     "grpo-rounds": Recipe(allocation=SequentialAllocation(2, max_generations=4, min_chance=0.0)),
     "ppo-lora": Recipe(lambda: PPO(kl_coef=0.1, num_ppo_epochs=2)),
     "ppo-full": Recipe(lambda: PPO(num_ppo_epochs=2), lora=None),
