@@ -4,11 +4,55 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import numpy as np
 
-from bots_lightning.allocation.allocation import Counts, Floats
+from bots_lightning.allocation.allocation import LEAST, Allocation, Counts, Floats
+from bots_lightning.options import check_numbers
+
+
+class GainAllocation(Allocation):
+    """Divides a step's rollouts, 2 or more for each task, by what each further one gains; subclasses say what that is.
+
+    Args:
+        max_generations: the most rollouts of a task.
+
+    Raises:
+        ValueError: the option is out of bounds.
+    """
+
+    def __init__(self, max_generations: int = 128) -> None:
+        check_numbers(LEAST, max_generations=max_generations)
+        self.max_generations = max_generations
+
+    @abstractmethod
+    def gains(self, alpha: Floats, beta: Floats, most: int) -> Floats:
+        """What a task's third rollout gains, its fourth, and so on.
+
+        Args:
+            alpha: (K,) α of the Beta distribution of each success probability.
+            beta: (K,) β.
+            most: M.
+
+        Returns:
+            (K, M), none larger than the one before and none negative.
+        """
+
+    def check(self, num_generations: int) -> None:
+        """Refuses a bound below the mean; see `Allocation.check`."""
+        super().check(num_generations)
+        check_numbers(num_generations, max_generations=self.max_generations)
+
+    def allocate(self, alpha: Floats, beta: Floats, num_generations: int) -> Counts:
+        """(K,) the division with the largest sum of gains; see `Allocation.allocate`."""
+
+        def gains(tasks: Counts, most: int) -> Floats:
+            return self.gains(alpha[tasks], beta[tasks], most)
+
+        rollouts = len(alpha) * (num_generations - LEAST)
+        return LEAST + best_division(gains, len(alpha), rollouts, self.max_generations - LEAST)
 
 
 def best_division(gains: Callable[[Counts, int], Floats], tasks: int, rollouts: int, most: int) -> Counts:

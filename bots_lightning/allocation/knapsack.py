@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from bots_lightning.allocation.allocation import LEAST, Allocation, Counts, Floats
-from bots_lightning.allocation.gains import best_division, equal_chances
-from bots_lightning.options import check_numbers
+from bots_lightning.allocation.allocation import LEAST, Floats
+from bots_lightning.allocation.gains import GainAllocation, equal_chances
 
 
-class KnapsackAllocation(Allocation):
+class KnapsackAllocation(GainAllocation):
     """Maximizes what the groups of a step are worth together (Knapsack RL, arXiv:2509.25849).
 
         max Σ_k E[(1 − p^n − (1−p)^n) · p (1−p)²],   Σ n_k = K · num_generations,   2 ≤ n_k ≤ max_generations
@@ -34,31 +33,12 @@ class KnapsackAllocation(Allocation):
         ValueError: the option is out of bounds.
     """
 
-    def __init__(self, max_generations: int = 128) -> None:
-        check_numbers(LEAST, max_generations=max_generations)
-        self.max_generations = max_generations
-
-    def check(self, num_generations: int) -> None:
-        """Refuses a bound below the mean; see `Allocation.check`."""
-        super().check(num_generations)
-        check_numbers(num_generations, max_generations=self.max_generations)
-
-    def allocate(self, alpha: Floats, beta: Floats, num_generations: int) -> Counts:
-        """(K,) the optimum; see `Allocation.allocate`."""
-
-        def gains(tasks: Counts, most: int) -> Floats:
-            return _gains(alpha[tasks], beta[tasks], most)
-
-        rollouts = len(alpha) * (num_generations - LEAST)
-        return LEAST + best_division(gains, len(alpha), rollouts, self.max_generations - LEAST)
-
-
-def _gains(alpha: Floats, beta: Floats, most: int) -> Floats:
-    """(K, most) of the third rollout and so on: E[p (1−p)²] (U_{n+1} − U_n), U in the Beta weighted by p (1−p)²."""
-    total = alpha + beta
-    worth = alpha * beta * (beta + 1) / (total * (total + 1) * (total + 2))
-    a, b = alpha + 1, beta + 2
-    solved, failed = (equal_chances(*each, LEAST + most - 1)[:, LEAST:] for each in ((a, b), (b, a)))
-    ends = solved * (worth * b)[:, None] + failed * (worth * a)[:, None]
-    gains: Floats = ends / ((a + b)[:, None] + np.arange(LEAST, LEAST + most))
-    return gains
+    def gains(self, alpha: Floats, beta: Floats, most: int) -> Floats:
+        """(K, M) E[p (1−p)²] (U_{n+1} − U_n), U in the Beta weighted by p (1−p)²; see `GainAllocation.gains`."""
+        total = alpha + beta
+        worth = alpha * beta * (beta + 1) / (total * (total + 1) * (total + 2))
+        a, b = alpha + 1, beta + 2
+        solved, failed = (equal_chances(*each, LEAST + most - 1)[:, LEAST:] for each in ((a, b), (b, a)))
+        ends = solved * (worth * b)[:, None] + failed * (worth * a)[:, None]
+        gains: Floats = ends / ((a + b)[:, None] + np.arange(LEAST, LEAST + most))
+        return gains

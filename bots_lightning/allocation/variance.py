@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from bots_lightning.allocation.allocation import LEAST, Allocation, Counts, Floats
-from bots_lightning.allocation.gains import best_division
-from bots_lightning.options import check_numbers
+from bots_lightning.allocation.allocation import LEAST, Floats
+from bots_lightning.allocation.gains import GainAllocation
 
 
-class VarianceAllocation(Allocation):
+class VarianceAllocation(GainAllocation):
     """Minimizes the variance of the step's gradient (VIP, arXiv:2602.01601).
 
         min Σ_k E[p (1−p)] / (n_k − 1),   Σ n_k = K · num_generations,   2 ≤ n_k ≤ max_generations
@@ -31,23 +30,9 @@ class VarianceAllocation(Allocation):
         ValueError: the option is out of bounds.
     """
 
-    def __init__(self, max_generations: int = 128) -> None:
-        check_numbers(LEAST, max_generations=max_generations)
-        self.max_generations = max_generations
-
-    def check(self, num_generations: int) -> None:
-        """Refuses a bound below the mean; see `Allocation.check`."""
-        super().check(num_generations)
-        check_numbers(num_generations, max_generations=self.max_generations)
-
-    def allocate(self, alpha: Floats, beta: Floats, num_generations: int) -> Counts:
-        """(K,) the optimum; see `Allocation.allocate`."""
-        total = alpha + beta
+    def gains(self, alpha: Floats, beta: Floats, most: int) -> Floats:
+        """(K, M) E[p (1−p)] / (n (n−1)) of the rollout after the n-th; see `GainAllocation.gains`."""
+        total, n = alpha + beta, np.arange(LEAST, LEAST + most)
         variance = alpha * beta / (total * (total + 1))
-
-        def gains(tasks: Counts, most: int) -> Floats:
-            n = np.arange(LEAST, LEAST + most)
-            return variance[tasks, None] / (n * (n - 1))
-
-        rollouts = len(alpha) * (num_generations - LEAST)
-        return LEAST + best_division(gains, len(alpha), rollouts, self.max_generations - LEAST)
+        gains: Floats = variance[:, None] / (n * (n - 1))
+        return gains

@@ -79,10 +79,8 @@ class DUMPSelector(BinnedSelector):
         """Writes the step's |A| into the windows of its categories."""
         evidence = evidence.merged()
         bins = self.bins.of(evidence.indices)
-        sizes, counts = (
-            mean_absolute_advantages(evidence, self.scale_rewards),
-            np.rint(evidence.counts).astype(np.int64),
-        )
+        sizes = mean_absolute_advantages(evidence, self.scale_rewards)
+        counts = np.rint(evidence.counts).astype(np.int64)
         for bin_ in np.unique(bins).tolist():
             mine = bins == bin_
             values = np.repeat(sizes[mine], counts[mine])

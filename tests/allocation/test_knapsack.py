@@ -14,7 +14,6 @@ from scipy import stats
 
 from bots_lightning.allocation import KnapsackAllocation, VarianceAllocation
 from bots_lightning.allocation.gains import best_division, equal_chances
-from bots_lightning.allocation.knapsack import _gains
 
 concentrations = st.floats(0.1, 60)
 beliefs = st.lists(st.tuples(concentrations, concentrations), min_size=1, max_size=4)
@@ -80,7 +79,7 @@ def test_least_variance_is_the_best_of_all_divisions(
 
 def test_gains_are_differences_of_what_groups_are_worth() -> None:
     alpha, beta = np.array([0.4, 1.0, 9.0]), np.array([7.0, 1.0, 0.8])
-    gains = _gains(alpha, beta, 20)
+    gains = KnapsackAllocation().gains(alpha, beta, 20)
     for row, pair in zip(gains, zip(alpha, beta, strict=True), strict=True):
         expected = [worth(*pair, n + 1) - worth(*pair, n) for n in range(2, 22)]
         np.testing.assert_allclose(row, expected, rtol=1e-8, atol=1e-15)

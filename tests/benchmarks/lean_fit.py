@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from bots_lightning.algorithms import StepContext
 from bots_lightning.data import TaskBatch, TaskDataModule
-from bots_lightning.evaluation.scores.forgetting import Forgetting, halves, mean_loss
+from bots_lightning.evaluation import Forgetting, halves, mean_loss, mixed_groups
 from bots_lightning.training import OnlineModule
 from bots_lightning.training.batch import ScoredBatch
 from bots_lightning.training.evaluation import rollout_and_score
@@ -39,7 +39,7 @@ class Record:
 
     Attributes:
         evaluations: of each: iteration, rollouts so far, completions of each held-out task, and how many are solved.
-        steps: of each: selected groups, those that are mixed, solved in full and not at all, and rollouts.
+        steps: of each: groups, those that are mixed, and rollouts.
         selection_counts: how often each task of the pool was selected.
         forgetting: of held-out tasks since earlier evaluations (`Forgetting`); None if none had been solved.
         seconds: of the run.
@@ -213,13 +213,9 @@ class Stepping:
 
 
 def summed_up(batch: ScoredBatch) -> dict[str, int]:
-    """Groups by what became of them, and rollouts."""
-    counts = batch.groups.group_of_row.bincount().numpy()
-    solved = np.add.reduceat(batch.evidence >= 1 - 1e-6, starts(counts))
-    kinds = {"solved_all": solved == counts, "solved_none": solved == 0}
-    mixed = ~(kinds["solved_all"] | kinds["solved_none"])
-    shares = {name: int(kind.sum()) for name, kind in kinds.items()}
-    return {"groups": len(counts), "mixed": int(mixed.sum()), **shares, "rollouts": int(counts.sum())}
+    """Groups, how many of them are mixed, and rollouts."""
+    mixed = mixed_groups(batch.groups.rewards, batch.groups.group_of_row)
+    return {"groups": len(mixed), "mixed": int(mixed.sum()), "rollouts": len(batch.evidence)}
 
 
 def starts(counts: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
