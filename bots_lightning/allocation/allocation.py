@@ -62,9 +62,11 @@ class Allocation(ABC):
     Attributes:
         sequential: whether `more` may ask for further rounds. They follow within a step when the rewards of the one
             before are known, for each rank by itself: its share of the rollouts is as its share of the tasks.
+        uses_belief: whether `allocate` looks at α and β; if not, they are 1, since predicting takes time.
     """
 
     sequential = False
+    uses_belief = True
 
     def check(self, num_generations: int) -> None:
         """Refuses options that do not fit the run.

@@ -12,6 +12,8 @@ from bots_lightning.allocation.allocation import Allocation, Counts, Floats
 class FixedAllocation(Allocation):
     """Gives each task `num_generations` rollouts."""
 
+    uses_belief = False
+
     def check(self, num_generations: int) -> None:
         """Refuses nothing: algorithms know whether they can learn from single rollouts."""
 

@@ -31,6 +31,7 @@ class PilotCommitAllocation(Allocation):
     """
 
     sequential = True
+    uses_belief = False
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class SequentialAllocation(Allocation):
     """
 
     sequential = True
+    uses_belief = False
 
     def __init__(self, first_generations: int = 4, max_generations: int = 32, min_chance: float = 0.1) -> None:
         check_numbers(LEAST, first_generations=first_generations)

@@ -37,7 +37,12 @@ def believed(selector: TaskSelector, indices: npt.NDArray[np.int64]) -> tuple[Fl
         selector: that drew the tasks.
         indices: (B,) positions in the pool.
     """
-    return selector.forecast(indices) or (np.ones(len(indices)), np.ones(len(indices)))
+    return selector.forecast(indices) or unknown(len(indices))
+
+
+def unknown(tasks: int) -> tuple[Floats, Floats]:
+    """(α, β) of tasks of which nothing is known: 1 and 1, each (tasks,)."""
+    return np.ones(tasks), np.ones(tasks)
 
 
 def allocated(
@@ -57,7 +62,8 @@ def allocated(
     Raises:
         ValueError: there are not B counts, one is not a whole number or less than 2, or they exceed what there is.
     """
-    counts = allocation.allocate(*believed(selector, indices), num_generations)
+    beliefs = believed(selector, indices) if allocation.uses_belief else unknown(len(indices))
+    counts = allocation.allocate(*beliefs, num_generations)
     least, most = min(LEAST, num_generations), len(indices) * num_generations
     whole = counts.shape == indices.shape and counts.dtype.kind in "iu"
     if not whole or (counts < least).any() or counts.sum() > most:

@@ -215,3 +215,14 @@ def test_a_belief_divides_the_same_rollouts_otherwise() -> None:
     by_index = dict(zip(data.drawn, data.drawn_counts, strict=True))
     assert sum(by_index.values()) == 16
     assert len(set(by_index.values())) > 1
+
+
+def test_only_allocations_that_look_at_beliefs_have_them_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    selector, asked = bots(), list[int]()
+    selector.setup(Numbered(12).load().features())
+    forecast = selector.forecast
+    monkeypatch.setattr(selector, "forecast", lambda indices: asked.append(len(indices)) or forecast(indices))
+    allocated(FixedAllocation(), selector, np.arange(4), 4)
+    assert asked == []
+    assert sum(allocated(KnapsackAllocation(), selector, np.arange(4), 4)) == 16
+    assert asked == [4]
