@@ -1,4 +1,4 @@
-"""The quickstart: tasks, a tiny policy and two reference models, made on the user's machine in about a minute."""
+"""The quickstart: tasks, a tiny policy and two reference models, shipped with the package."""
 
 from bots_lightning.quickstart.task_warm_start import TaskWarmStart
 from bots_lightning.quickstart.tasks import QuickstartTasks

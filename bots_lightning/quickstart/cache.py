@@ -1,4 +1,4 @@
-"""The quickstart's cache of weights and measured pass rates."""
+"""Where the quickstart's weights and measured pass rates are: shipped with the package, or in the user's cache."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 
 from filelock import FileLock
 
+SHIPPED = Path(__file__).with_name("shipped")
+
 
 def cache_root() -> Path:
     """The cache folder: `$BOTS_LIGHTNING_CACHE`, else `bots_lightning` in the user's cache folder."""
@@ -23,6 +25,25 @@ def cache_root() -> Path:
 def digest(description: Any) -> str:
     """Hash of anything that JSON can represent, 16 hex characters."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def made_folder(name: str, build: Callable[[Path], None], part: str = "") -> Path:
+    """What the package ships under a name, else what is in the cache, made on first use.
+
+    What is made on one machine differs from what is made on another, as sums are rounded in another order and training
+    magnifies that; what is shipped is the same everywhere. `python -m bots_lightning.quickstart.ship` makes it.
+
+    Args:
+        name: of the folder, with the `digest` of all that its contents depend on.
+        build: fills an empty folder; see `cached_folder`.
+        part: a folder in it that is enough.
+
+    Returns:
+        the folder, or its `part`.
+    """
+    if (SHIPPED / name / part).is_dir():
+        return SHIPPED / name / part
+    return cached_folder(cache_root() / name, build) / part
 
 
 def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
-from bots_lightning.quickstart.cache import cache_root, cached_folder, digest
+from bots_lightning.quickstart.cache import digest, made_folder
 from bots_lightning.quickstart.warm_start import STRONG, WEAK, WarmStart
 from bots_lightning.rewards import Scorer, exact_match
 from bots_lightning.rollouts import (
@@ -35,7 +35,8 @@ class QuickstartTasks(TaskSource):
     """Procedural tasks of the warm start's families, with measured reference pass rates.
 
     The columns `weak_pass_rate` and `strong_pass_rate` are measured by rollouts of two warm-start checkpoints on the
-    train split, on first use, and cached. Held-out tasks have neither.
+    train split; those of the default pool are shipped, others are measured on first use and cached. Held-out tasks
+    have neither.
 
     Args:
         num_tasks: N.
@@ -74,7 +75,7 @@ class QuickstartTasks(TaskSource):
         if self.split == "heldout":
             return pool
         key = digest([self.warm_start.key(), pool.fingerprint, self.reference_rollouts, self.seed, DRAWN])
-        folder = cached_folder(cache_root() / f"references-{key}", lambda folder: self._measure(pool, folder))
+        folder = made_folder(f"references-{key}", lambda folder: self._measure(pool, folder))
         table = pq.read_table(folder / "pass_rates.parquet")
         columns = {name: table[name].to_pylist() for name in COLUMNS.values()}
         return pool.with_columns(columns, references=list(COLUMNS.values()))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
 from bots_lightning.policy import PretrainedSource
-from bots_lightning.quickstart.cache import cache_root, cached_folder, digest
+from bots_lightning.quickstart.cache import digest, made_folder
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.tasks.procedural import ALPHABET, sample_examples
 
@@ -25,7 +25,7 @@ LEVELS = (1, 2, 3, 4, 5, 6)
 
 
 class SupervisedStart(PretrainedSource):
-    """A small Qwen3 model after a short supervised training, made on first use and cached.
+    """A small Qwen3 model after a short supervised training, shipped or made on first use and cached.
 
     Subclasses implement `examples`, `alphabet` and `key`.
 
@@ -65,16 +65,16 @@ class SupervisedStart(PretrainedSource):
         """Draws n (prompt, answer) pairs."""
 
     def prepare(self) -> str:
-        """The folder of the policy's checkpoint, made on first use."""
+        """The folder of the policy's checkpoint, shipped or made on first use."""
         return str(self.checkpoint(POLICY))
 
     def checkpoint(self, name: str) -> Path:
-        """The folder of a checkpoint, made on first use.
+        """The folder of a checkpoint, shipped or made on first use.
 
         Args:
             name: `WEAK`, `POLICY` or `STRONG`.
         """
-        return cached_folder(cache_root() / f"warm-start-{self.key()}", self._build) / name
+        return made_folder(f"warm-start-{self.key()}", self._build, name)
 
     def _build(self, folder: Path) -> None:
         """Trains the model and saves its checkpoints."""
@@ -120,7 +120,7 @@ class SupervisedStart(PretrainedSource):
 
 
 class WarmStart(SupervisedStart):
-    """A small Qwen3 model after a short supervised training on procedural tasks, made on first use and cached.
+    """A small Qwen3 model after a short supervised training on procedural tasks; the package ships the default's.
 
     One training run saves three checkpoints: an early one (the weak reference), the policy from which RL starts, and a
     late one (the strong reference).
