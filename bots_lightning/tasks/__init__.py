@@ -7,6 +7,8 @@ from bots_lightning.tasks.mixed import MixedTasks
 from bots_lightning.tasks.pass_rates import WithPassRates
 from bots_lightning.tasks.pool import TaskPool
 from bots_lightning.tasks.procedural import ProceduralTasks
+from bots_lightning.tasks.prompts import Example
+from bots_lightning.tasks.questions import QuestionTasks
 from bots_lightning.tasks.reasoning_gym import ReasoningGymTasks
 from bots_lightning.tasks.source import TaskSource
 from bots_lightning.tasks.splits import SplitTasks
@@ -14,6 +16,7 @@ from bots_lightning.tasks.task import Prompt, Task, task_id
 
 __all__ = [
     "DatasetTasks",
+    "Example",
     "FilteredTasks",
     "Groups",
     "JsonlTasks",
@@ -24,6 +27,7 @@ __all__ = [
     "Prompt",
     "PromptCharacters",
     "PromptTokens",
+    "QuestionTasks",
     "ReasoningGymTasks",
     "SplitTasks",
     "Task",

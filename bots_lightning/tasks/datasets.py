@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bots_lightning.tasks.prompts import Example
 from bots_lightning.tasks.rows import Rows
 from bots_lightning.tasks.tables import TableTasks
 
@@ -35,6 +36,7 @@ class DatasetTasks(TableTasks):
         chat: converts strings to chats.
         system_prompt: system message of every prompt.
         prompt_template: text around prompts that are strings.
+        examples: questions with answers that every prompt shows first.
 
     Raises:
         ValueError: an option is out of range.
@@ -56,6 +58,7 @@ class DatasetTasks(TableTasks):
         chat: bool = False,
         system_prompt: str | None = None,
         prompt_template: str | None = None,
+        examples: list[Example] | None = None,
     ) -> None:
         super().__init__(
             path,
@@ -70,6 +73,7 @@ class DatasetTasks(TableTasks):
             chat=chat,
             system_prompt=system_prompt,
             prompt_template=prompt_template,
+            examples=examples,
         )
         self.name = name
         self.split = split

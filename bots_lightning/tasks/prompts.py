@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,46 @@ def as_chats(prompts: pa.ChunkedArray) -> pa.ChunkedArray:
     return _chunks(_one_message, prompts)
 
 
+@dataclass(frozen=True)
+class Example:
+    """A question with its answer, shown before each task's own question.
+
+    Attributes:
+        prompt: of the user.
+        answer: of the assistant.
+    """
+
+    prompt: str
+    answer: str
+
+
+def with_examples(chats: pa.ChunkedArray, examples: Sequence[Example]) -> pa.ChunkedArray:
+    """Puts examples before the first message of chats, behind a system message.
+
+    Args:
+        chats: N chats.
+        examples: each becomes a message of the user and one of the assistant.
+    """
+    shown = [
+        {"role": role, "content": text}
+        for example in examples
+        for role, text in (("user", example.prompt), ("assistant", example.answer))
+    ]
+    return _chunks(lambda chunk: _shown(chunk, shown), chats)
+
+
+def opened(chats: pa.ChunkedArray, system_prompt: str | None, examples: Sequence[Example]) -> pa.ChunkedArray:
+    """Chats with a system prompt and examples, if there are any; see `with_system_prompt` and `with_examples`."""
+    shown = with_examples(chats, examples) if examples else chats
+    return shown if system_prompt is None else with_system_prompt(shown, system_prompt)
+
+
+def chats_of(prompts: Sequence[str], system_prompt: str | None, examples: Sequence[Example]) -> list[Any]:
+    """Strings as chats; see `opened`."""
+    chats = opened(as_chats(pa.chunked_array([pa.array(prompts, pa.string())])), system_prompt, examples)
+    return chats.to_pylist()
+
+
 def with_system_prompt(chats: pa.ChunkedArray, text: str) -> pa.ChunkedArray:
     """Adds a system message to chats, in place of an existing one.
 
@@ -173,6 +214,15 @@ def _one_message(prompts: pa.Array) -> pa.ListArray:
     roles = pa.repeat(pa.scalar("user"), len(prompts))
     messages = pa.StructArray.from_arrays([roles, prompts], names=["role", "content"])
     return pa.ListArray.from_arrays(pa.array(np.arange(len(prompts) + 1), pa.int32()), messages)
+
+
+def _shown(chats: pa.Array, examples: list[dict[str, str]]) -> pa.Array:
+    """Puts messages before each chat, behind its system message if it begins with one."""
+    found = []
+    for chat in chats.to_pylist():
+        begin = int(bool(chat) and chat[0]["role"] == "system")
+        found.append([*chat[:begin], *examples, *chat[begin:]])
+    return pa.array(found, chats.type)
 
 
 def _opened(chats: pa.Array, text: str) -> pa.Array:

@@ -53,6 +53,7 @@ class TableTasks(TaskSource):
         chat: converts prompts that are strings to chats of one user message.
         system_prompt: system message of every prompt, which replaces an existing one; converts strings to chats.
         prompt_template: text around prompts that are strings, with {prompt} in it once.
+        examples: questions with answers that every prompt shows first; converts strings to chats.
 
     Raises:
         ValueError: an option is out of range.
@@ -72,6 +73,7 @@ class TableTasks(TaskSource):
         chat: bool = False,
         system_prompt: str | None = None,
         prompt_template: str | None = None,
+        examples: list[shapes.Example] | None = None,
     ) -> None:
         check_numbers(1, limit=limit)
         if prompt_template is not None and prompt_template.count(shapes.PLACEHOLDER) != 1:
@@ -82,9 +84,10 @@ class TableTasks(TaskSource):
         self.columns = columns
         self.limit = limit
         self.drop_duplicates = drop_duplicates
-        self.chat = chat or system_prompt is not None
+        self.chat = chat or system_prompt is not None or bool(examples)
         self.system_prompt = system_prompt
         self.prompt_template = prompt_template
+        self.examples = examples or []
 
     @abstractmethod
     def _read(self) -> Rows:
@@ -187,7 +190,7 @@ class TableTasks(TaskSource):
         return own | ({"group": group_labels(raw["group"], rows.place)} if "group" in raw else {})
 
     def _shaped(self, prompts: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Applies `prompt_template`, `chat` and `system_prompt` to the prompts."""
+        """Applies `prompt_template`, `chat`, `examples` and `system_prompt` to the prompts."""
         text = shapes.is_text(prompts.type)
         if self.prompt_template is not None:
             if not text:
@@ -198,4 +201,4 @@ class TableTasks(TaskSource):
             prompts = shapes.fill_template(prompts, self.prompt_template)
         if text and self.chat:
             prompts = shapes.as_chats(prompts)
-        return prompts if self.system_prompt is None else shapes.with_system_prompt(prompts, self.system_prompt)
+        return shapes.opened(prompts, self.system_prompt, self.examples)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bots_lightning.tasks import JsonlTasks, TaskPool, task_id
+from bots_lightning.tasks import Example, JsonlTasks, TaskPool, task_id
 from bots_lightning.tasks.prompt_checks import check_prompts
 from bots_lightning.tasks.prompts import as_chats, characters, fill_template, suspects, with_system_prompt
 
@@ -129,6 +129,9 @@ def source_of(folder: Path, prompt: Any, **options: Any) -> JsonlTasks:
 
 
 USER, SYSTEM = {"role": "user", "content": "1+1="}, {"role": "system", "content": "Compute."}
+SHOWN = [{"role": "user", "content": "3+4="}, {"role": "assistant", "content": "7"}]
+GUESS = {"role": "system", "content": "Guess."}
+EXAMPLES = [Example("3+4=", "7")]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,10 @@ USER, SYSTEM = {"role": "user", "content": "1+1="}, {"role": "system", "content"
         ([{"role": "system", "content": "Guess."}, USER], {"system_prompt": "Compute."}, [SYSTEM, USER]),
         ("1+1=", {"prompt_template": "Q: {prompt} A: {}"}, "Q: 1+1= A: {}"),
         ("1", {"prompt_template": "{prompt}+1=", "system_prompt": "Compute."}, [SYSTEM, USER]),
+        ("1+1=", {"examples": EXAMPLES}, [*SHOWN, USER]),
+        ([USER], {"examples": EXAMPLES * 2}, [*SHOWN, *SHOWN, USER]),
+        ([SYSTEM, USER], {"examples": EXAMPLES}, [SYSTEM, *SHOWN, USER]),
+        ([SYSTEM, USER], {"examples": EXAMPLES, "system_prompt": "Guess."}, [GUESS, *SHOWN, USER]),
     ],
 )
 def test_prompts_take_the_shape_that_is_asked_for(

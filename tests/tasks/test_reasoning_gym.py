@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from reasoning_gym.factory import create_dataset
 
-from bots_lightning.tasks import TaskPool
+from bots_lightning.tasks import Example, TaskPool
 from bots_lightning.tasks.reasoning_gym import ReasoningGymTasks, entry_text, new_dataset
 from bots_lightning.tasks.reasoning_gym.generators import HASH_ORDERED
 
@@ -83,6 +83,22 @@ def test_the_template_surrounds_the_question_and_leaves_the_split_alone() -> Non
     plain, wrapped = load(num_tasks=12), load(num_tasks=12, prompt_template=template)
     assert [row["prompt"] for row in wrapped] == [
         f"Solve {{it}}. {row['prompt']}\nGive <answer>…</answer>." for row in plain
+    ]
+
+
+def test_questions_can_be_chats_with_a_system_prompt_and_examples() -> None:
+    plain = load(num_tasks=6)
+    shown = load(num_tasks=6, system_prompt="Compute.", examples=[Example("Calculate 1 + 1.", "2")])
+    for one, other in zip(plain, shown, strict=True):
+        assert [(message["role"], message["content"]) for message in other["prompt"]] == [
+            ("system", "Compute."),
+            ("user", "Calculate 1 + 1."),
+            ("assistant", "2"),
+            ("user", one["prompt"]),
+        ]
+        assert other["id"] == one["id"]
+    assert [row["prompt"] for row in load(num_tasks=6, chat=True)] == [
+        [{"role": "user", "content": row["prompt"]}] for row in plain
     ]
 
 

@@ -1,12 +1,12 @@
-"""Thousands of verifiable tasks from a seed: three domains, eight levels, no files."""
+"""Thousands of verifiable tasks from a seed, without files: the base of generated tasks, and those of characters."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from itertools import product
-from typing import Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -38,21 +38,20 @@ def is_heldout(prompt: str) -> bool:
 
 
 def draw(
-    rng: np.random.Generator, cell: Cell, heldout: bool, seen: frozenset[str] | set[str]
+    rng: np.random.Generator, generate: Family, level: int, heldout: bool, seen: frozenset[str] | set[str]
 ) -> tuple[str, str] | None:
-    """Draws a new task of a cell and a split.
+    """Draws a new task of a family, a level and a split.
 
     Args:
         rng: of the draws.
-        cell: (family, level).
+        generate: the family.
+        level: of the task.
         heldout: whether the prompt must be held out.
         seen: prompts that are not new.
 
     Returns:
         (prompt, answer); None if there is none within `MAX_DRAWS` draws.
     """
-    family, level = cell
-    generate = FAMILIES[family]
     for _ in range(MAX_DRAWS):
         prompt, answer = generate(rng, level)
         if prompt not in seen and is_heldout(prompt) == heldout:
@@ -78,12 +77,13 @@ def sample_examples(
         ValueError: there is no such family or level.
     """
     cells = list(product(_chosen("families", families, tuple(FAMILIES)), _chosen("levels", levels, LEVELS)))
-    examples = [draw(rng, cells[i], heldout=False, seen=frozenset()) for i in rng.integers(len(cells), size=n).tolist()]
+    drawn = [cells[i] for i in rng.integers(len(cells), size=n).tolist()]
+    examples = [draw(rng, FAMILIES[family], level, heldout=False, seen=frozenset()) for family, level in drawn]
     return [example for example in examples if example is not None]
 
 
-class ProceduralTasks(TaskSource):
-    """Character-level tasks in maths, logic and strings, drawn from a seed; every answer is exact.
+class GeneratedTasks(TaskSource):
+    """Tasks of families of generators, each at several levels, drawn from a seed. Subclasses set the three tables.
 
     Tasks are drawn from families and levels in rotation; an exhausted cell is skipped. A smaller pool is a prefix of a
     larger one with the same seed. Train and held-out pools never share a prompt, whatever their seeds and sizes.
@@ -93,12 +93,17 @@ class ProceduralTasks(TaskSource):
         num_tasks: N.
         seed: of the generator; the same seed and split give the same pool everywhere.
         split: "train", or "heldout" for the held-out eighth of all prompts.
-        families: names from `FAMILIES`; None uses all.
-        levels: from 1 (trivial) to 8 (too hard for a tiny model); None uses all.
+        families: names of families; None uses all.
+        levels: of difficulty, from 1; None uses all.
 
     Raises:
         ValueError: an option is not allowed or out of range.
     """
+
+    name: ClassVar[str]
+    all_families: ClassVar[Mapping[str, Family]]
+    group_of: ClassVar[Mapping[str, str]]
+    all_levels: ClassVar[tuple[int, ...]]
 
     def __init__(
         self,
@@ -114,8 +119,8 @@ class ProceduralTasks(TaskSource):
         self.num_tasks = num_tasks
         self.seed = seed
         self.split = split
-        self.families = _chosen("families", families, tuple(FAMILIES))
-        self.levels = _chosen("levels", levels, LEVELS)
+        self.families = _chosen("families", families, tuple(self.all_families))
+        self.levels = _chosen("levels", levels, self.all_levels)
 
     def load(self) -> TaskPool:
         """Draws the pool; takes seconds for 100,000 tasks.
@@ -123,35 +128,50 @@ class ProceduralTasks(TaskSource):
         Raises:
             ValueError: the cells hold fewer prompts than `num_tasks`.
         """
+        return TaskPool.from_rows(self._rows(), name=f"{self.name}-{self.split}")
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """N tasks, their prompts as they are drawn."""
         rng = np.random.default_rng([self.seed, int(self.split == "heldout")])
         cells: deque[Cell] = deque((family, level) for level, family in product(self.levels, self.families))
         seen: set[str] = set()
-        rows: list[dict[str, str | int]] = []
+        rows: list[dict[str, Any]] = []
         while cells and len(rows) < self.num_tasks:
-            cell = cells.popleft()
-            example = draw(rng, cell, self.split == "heldout", seen)
+            family, level = cell = cells.popleft()
+            example = draw(rng, self.all_families[family], level, self.split == "heldout", seen)
             if example is not None:
                 seen.add(example[0])
-                rows.append(_row(cell, *example))
+                rows.append(self._row(cell, *example))
                 cells.append(cell)
         if len(rows) < self.num_tasks:
             raise ValueError(
                 f"families={self.families}, levels={self.levels} have only {len(rows)} distinct {self.split} prompts; "
                 f"expected num_tasks={self.num_tasks}. Lower num_tasks, or add families or levels."
             )
-        return TaskPool.from_rows(rows, name=f"procedural-{self.split}")
+        return rows
+
+    def _row(self, cell: Cell, prompt: str, answer: str) -> dict[str, Any]:
+        family, level = cell
+        return {
+            "id": task_id(prompt, answer),
+            "prompt": prompt,
+            "answer": answer,
+            "group": self.group_of[family],
+            "family": family,
+            "level": level,
+        }
 
 
-def _row(cell: Cell, prompt: str, answer: str) -> dict[str, str | int]:
-    family, level = cell
-    return {
-        "id": task_id(prompt, answer),
-        "prompt": prompt,
-        "answer": answer,
-        "group": DOMAIN_OF[family],
-        "family": family,
-        "level": level,
-    }
+class ProceduralTasks(GeneratedTasks):
+    """Character-level tasks in maths, logic and strings, drawn from a seed; every answer is exact.
+
+    Levels go from 1 (trivial) to 8 (too hard for a tiny model). See `GeneratedTasks` for options and columns.
+    """
+
+    name = "procedural"
+    all_families = FAMILIES
+    group_of = DOMAIN_OF
+    all_levels = LEVELS
 
 
 def _chosen(name: str, chosen: Sequence[T] | None, known: Sequence[T]) -> list[T]:

@@ -17,6 +17,7 @@ import numpy as np
 from bots_lightning.options import check_numbers, check_option
 from bots_lightning.tasks.pool import TaskPool
 from bots_lightning.tasks.procedural.source import MAX_DRAWS, Split, is_heldout
+from bots_lightning.tasks.prompts import Example, chats_of
 from bots_lightning.tasks.reasoning_gym.generators import (
     DATASET_SIZE,
     HASH_ORDERED,
@@ -70,6 +71,9 @@ class ReasoningGymTasks(TaskSource):
         groups: name of a generator -> `group` of its tasks; the name of the generator by default.
         by_category: makes the default group the generator's category, such as "algebra", "logic" or "games".
         prompt_template: the prompt, with `{question}` in place of the question.
+        chat: makes prompts chats of one user message.
+        system_prompt: system message of every prompt, which makes them chats.
+        examples: questions with answers that every prompt shows first, which makes them chats.
 
     Raises:
         ValueError: an option is not allowed or out of range.
@@ -84,6 +88,9 @@ class ReasoningGymTasks(TaskSource):
         groups: dict[str, str] | None = None,
         by_category: bool = False,
         prompt_template: str = "{question}",
+        chat: bool = False,
+        system_prompt: str | None = None,
+        examples: list[Example] | None = None,
     ) -> None:
         if not datasets:
             raise ValueError("datasets is empty; expected at least one generator of reasoning-gym.")
@@ -98,6 +105,8 @@ class ReasoningGymTasks(TaskSource):
         self.num_tasks, self.seed, self.split = num_tasks, seed, split
         self.groups, self.by_category = dict(groups or {}), by_category
         self.prompt_template = prompt_template
+        self.chat = chat or system_prompt is not None or bool(examples)
+        self.system_prompt, self.examples = system_prompt, examples or []
 
     def load(self) -> TaskPool:
         """Draws the pool; most generators make thousands of tasks per second.
@@ -112,7 +121,7 @@ class ReasoningGymTasks(TaskSource):
         ]
         turns = deque((stream, stream.entries()) for stream in streams)
         seen: set[str] = set()
-        rows: list[dict[str, str]] = []
+        rows: list[dict[str, Any]] = []
         while turns and len(rows) < self.num_tasks:
             stream, entries = turns.popleft()
             drawn = self._next_new(entries, seen)
@@ -124,6 +133,9 @@ class ReasoningGymTasks(TaskSource):
                 f"datasets={self.datasets} have only {len(rows)} distinct {self.split} questions; expected num_tasks="
                 f"{self.num_tasks}. Lower num_tasks, add datasets or widen their settings."
             )
+        if self.chat:
+            chats = chats_of([row["prompt"] for row in rows], self.system_prompt, self.examples)
+            rows = [row | {"prompt": chat} for row, chat in zip(rows, chats, strict=True)]
         return TaskPool.from_rows(rows, name=f"reasoning-gym-{self.split}")
 
     def _check_repeatable(self) -> None:
