@@ -24,8 +24,9 @@ from bots_lightning.tasks import Task
 class CompletionsLog(Callback):
     """Writes prompts, completions and rewards to `completions.jsonl` in the run folder, one completion a line.
 
-    Only the first rank writes. `predict` writes every completion, to `predictions.jsonl`, and what other ranks roll out
-    to `predictions.rank-1.jsonl` and so on.
+    A line says whether its completion is `finished` or was cut at the longest length, and what each reward function
+    gave it. The first training step is always written. Only the first rank writes. `predict` writes every completion,
+    to `predictions.jsonl`, and what other ranks roll out to `predictions.rank-1.jsonl` and so on.
 
     Args:
         every_n_steps: how often a training step is written.
@@ -53,7 +54,7 @@ class CompletionsLog(Callback):
     ) -> None:
         """Writes some tasks of every n-th step."""
         iteration = pl_module.progress.iterations  # type: ignore[union-attr]
-        if trainer.is_global_zero and iteration % self.every_n_steps == 0:  # type: ignore[operator]
+        if trainer.is_global_zero and (iteration == 1 or iteration % self.every_n_steps == 0):  # type: ignore[operator]
             tasks = outputs["tasks"][: self.max_tasks]
             lines = _lines(tasks, outputs["group_of_row"], outputs, {"iteration": iteration})
             append_text(Path(trainer.default_root_dir) / "completions.jsonl", "".join(lines))
@@ -110,11 +111,11 @@ def _lines(tasks: Sequence[Task], group_of_row: Tensor, outputs: Any, head: dict
     Args:
         tasks: the first of the K.
         group_of_row: (R,) int64, each row's task.
-        outputs: with R `completions` and `rewards` (R,).
+        outputs: with R `completions`, `rewards` and `finished` (R,), and `scores`, (R,) by name.
         head: what each line starts with.
     """
-    rows = zip(group_of_row.tolist(), outputs["completions"], outputs["rewards"].tolist(), strict=True)
-    for group, completion, reward in rows:
+    rewards, finished = outputs["rewards"].tolist(), outputs["finished"].tolist()
+    for place, group in enumerate(group_of_row.tolist()):
         if group >= len(tasks):
             continue
         row = head | {
@@ -122,7 +123,13 @@ def _lines(tasks: Sequence[Task], group_of_row: Tensor, outputs: Any, head: dict
             "group": tasks[group].group,
             "prompt": tasks[group].prompt,
             "answer": tasks[group].answer,
-            "completion": completion,
-            "reward": None if math.isnan(reward) else reward,
+            "completion": outputs["completions"][place],
+            "finished": finished[place],
+            "reward": _number(rewards[place]),
+            "rewards": {name: _number(float(scores[place])) for name, scores in outputs["scores"].items()},
         }
         yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _number(reward: float) -> float | None:
+    return None if math.isnan(reward) else reward

@@ -11,7 +11,7 @@ Metrics = dict[str, int | str | float | dict[str, float]]
 
 
 class TaskProgressBar(TQDMProgressBar):
-    """Lightning's progress bar showing the mean reward, the effective task ratio and held-out accuracy."""
+    """Lightning's progress bar showing mean reward, effective task ratio, and held-out accuracy before and now."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Metrics:
         """The latest metrics, by the short names of the bar."""
@@ -20,5 +20,7 @@ class TaskProgressBar(TQDMProgressBar):
         shown: Metrics = {short: f"{float(logged[name]):.2f}" for short, name in names.items() if name in logged}
         history: Any = pl_module.history
         if history:
+            shown["before"] = f"{history[0]['overall']:.3f}"
+        if len(history) > 1:
             shown["held-out"] = f"{history[-1]['overall']:.3f}"
         return shown

@@ -91,6 +91,13 @@ class Algorithm(ABC):
             )
         self.policy, self.num_generations = policy, num_generations
 
+    def check_fit(self) -> None:  # noqa: B027 - most can train with what they were given
+        """Refuses options that it cannot train with, before a model is loaded; evaluations and `predict` may have them.
+
+        Raises:
+            ValueError: options of this algorithm do not fit.
+        """
+
     def build(self, seed: int) -> None:  # noqa: B027 - most have no network of their own
         """Makes the critic, if there is one, once the policy is loaded.
 

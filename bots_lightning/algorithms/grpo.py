@@ -18,7 +18,6 @@ from bots_lightning.algorithms.meter import Meter
 from bots_lightning.algorithms.off_policy import DEFAULT, ImportanceSampling
 from bots_lightning.algorithms.step import StepContext
 from bots_lightning.options import check_numbers, check_option
-from bots_lightning.policy import Policy
 
 
 class GRPO(Algorithm):
@@ -100,20 +99,16 @@ class GRPO(Algorithm):
             "use_bias_correction_kl": use_bias_correction_kl,
         }
 
-    def attach(self, policy: Policy, num_generations: int, max_completion_length: int) -> None:
-        """Takes the policy; refuses groups of one.
-
-        Args:
-            policy: with its options.
-            num_generations: rollouts per task.
-            max_completion_length: tokens.
+    def check_fit(self) -> None:
+        """Refuses groups of one.
 
         Raises:
-            ValueError: options of this algorithm do not fit.
+            ValueError: tasks have one rollout each.
         """
-        super().attach(policy, num_generations, max_completion_length)
-        if num_generations < 2:
-            raise ValueError(f"num_generations={num_generations}; a group needs at least 2 rollouts to compare.")
+        if self.num_generations < 2:
+            raise ValueError(
+                f"num_generations={self.num_generations}; a group needs at least 2 rollouts to compare. Set 2 or more."
+            )
 
     def prepare(self, groups: RolloutGroups, context: StepContext) -> tuple[Experience, dict[str, float]]:
         """Advantages of the groups; log-probabilities of the rollouts if there is more than one step to take.

@@ -39,10 +39,33 @@ def export_command(args: Sequence[str] | None = None) -> None:
         check_unused(output)  # before a large model is loaded
         module = load_module(checkpoint, Path(options.config) if options.config else None)
         dtype = getattr(torch, options.dtype) if options.dtype else None
-        exported = export_policy(module.policy, output, options.merge, dtype)
+        exported = export_policy(module.policy, output, options.merge, dtype, model_card(module))
     except (OSError, ValueError) as error:
         parser.refuse(str(error))
     print(describe(exported, module.progress.iterations))
+
+
+def model_card(module: OnlineModule) -> str:
+    """How the policy of a run was trained, as the text of a model card.
+
+    Args:
+        module: with the counters and the history of its checkpoint.
+    """
+    progress, lora = module.progress, module.policy.lora
+    trained = "all weights" if lora is None else f"LoRA adapters of rank {lora.r}"
+    rewards = ", ".join(f"`{name}`" for name in module.scorer.names)
+    lines = [
+        f"Trained with {type(module.algorithm).__name__} on tasks that were selected for what they teach: {trained}, "
+        f"{progress.iterations:,} iterations, {progress.rollouts:,} rollouts, {progress.generated_tokens:,} tokens.",
+        "",
+        f"- Rewards: {rewards}",
+        f"- {module.sampler.num_generations} rollouts per task, at temperature {module.policy.temperature:g}",
+    ]
+    lines += [
+        f"- Evaluation after {entry['iteration']} iterations: held-out mean {entry['overall']:.3f}"
+        for entry in (module.history[:1] + module.history[1:][-1:])
+    ]
+    return "\n".join(lines)
 
 
 def describe(exported: Exported, iterations: int) -> str:

@@ -40,7 +40,7 @@ class Exported:
 
 
 def export_policy(
-    policy: Policy, folder: str | Path, merge: bool = False, dtype: torch.dtype | None = None
+    policy: Policy, folder: str | Path, merge: bool = False, dtype: torch.dtype | None = None, about: str = ""
 ) -> Exported:
     """Writes the policy and its tokenizer: LoRA as an adapter folder, unless merged; full finetuning as a full model.
 
@@ -51,6 +51,7 @@ def export_policy(
         folder: a new or an empty one; its parents are made.
         merge: write a LoRA as a full model, W + ΔW.
         dtype: of the full model's weights; by default that of the pretrained ones.
+        about: how the policy was trained, for the model card.
 
     Returns:
         what was written, and where.
@@ -71,7 +72,27 @@ def export_policy(
             model = full_model(network, dtype)
             model.save_pretrained(unfinished)
         AutoTokenizer.from_pretrained(base).save_pretrained(unfinished)  # a run's own may have got a pad token
-    return Exported(folder, base, is_adapter, torch.float32 if is_adapter else model.dtype)
+        exported = Exported(folder, base, is_adapter, torch.float32 if is_adapter else model.dtype)
+        (unfinished / "README.md").write_text(_card(exported, about), encoding="utf-8")  # instead of peft's empty form
+    return exported
+
+
+def _card(exported: Exported, about: str) -> str:
+    """A model card as the Hub reads it: what it is, how it was trained, how to load it."""
+    library, auto = (
+        ("peft", "AutoPeftModelForCausalLM") if exported.is_adapter else ("transformers", "AutoModelForCausalLM")
+    )
+    base = Path(exported.base).name if Path(exported.base).is_dir() else exported.base
+    known = [] if Path(exported.base).is_dir() else [f"base_model: {base}"]
+    head = [*known, f"library_name: {library}", "tags: [bots-lightning, reinforcement-learning]"]
+    what = f"An adapter for `{base}`" if exported.is_adapter else f"`{base}`"
+    load = f'from {library} import {auto}\n\nmodel = {auto}.from_pretrained("{exported.folder.name}")'
+    parts = [
+        "\n".join(("---", *head, "---")),
+        f"# {exported.folder.name}",
+        f"{what}, trained by reinforcement learning with bots-lightning.",
+    ]
+    return "\n\n".join([*parts, *([about] if about else []), f"```python\n{load}\n```"]) + "\n"
 
 
 @torch.no_grad()

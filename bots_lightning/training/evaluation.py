@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ class Evaluation:
     Args:
         num_generations: n, completions per held-out task.
         pass_k: k of pass@k, by default n.
+        temperature: at which evaluations and `predict` sample; by default that of the policy. 0 takes the most likely
+            token, of which one completion is enough.
 
     Attributes:
         history: [{"iteration", "overall", "scores": {name: float}}], of all evaluations so far.
@@ -38,9 +40,16 @@ class Evaluation:
         ValueError: an option is out of bounds.
     """
 
-    def __init__(self, num_generations: int = 4, pass_k: int | None = None) -> None:
+    def __init__(self, num_generations: int = 4, pass_k: int | None = None, temperature: float | None = None) -> None:
         check_numbers(1, num_generations=num_generations)
         check_numbers(1, high=num_generations, pass_k=pass_k)
+        check_numbers(0, below=True, temperature=temperature)
+        if temperature == 0 and num_generations > 1:
+            raise ValueError(
+                f"temperature=0 with num_generations={num_generations} would count {num_generations} equal completions "
+                "of each held-out task. Set num_generations=1, or a temperature above 0."
+            )
+        self.temperature = temperature
         self.num_generations, self.pass_k = num_generations, pass_k or num_generations
         self.history: list[dict[str, Any]] = []
         self.earlier: dict[str, Forgetting] = {}
@@ -134,9 +143,31 @@ def gathered(rates: dict[str, Floats]) -> dict[str, Floats]:
     return {name: np.fmax.reduce([theirs[name] for theirs in everyones]) for name in rates}
 
 
+class Sampled(NamedTuple):
+    """A batch that was rolled out and scored outside of training.
+
+    Attributes:
+        completions: R texts.
+        rewards: (R,) NaN where there is none.
+        evidence: (R,) how far each solves its task, NaN where there is none.
+        finished: (R,) bool, False where one was cut.
+        scores: of each reward function by its name, (R,).
+    """
+
+    completions: list[str]
+    rewards: Floats
+    evidence: Floats
+    finished: npt.NDArray[np.bool_]
+    scores: dict[str, Floats]
+
+
 def rollout_and_score(
-    batch: TaskBatch, sampler: Sampler, policy_version: int, stream: Sequence[int]
-) -> tuple[list[str], Floats, Floats]:
+    batch: TaskBatch,
+    sampler: Sampler,
+    policy_version: int,
+    stream: Sequence[int],
+    temperature: float | None = None,
+) -> Sampled:
     """Rolls out a batch and scores it, outside of training.
 
     Args:
@@ -144,15 +175,14 @@ def rollout_and_score(
         sampler: whose engine has this version of the policy.
         policy_version: how many updates the policy has seen.
         stream: what the seeds are derived from, beside each task's place.
-
-    Returns:
-        R completions, their rewards (R,) and how far each solves its task (R,), NaN where there is none.
+        temperature: by default that of the policy.
     """
     seeds = [derive_seed(*stream, position) for position in batch.positions]
-    rollouts = sampler.generate(sampler.policy.model, policy_version, batch, seeds)
+    rollouts = sampler.generate(sampler.policy.model, policy_version, batch, seeds, temperature=temperature)
     tokens = rollouts.completion_lists()
     completions, scorer = sampler.encoder.decode_rows(tokens), sampler.scorer
     scores = scorer.scores(batch.tasks, batch.counts, completions, tokens)
     rows = tasks_of_rows(batch.tasks, batch.counts)
     rewards = scorer.combine(scores, rows)
-    return completions, rewards, scorer.evidence(scores, rewards, rows)
+    evidence, finished = scorer.evidence(scores, rewards, rows), rollouts.finished.cpu().numpy()
+    return Sampled(completions, rewards, evidence, finished, dict(zip(scorer.names, scores, strict=True)))

@@ -23,7 +23,7 @@ from bots_lightning.rollouts import derive_seed
 from bots_lightning.strategies import gathered_parameters, shards_parameters
 from bots_lightning.training import checks, report, start
 from bots_lightning.training.batch import ScoredBatch
-from bots_lightning.training.evaluation import Evaluation, rollout_and_score
+from bots_lightning.training.evaluation import Evaluation, Sampled, rollout_and_score
 from bots_lightning.training.failures import EndsRollouts, by_first_rank
 from bots_lightning.training.kept import check_kept
 from bots_lightning.training.metrics import timing_metrics
@@ -126,7 +126,7 @@ class OnlineModule(LightningModule):
         if self.progress.iterations % self.check_ranks_every == 0:
             self._check_ranks_agree()
         timings |= {"step": sum(timings.values()) - timings["select"], "ahead": waited}
-        return report.step_output(everything, metrics["loss"], timings)
+        return report.step_output(everything, self.sampler.scorer.names, metrics["loss"], timings)
 
     def forward(self, compute: Callable[[], Any]) -> Any:
         """Runs a forward pass for a strategy that wraps this module.
@@ -156,6 +156,7 @@ class OnlineModule(LightningModule):
         """Refuses what cannot go well before a model is loaded; sees that checkpoints are taken of whole steps."""
         if stage == "fit":
             checks.check_trainer(self.trainer)
+            self.algorithm.check_fit()
         check_device(self.trainer.strategy.root_device)
         if stage == "predict":
             check_kept(self.trainer)
@@ -241,8 +242,7 @@ class OnlineModule(LightningModule):
 
     def predict_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Rolls out training tasks; see `predict_output` for what it returns to writers."""
-        outcome = rollout_and_score(batch, self.sampler, self.progress.iterations, (self.seed, PREDICT))
-        return report.predict_output(batch, *outcome)
+        return report.predict_output(batch, self._sampled(batch, (self.seed, PREDICT)))
 
     def on_validation_epoch_start(self) -> None:
         """Gathers the parameters, and starts fresh counts for every held-out pool."""
@@ -251,9 +251,12 @@ class OnlineModule(LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Rolls out and scores held-out tasks, with equal seeds at every evaluation."""
-        stream = (self.seed, EVALUATE, dataloader_idx)
-        _, _, evidence = rollout_and_score(batch, self.sampler, self.progress.iterations, stream)
-        self.evaluation.add(dataloader_idx, batch, evidence)
+        sampled = self._sampled(batch, (self.seed, EVALUATE, dataloader_idx))
+        self.evaluation.add(dataloader_idx, batch, sampled.evidence)
+
+    def _sampled(self, batch: TaskBatch, stream: tuple[int, ...]) -> Sampled:
+        temperature = self.evaluation.temperature
+        return rollout_and_score(batch, self.sampler, self.progress.iterations, stream, temperature)
 
     def on_validation_epoch_end(self) -> None:
         """Logs `eval/NAME/…` and keeps the scores in the run's history."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
@@ -17,7 +15,7 @@ from bots_lightning.algorithms import Progress, StepContext
 from bots_lightning.data import TaskBatch
 from bots_lightning.evaluation import MetricsCSV, log_step_metrics
 from bots_lightning.training.batch import ScoredBatch
-from bots_lightning.training.evaluation import Evaluation
+from bots_lightning.training.evaluation import Evaluation, Sampled
 from bots_lightning.training.metrics import reward_metrics, rollout_metrics
 
 
@@ -54,18 +52,19 @@ def count(batch: ScoredBatch, context: StepContext) -> int:
     return int(tokens)
 
 
-def step_output(batch: ScoredBatch, loss: float, timings: dict[str, float]) -> dict[str, Any]:
+def step_output(batch: ScoredBatch, names: Sequence[str], loss: float, timings: dict[str, float]) -> dict[str, Any]:
     """What `training_step` returns for callbacks to read.
 
     Args:
         batch: all batches of the step as one.
+        names: of the F reward functions.
         loss: mean of the optimizer steps.
         timings: seconds by phase.
 
     Returns:
         `loss`; `tasks` (K); `group_of_row` (R,) int64, the position of each row's task; `rewards` (R,); `evidence` (R,)
-        in [0, 1], what the belief counts; `completions` (R texts); `finished` (R,) bool, False where one was cut;
-        `num_tokens`; `timings` in seconds.
+        in [0, 1], what the belief counts; `scores`, (R,) of each reward function by its name, NaN where there is none;
+        `completions` (R texts); `finished` (R,) bool, False where one was cut; `num_tokens`; `timings` in seconds.
     """
     groups = batch.groups
     return {
@@ -74,6 +73,7 @@ def step_output(batch: ScoredBatch, loss: float, timings: dict[str, float]) -> d
         "group_of_row": groups.group_of_row,
         "rewards": groups.rewards,
         "evidence": torch.as_tensor(batch.evidence, dtype=torch.float32, device=groups.rewards.device),
+        "scores": dict(zip(names, batch.scores, strict=True)),
         "completions": batch.completions,
         "finished": groups.rollouts.finished,
         "num_tokens": int(groups.rollouts.lengths.sum()),
@@ -81,22 +81,20 @@ def step_output(batch: ScoredBatch, loss: float, timings: dict[str, float]) -> d
     }
 
 
-def predict_output(
-    batch: TaskBatch, completions: list[str], rewards: npt.NDArray[np.float64], evidence: npt.NDArray[np.float64]
-) -> dict[str, Any]:
+def predict_output(batch: TaskBatch, sampled: Sampled) -> dict[str, Any]:
     """What `predict_step` returns for callbacks to write.
 
     Args:
         batch: K tasks with their numbers of rollouts.
-        completions: R texts.
-        rewards: (R,) float, NaN where there is none.
-        evidence: (R,) float in [0, 1], NaN where there is none.
+        sampled: their R rollouts.
 
     Returns:
-        `task_ids` (K), `counts` (K), `completions` (R), `rewards` and `evidence` (R,).
+        `task_ids` (K), `counts` (K), `completions` (R), `rewards`, `evidence` and `finished` (R,), and `scores`, (R,)
+        of each reward function by its name.
     """
-    named = {"task_ids": [task.id for task in batch.tasks], "counts": list(batch.counts), "completions": completions}
-    return named | {"rewards": torch.as_tensor(rewards), "evidence": torch.as_tensor(evidence)}
+    named = {"task_ids": [task.id for task in batch.tasks], "counts": list(batch.counts)}
+    columns = {name: torch.as_tensor(getattr(sampled, name)) for name in ("rewards", "evidence", "finished")}
+    return named | columns | {"completions": sampled.completions, "scores": sampled.scores}
 
 
 def log_step(

@@ -136,6 +136,7 @@ class Sampler:
         batch: TaskBatch,
         seeds: Sequence[int],
         on_completed: OnCompleted | None = None,
+        temperature: float | None = None,
     ) -> Rollouts:
         """Samples completions of tasks.
 
@@ -145,10 +146,12 @@ class Sampler:
             batch: K tasks with their numbers of completions.
             seeds: (K,), one for each task.
             on_completed: see `GenerationRequest`.
+            temperature: by default that of the policy.
         """
+        sampling = self.sampling if temperature is None else replace(self.sampling, temperature=temperature)
         prompts = self.encoder.encode([task.prompt for task in batch.tasks], [task.id for task in batch.tasks])
         counts, options = batch.counts, (policy_version, on_completed, batch.starts)
-        request = GenerationRequest(language_model(model), prompts, counts, self.sampling, seeds, *options)
+        request = GenerationRequest(language_model(model), prompts, counts, sampling, seeds, *options)
         return self.engine.generate(request)
 
     def _roll_out(self, version: int, batch: TaskBatch, seeds: Sequence[int], model: nn.Module) -> UnscoredBatch:

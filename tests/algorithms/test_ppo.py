@@ -217,7 +217,7 @@ def test_one_rollout_per_task_is_enough_for_a_critic_and_not_for_a_group(build: 
     assert all(map(math.isfinite, history["loss"]))
     assert min(history["grad_norm"]) > 0
     with pytest.raises(ValueError, match="num_generations=1; a group needs at least 2 rollouts"):
-        build(GRPO, num_generations=1)
+        fit(build(GRPO, num_generations=1), 1)
 
 
 def test_losses_of_policy_and_critic_are_logged_as_means_of_steps(build: Any, fit: Any) -> None:

@@ -184,7 +184,7 @@ class LeanFit:
         for number, loader in enumerate(tasks.val_dataloader()):
             for batch in loader:
                 stream = module.seed, EVALUATE, number
-                _, _, evidence = rollout_and_score(batch, module.sampler, context.progress.iterations, stream)
+                evidence = rollout_and_score(batch, module.sampler, context.progress.iterations, stream).evidence
                 solved += np.add.reduceat(evidence >= 1 - 1e-6, starts(batch.counts)).tolist()
                 halved.append(halves(evidence.reshape(-1, completions)))
         now = np.concatenate(halved)

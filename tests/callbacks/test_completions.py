@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,8 @@ OUTPUTS = {
     "tasks": TASKS,
     "completions": ["2", "3", "é", "", "x\u2028y", '"}'],
     "rewards": torch.tensor([1.0, 0.0, 0.25, float("nan"), 0.0, -1.0]),
+    "finished": torch.tensor([True, True, False, True, True, True]),
+    "scores": {"exact": np.array([1.0, 0.0, 0.0, np.nan, 0.0, -1.0]), "short": np.array([0.0, 0, 0.5, np.nan, 0, 0])},
     "group_of_row": torch.tensor([0, 0, 1, 1, 2, 2]),
     "counts": [2, 2, 2],
 }
@@ -71,7 +74,9 @@ def test_every_completion_has_a_line_with_its_task_and_its_reward(tmp_path: Path
         "prompt": CHAT,
         "answer": "é",
         "completion": "",
+        "finished": True,
         "reward": None,
+        "rewards": {"exact": None, "short": None},
     }
 
 
@@ -131,11 +136,23 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_whole_lines(tmp_path: Path) ->
     assert path.read_bytes() == before
 
 
+def test_a_line_says_whether_the_completion_was_cut_and_what_each_function_gave(tmp_path: Path) -> None:
+    train(CompletionsLog(every_n_steps=1), tmp_path, range(7, 8))
+    rows = read(tmp_path / "completions.jsonl")
+    assert [row["finished"] for row in rows] == [True, True, False, True, True, True]
+    assert [row["rewards"] for row in rows[2:4]] == [{"exact": 0.0, "short": 0.5}, {"exact": None, "short": None}]
+
+
+def test_the_first_step_is_always_written(tmp_path: Path) -> None:
+    train(CompletionsLog(every_n_steps=3), tmp_path, range(1, 7))
+    assert sorted({row["iteration"] for row in read(tmp_path / "completions.jsonl")}) == [1, 3, 6]
+
+
 def test_every_nth_iteration_is_written_and_earlier_ones_are_kept(tmp_path: Path) -> None:
     train(CompletionsLog(every_n_steps=3), tmp_path, range(1, 8))
     train(CompletionsLog(every_n_steps=3), tmp_path, range(8, 10))  # a resumed run
     rows = read(tmp_path / "completions.jsonl")
-    assert [row["iteration"] for row in rows] == [3] * 6 + [6] * 6 + [9] * 6
+    assert [row["iteration"] for row in rows] == [1] * 6 + [3] * 6 + [6] * 6 + [9] * 6
 
 
 def test_some_tasks_are_written_with_all_their_completions(tmp_path: Path) -> None:

@@ -25,5 +25,6 @@ def test_reward_and_ratio_are_rounded_and_other_metrics_left_out() -> None:
     assert shown(logged) == {"reward": "0.13", "ETR": "0.88"}
 
 
-def test_the_last_evaluation_is_shown() -> None:
-    assert shown({"reward": 1.0}, 0.1, 0.28125) == {"reward": "1.00", "held-out": "0.281"}
+def test_the_evaluation_before_training_is_shown_from_the_start_and_the_last_one_beside_it() -> None:
+    assert shown({}, 0.1) == {"before": "0.100"}
+    assert shown({"reward": 1.0}, 0.1, 0.2, 0.28125) == {"reward": "1.00", "before": "0.100", "held-out": "0.281"}

@@ -83,6 +83,22 @@ def test_the_printed_lines_load_the_policy(
     assert len(AutoTokenizer.from_pretrained("out/exported")) == len(module.sampler.encoder.tokenizer)
 
 
+def test_the_model_card_says_what_it_is(project: Path) -> None:
+    for options, library, kind in (([], "peft", "An adapter for `policy`"), (["--merge"], "transformers", "`policy`")):
+        main(["export", "--ckpt_path", LAST, "--output", f"of_{library}", *options])
+        card = Path(f"of_{library}/README.md").read_text()
+        _, head, body = card.split("---\n", maxsplit=2)
+        assert yaml.safe_load(head) == {"library_name": library, "tags": ["bots-lightning", "reinforcement-learning"]}
+        assert f"{kind}, trained by reinforcement learning" in body
+        assert (
+            "Trained with GRPO on tasks that were selected for what they teach: LoRA adapters of rank 16, 2 iter"
+            in body
+        )
+        assert "- Rewards: `exact_match`" in body
+        assert "- Evaluation after 2 iterations: held-out mean 0." in body
+        assert "[More Information Needed]" not in card
+
+
 def test_a_moved_checkpoint_needs_its_config(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moved = shutil.copy(LAST, "elsewhere.ckpt")
     words = ["export", "--ckpt_path", str(moved), "--output", "exported"]

@@ -26,9 +26,11 @@ from bots_lightning.training.evaluation import gathered
         ({"num_generations": 0}, "num_generations=0; expected at least 1"),
         ({"num_generations": 2, "pass_k": 3}, "pass_k=3; expected at least 1 and at most 2"),
         ({"pass_k": 0}, "pass_k=0; expected at least 1"),
+        ({"temperature": -1.0}, "temperature=-1.0; expected a finite number, at least 0"),
+        ({"temperature": 0.0}, "temperature=0 with num_generations=4 would count 4 equal completions"),
     ],
 )
-def test_numbers_out_of_bounds_are_refused(options: dict[str, int], message: str) -> None:
+def test_numbers_out_of_bounds_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Evaluation(**options)
 
@@ -158,3 +160,18 @@ def test_by_default_it_is_the_sum_in_its_range(build: Any, new_trainer: Any) -> 
     module, _ = module_of(build)
     (batch,) = new_trainer().predict(module, data())
     torch.testing.assert_close(batch["evidence"], batch["rewards"] / 2)
+
+
+def test_it_may_have_a_temperature_of_its_own(build: Any, new_trainer: Any) -> None:
+    """At 0, evaluations and predictions take the most likely token: whatever the seed, and one completion is enough."""
+    said = []
+    for seed in (1, 2):
+        module, _ = module_of(build, num_generations=1, eval_num_generations=1, seed=seed)
+        module.evaluation = Evaluation(num_generations=1, temperature=0.0)
+        (batch,) = new_trainer().predict(module, data())
+        said.append(batch["completions"])
+    assert said[0] == said[1]
+    assert module.sampler.sampling.temperature == 1.0  # that of training
+    module.evaluation = Evaluation(num_generations=1)
+    (sampled,) = new_trainer().predict(module, data())
+    assert sampled["completions"] != said[0]
