@@ -1,5 +1,6 @@
 """Callbacks that observe a run; losses are the same with and without them. `GracefulStop` alone ends one."""
 
+from callbacks.answers_table import AnswersTable
 from callbacks.belief_quality import BeliefQuality
 from callbacks.completions import CompletionsLog
 from callbacks.effective_task_ratio import EffectiveTaskRatio
@@ -12,6 +13,7 @@ from callbacks.selection_overhead import SelectionOverhead
 from callbacks.stalled_learning import StalledLearning
 
 __all__ = [
+    "AnswersTable",
     "BeliefQuality",
     "CompletionsLog",
     "EffectiveTaskRatio",

@@ -249,10 +249,11 @@ class OnlineModule(LightningModule):
         self.on_predict_epoch_start()
         self.evaluation.begin(self._tasks.eval_pools, self.device)
 
-    def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Rolls out and scores held-out tasks, with equal seeds at every evaluation."""
+    def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Rolls out and scores held-out tasks, with equal seeds at every evaluation; see `predict_step` for the result."""
         sampled = self._sampled(batch, (self.seed, EVALUATE, dataloader_idx))
         self.evaluation.add(dataloader_idx, batch, sampled.evidence)
+        return report.predict_output(batch, sampled)
 
     def _sampled(self, batch: TaskBatch, stream: tuple[int, ...]) -> Sampled:
         temperature = self.evaluation.temperature
