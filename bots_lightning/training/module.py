@@ -250,7 +250,7 @@ class OnlineModule(LightningModule):
         self.evaluation.begin(self._tasks.eval_pools, self.device)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Rolls out and scores held-out tasks, with equal seeds at every evaluation; see `predict_step` for the result."""
+        """Rolls out and scores held-out tasks, with equal seeds every time; returns what `predict_step` does."""
         sampled = self._sampled(batch, (self.seed, EVALUATE, dataloader_idx))
         self.evaluation.add(dataloader_idx, batch, sampled.evidence)
         return report.predict_output(batch, sampled)
