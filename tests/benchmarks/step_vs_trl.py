@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,11 +40,11 @@ from bots_lightning.algorithms import GRPO
 from bots_lightning.algorithms.step import PHASES
 from bots_lightning.data import TaskDataModule
 from bots_lightning.policy import LoRA, Policy
-from bots_lightning.quickstart import QuickstartTasks, WarmStart
+from bots_lightning.quickstart import QuickstartTasks, SmolLM2, WarmStart
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.rewards import Scorer, exact_match
 from bots_lightning.selection import TaskSelector
-from bots_lightning.tasks import ProceduralTasks, TaskPool, TaskSource
+from bots_lightning.tasks import ProceduralTasks, QuestionTasks, TaskPool, TaskSource
 from bots_lightning.tasks.procedural import ALPHABET
 from bots_lightning.training import Evaluation, OnlineModule, Sampler, Updater
 
@@ -67,6 +68,16 @@ def tasks_half_solved(count: int) -> TaskPool:
 def any_tasks(count: int) -> TaskPool:
     """Easy and hard ones."""
     return ProceduralTasks(count).load()
+
+
+def questions(count: int) -> TaskPool:
+    """Short questions, rendered by SmolLM2's chat template."""
+    tokenizer = AutoTokenizer.from_pretrained(SmolLM2().prepare())
+    pool = QuestionTasks(count, shots=1, system_prompt="Answer with nothing but the answer.").load()
+    render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
+    return TaskPool.from_rows(
+        [{"prompt": render(task.prompt), "answer": task.answer} for task in pool], name="questions"
+    )
 
 
 def larger_model(folder: str) -> str:
@@ -122,6 +133,7 @@ class Workload:
 WORKLOADS = (
     Workload("quickstart", lambda _: WarmStart().prepare(), tasks_half_solved, exact_match, 32, 16, 12, 64, 0.5),
     Workload("10 x larger, 64 tokens", larger_model, any_tasks, share_of_letters, 8, 16, 64, 32, 0.8),
+    Workload("SmolLM2-135M", lambda _: SmolLM2().prepare(), questions, share_of_letters, 8, 8, 5, 64, 0.3),
 )
 
 
@@ -192,7 +204,7 @@ def run_ours(workload: Workload, model: str, pool: TaskPool, folder: str, option
     module = OnlineModule(
         Policy(model, LoRA(), max_tokens_per_microbatch=None if options.whole else MICROBATCH),
         Scorer([workload.reward]),
-        Sampler(workload.n, max_prompt_length=64, max_completion_length=workload.limit),
+        Sampler(workload.n, max_prompt_length=128, max_completion_length=workload.limit),
         GRPO(loss_type="grpo"),
         Updater(LEARNING_RATE),
         Evaluation(),
