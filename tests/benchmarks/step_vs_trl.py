@@ -75,9 +75,8 @@ def questions(count: int) -> TaskPool:
     tokenizer = AutoTokenizer.from_pretrained(SmolLM2().prepare())
     pool = QuestionTasks(count, shots=1, system_prompt="Answer with nothing but the answer.").load()
     render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, tokenize=False)
-    return TaskPool.from_rows(
-        [{"prompt": render(task.prompt), "answer": task.answer} for task in pool], name="questions"
-    )
+    rows = [{"id": task.id, "prompt": render(task.prompt), "answer": task.answer} for task in pool]
+    return TaskPool.from_rows(rows, name="questions")
 
 
 def larger_model(folder: str) -> str:

