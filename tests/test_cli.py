@@ -39,7 +39,7 @@ def test_fit_leaves_a_complete_run_folder(command: Command, tmp_path: Path, caps
     command("fit")
     run = tmp_path / "runs" / "quickstart"
     names = {path.name for path in run.iterdir()}
-    assert names == {"config.yaml", "metrics.csv", "summary.json", "checkpoints", "tensorboard"}
+    assert names == {"config.yaml", "metrics.csv", "summary.json", "completions.jsonl", "checkpoints", "tensorboard"}
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["seed"], summary["iterations"], summary["rollouts"]) == (0, 2, 2 * 8 * 2)
     assert 0 <= summary["effective_task_ratio"] <= 1

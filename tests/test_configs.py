@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from lightning import Trainer
 
 from bots_lightning.beliefs import AbilityBelief, BetaBelief
@@ -19,7 +18,6 @@ from bots_lightning.training import OnlineModule
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
 CODE = CONFIGS / "guru" / "code.yaml"
-KEEPERS = sorted(path for path in CONFIGS.rglob("*.yaml") if "ModelCheckpoint" in path.read_text())
 UNISOLATED = Path(__file__).parent / "assets" / "unisolated.yaml"
 
 
@@ -74,16 +72,6 @@ def test_there_is_one_default_rule(stack: str, monkeypatch: pytest.MonkeyPatch, 
         (selector.belief, default.belief, ("task_drift", "ability_drift", "reference_rollouts")),
     ):
         assert [getattr(owner, name) for name in names] == [getattr(plain, name) for name in names]
-
-
-@pytest.mark.parametrize("path", KEEPERS, ids=lambda path: path.stem)
-def test_one_checkpoint_is_kept(path: Path) -> None:
-    """Without a metric that it watches, the best is the last, and would be the same file twice."""
-    callbacks = yaml.safe_load(path.read_text())["trainer"]["callbacks"]
-    (options,) = [each["init_args"] for each in callbacks if each["class_path"].endswith("ModelCheckpoint")]
-    assert "monitor" not in options
-    assert options["save_last"]
-    assert options["save_top_k"] == 0
 
 
 def test_ablations_switch_what_they_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,19 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bots_lightning.beliefs.belief import ALL, CHUNK, Belief, FloatArray, State, TaskFeatures, Where
+from bots_lightning.beliefs.belief import ALL, Belief, FloatArray, State, TaskFeatures, Where
 from bots_lightning.beliefs.design import Design, design_of
 from bots_lightning.beliefs.dispersion import RewardDispersion
 from bots_lightning.beliefs.evidence import Evidence
 from bots_lightning.beliefs.first_visits import FirstVisitRegression
 from bots_lightning.beliefs.group_ability import GroupAbility, IntArray
-from bots_lightning.beliefs.logit_beta import (
-    LARGEST_MEAN,
-    logit_cells,
-    logit_grid,
-    logit_moments,
-    match_beta_from_grid,
-)
+from bots_lightning.beliefs.logit_beta import LARGEST_MEAN, LastMatch, logit_cells, logit_grid, logit_moments
 from bots_lightning.beliefs.tweedie import Moments, score_and_information
 from bots_lightning.options import check_numbers
 
@@ -103,7 +97,7 @@ class AbilityBelief(Belief):
         self.variance = np.zeros(n)
         self.last = np.full(n, -1, dtype=np.int32)  # step of the last visit; -1 before the first
         self._num_visited = 0  # number of tasks that were visited
-        self._matched_last = (np.empty(0),) * 2, (np.empty(0),) * 2  # moments, and their (α, β)
+        self._match = LastMatch()
         self.step = 0
 
     def _read(self, features: TaskFeatures) -> Design:
@@ -141,15 +135,7 @@ class AbilityBelief(Belief):
 
     def concentrations(self, where: Where = ALL) -> tuple[FloatArray, FloatArray]:
         """Current (α, β) of all tasks, each (N,), or of the tasks in `where`; takes some microseconds per task."""
-        return self._matched(*self.predict(where))
-
-    def _matched(self, mean: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(α, β) of some moments; kept for `observe`, which asks for what its step was forecast from."""
-        if len(mean) > CHUNK:
-            return match_beta_from_grid(mean, variance)
-        if not all(map(np.array_equal, self._matched_last[0], (mean, variance))):
-            self._matched_last = (mean, variance), match_beta_from_grid(mean, variance)
-        return self._matched_last[1]
+        return self._match(*self.predict(where))
 
     def grid(self) -> tuple[FloatArray, FloatArray]:
         """(α, β) of cells that are 1/16 wide in the logit's mean and in its log variance."""
@@ -213,7 +199,7 @@ class AbilityBelief(Belief):
         mean, variance = self.predict(at)
         drifted = self._drifted(evidence, variance)
         prior = np.clip(mean, -LARGEST_MEAN, LARGEST_MEAN), variance - drifted
-        alpha, beta = self._matched(*prior)
+        alpha, beta = self._match(*prior)
         posterior = logit_moments(alpha + evidence.successes, beta + evidence.counts - evidence.successes)
         score, information = score_and_information(prior, posterior)
         moved = self.ability.observe(group, score, information, evidence.ages)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.ndimage import map_coordinates, spline_filter
 from scipy.special import digamma, zeta
 
-from bots_lightning.beliefs.belief import FloatArray
+from bots_lightning.beliefs.belief import CHUNK, FloatArray
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -64,6 +64,21 @@ def match_beta_from_grid(mean: FloatArray, variance: FloatArray) -> tuple[FloatA
     places = np.stack([(mean + MEAN) * PER_UNIT, (np.log(variance) - LEAST) * PER_UNIT])
     log_alpha, log_beta = (map_coordinates(each, places, prefilter=False, mode="nearest") for each in _splines())
     return _newton(np.clip(mean, -LARGEST_MEAN, LARGEST_MEAN), variance, log_alpha, log_beta, iterations=30)
+
+
+class LastMatch:
+    """`match_beta_from_grid` that keeps its last result, since a step's tasks are matched twice."""
+
+    def __init__(self) -> None:
+        self._moments, self._found = (np.empty(0),) * 2, (np.empty(0),) * 2
+
+    def __call__(self, mean: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(α, β) of some moments, each (n,); those of many tasks are not kept."""
+        if len(mean) > CHUNK:
+            return match_beta_from_grid(mean, variance)
+        if not all(map(np.array_equal, self._moments, (mean, variance))):
+            self._moments, self._found = (mean, variance), match_beta_from_grid(mean, variance)
+        return self._found
 
 
 def _newton(

@@ -15,15 +15,17 @@ from bots_lightning.strategies.digests import differing_weights
 from bots_lightning.training.sampler import Sampler
 
 
-def check_trainer(trainer: Any) -> None:
-    """Refuses options of the Trainer under which online learning goes wrong.
+def check_trainer(trainer: Any, algorithm: Algorithm) -> None:
+    """Refuses options of the Trainer, and of the algorithm, under which online learning goes wrong.
 
     Args:
         trainer: of the run.
+        algorithm: of the run.
 
     Raises:
         ValueError: names the option and what to use instead.
     """
+    algorithm.check_fit()
     if not isinstance(trainer.datamodule, TaskDataModule):
         raise ValueError("training needs a TaskDataModule; pass Trainer.fit(module, datamodule=TaskDataModule(…)).")
     check_ranks(trainer, trainer.datamodule)

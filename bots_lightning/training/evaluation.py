@@ -72,6 +72,10 @@ class Evaluation:
             if name not in self.earlier or self.earlier[name].pool != pool.fingerprint:
                 self.earlier[name] = Forgetting(pool.fingerprint, len(pool))
 
+    def sample(self, batch: TaskBatch, sampler: Sampler, policy_version: int, stream: Sequence[int]) -> Sampled:
+        """Rolls out and scores a batch at this evaluation's temperature; see `rollout_and_score`."""
+        return rollout_and_score(batch, sampler, policy_version, stream, self.temperature)
+
     def add(self, number: int, batch: TaskBatch, evidence: Floats) -> None:
         """Counts the rollouts of one batch.
 

@@ -23,7 +23,7 @@ from bots_lightning.rollouts import derive_seed
 from bots_lightning.strategies import gathered_parameters, shards_parameters
 from bots_lightning.training import checks, report, start
 from bots_lightning.training.batch import ScoredBatch
-from bots_lightning.training.evaluation import Evaluation, Sampled, rollout_and_score
+from bots_lightning.training.evaluation import Evaluation
 from bots_lightning.training.failures import EndsRollouts, by_first_rank
 from bots_lightning.training.kept import check_kept
 from bots_lightning.training.metrics import timing_metrics
@@ -155,8 +155,7 @@ class OnlineModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuses what cannot go well before a model is loaded; sees that checkpoints are taken of whole steps."""
         if stage == "fit":
-            checks.check_trainer(self.trainer)
-            self.algorithm.check_fit()
+            checks.check_trainer(self.trainer, self.algorithm)
         check_device(self.trainer.strategy.root_device)
         if stage == "predict":
             check_kept(self.trainer)
@@ -242,7 +241,8 @@ class OnlineModule(LightningModule):
 
     def predict_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Rolls out training tasks; see `predict_output` for what it returns to writers."""
-        return report.predict_output(batch, self._sampled(batch, (self.seed, PREDICT)))
+        sampled = self.evaluation.sample(batch, self.sampler, self.progress.iterations, (self.seed, PREDICT))
+        return report.predict_output(batch, sampled)
 
     def on_validation_epoch_start(self) -> None:
         """Gathers the parameters, and starts fresh counts for every held-out pool."""
@@ -251,13 +251,10 @@ class OnlineModule(LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Rolls out and scores held-out tasks, with equal seeds every time; returns what `predict_step` does."""
-        sampled = self._sampled(batch, (self.seed, EVALUATE, dataloader_idx))
+        stream = (self.seed, EVALUATE, dataloader_idx)
+        sampled = self.evaluation.sample(batch, self.sampler, self.progress.iterations, stream)
         self.evaluation.add(dataloader_idx, batch, sampled.evidence)
         return report.predict_output(batch, sampled)
-
-    def _sampled(self, batch: TaskBatch, stream: tuple[int, ...]) -> Sampled:
-        temperature = self.evaluation.temperature
-        return rollout_and_score(batch, self.sampler, self.progress.iterations, stream, temperature)
 
     def on_validation_epoch_end(self) -> None:
         """Logs `eval/NAME/…` and keeps the scores in the run's history."""
@@ -268,7 +265,6 @@ class OnlineModule(LightningModule):
         elif self.trainer.num_sanity_val_steps == math.inf:  # the evaluation before training, and not a part of it
             report.log_outside_the_loop(self.trainer.loggers, self.evaluation, self.progress.iterations)
 
-    # `test` is `validate` under other names.
     on_test_start, on_test_epoch_start = on_predict_start, on_validation_epoch_start
     test_step, on_test_epoch_end = validation_step, on_validation_epoch_end
 

@@ -114,9 +114,8 @@ class Sampler:
         """
         tokenizer = load_tokenizer(self.policy.folder)
         self.encoder = PromptEncoder(tokenizer, self.max_prompt_length, self.truncate_prompts, prompt_room)
-        stops = stop_token_ids(self.policy.model, tokenizer)
-        pad_token_id, temperature = tokenizer.pad_token_id, self.policy.temperature
-        self.sampling = SamplingParams(self.max_completion_length, stops, pad_token_id, temperature)
+        drawn = stop_token_ids(self.policy.model, tokenizer), tokenizer.pad_token_id, self.policy.temperature
+        self.sampling = SamplingParams(self.max_completion_length, *drawn)
 
     # --- rolling out, on any thread -----------------------------------------------------------------------------
 
@@ -150,8 +149,8 @@ class Sampler:
         """
         sampling = self.sampling if temperature is None else replace(self.sampling, temperature=temperature)
         prompts = self.encoder.encode([task.prompt for task in batch.tasks], [task.id for task in batch.tasks])
-        counts, options = batch.counts, (policy_version, on_completed, batch.starts)
-        request = GenerationRequest(language_model(model), prompts, counts, sampling, seeds, *options)
+        options = policy_version, on_completed, batch.starts
+        request = GenerationRequest(language_model(model), prompts, batch.counts, sampling, seeds, *options)
         return self.engine.generate(request)
 
     def _roll_out(self, version: int, batch: TaskBatch, seeds: Sequence[int], model: nn.Module) -> UnscoredBatch:

@@ -125,7 +125,7 @@ RECIPES = {
     "grpo-rounds": Recipe(allocation=SequentialAllocation(2, max_generations=4, min_chance=0.0)),
     "ppo-lora": Recipe(lambda: PPO(kl_coef=0.1, num_ppo_epochs=2)),
     "ppo-full": Recipe(lambda: PPO(num_ppo_epochs=2), lora=None),
-    "ppo-ragged": Recipe(lambda: PPO(num_ppo_epochs=2), allocation=InTurn(), num_generations=7),
+    "ppo-ragged": Recipe(lambda: PPO(num_ppo_epochs=2), None, allocation=InTurn(), num_generations=7),
 }
 # A backward pass cannot be made again by one rank of DeepSpeed; under ZeRO-3 there are no full weights to copy.
 NOT_UNDER = {
