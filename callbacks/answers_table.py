@@ -18,10 +18,11 @@ Answer = tuple[str, bool]  # a completion, and whether it solves its task
 
 
 class AnswersTable(Callback):
-    """Prints some held-out tasks with what the policy said before training and in the last evaluation.
+    """Prints some held-out tasks with what the policy said before training and in the last evaluation of the loop.
 
-    The tasks lie at equal distances in the first held-out pool, whatever was said of them; of several completions it
-    takes the first. With several ranks the first one shows those that it has evaluated.
+    (An evaluation that is made after the last step because none was due calls no callbacks.) The tasks lie at equal
+    distances in the first held-out pool, whatever was said of them; of several completions it takes the first. With
+    several ranks the first one shows those that it has evaluated.
 
     Args:
         num_tasks: how many.

@@ -55,7 +55,7 @@ def model_card(module: OnlineModule) -> str:
     trained = "all weights" if lora is None else f"LoRA adapters of rank {lora.r}"
     rewards = ", ".join(f"`{name}`" for name in module.scorer.names)
     lines = [
-        f"Trained with {type(module.algorithm).__name__} on tasks that were selected for what they teach: {trained}, "
+        f"Trained with {type(module.algorithm).__name__}: {trained}, "
         f"{progress.iterations:,} iterations, {progress.rollouts:,} rollouts, {progress.generated_tokens:,} tokens.",
         "",
         f"- Rewards: {rewards}",

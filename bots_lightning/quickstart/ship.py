@@ -46,7 +46,6 @@ def ship(configs: list[Path], destination: Path) -> None:
         configs: whose policies are shipped.
         destination: the folder that is replaced.
     """
-    shutil.rmtree(destination, ignore_errors=True)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["BOTS_LIGHTNING_CACHE"] = cache
         for config in configs:
@@ -55,6 +54,7 @@ def ship(configs: list[Path], destination: Path) -> None:
         weak_start = Path(WEAK_START.prepare()).parent
         for name in (WEAK, STRONG):
             shutil.rmtree(weak_start / name)
+        shutil.rmtree(destination, ignore_errors=True)
         shutil.copytree(cache_root(), destination, ignore=shutil.ignore_patterns("*.lock"))
     for path in (destination, *destination.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)

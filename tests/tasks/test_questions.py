@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bots_lightning.tasks import QuestionTasks, Task
+from bots_lightning.tasks import ProceduralTasks, QuestionTasks, Task
 from bots_lightning.tasks.questions.families import DOMAINS, FAMILIES, LEVELS, UNITS, in_words
 
 MANY = 300
@@ -129,6 +129,16 @@ def test_prompts_are_chats_that_show_other_questions_of_the_family_first() -> No
             assert SOLUTIONS[task.columns["family"]](question) == answer
             assert question != task.columns["question"]
     assert [task.id for task in map(plain.__getitem__, range(30))] == [shown[i].id for i in range(30)]
+
+
+def test_procedural_tasks_are_chats_where_that_is_asked_for() -> None:
+    plain, shown = ProceduralTasks(20).load(), ProceduralTasks(20, system_prompt="Compute.", shots=1).load()
+    for one, other in zip(map(plain.__getitem__, range(20)), map(shown.__getitem__, range(20)), strict=True):
+        assert isinstance(one.prompt, str)
+        assert "question" not in one.columns
+        assert roles(other)[:1] == ["system"]
+        assert chat(other)[-1]["content"] == one.prompt
+        assert other.id == one.id
 
 
 def test_the_number_of_shots_is_checked() -> None:

@@ -14,6 +14,7 @@ from bots_lightning.options import check_numbers, check_option
 from bots_lightning.tasks.pool import TaskPool
 from bots_lightning.tasks.procedural import logic, maths, strings
 from bots_lightning.tasks.procedural.draw import LEVELS, Family
+from bots_lightning.tasks.prompts import Example, chats_of
 from bots_lightning.tasks.source import TaskSource
 from bots_lightning.tasks.task import task_id
 
@@ -24,6 +25,7 @@ DOMAINS = {"maths": maths.FAMILIES, "logic": logic.FAMILIES, "strings": strings.
 FAMILIES: dict[str, Family] = {name: family for families in DOMAINS.values() for name, family in families.items()}
 DOMAIN_OF = {name: domain for domain, families in DOMAINS.items() for name in families}
 
+SHOWN = 1  # seeds the tasks that are shown
 # A cell without a new prompt in this many draws counts as exhausted.
 MAX_DRAWS = 1_000
 
@@ -87,7 +89,7 @@ class GeneratedTasks(TaskSource):
 
     Tasks are drawn from families and levels in rotation; an exhausted cell is skipped. A smaller pool is a prefix of a
     larger one with the same seed. Train and held-out pools never share a prompt, whatever their seeds and sizes.
-    Columns: `group` (the domain), `family`, `level`.
+    Columns: `group` (the domain), `family`, `level`; of prompts that are chats also `question`, what is asked.
 
     Args:
         num_tasks: N.
@@ -95,12 +97,15 @@ class GeneratedTasks(TaskSource):
         split: "train", or "heldout" for the held-out eighth of all prompts.
         families: names of families; None uses all.
         levels: of difficulty, from 1; None uses all.
+        system_prompt: system message of every prompt, which makes them chats.
+        shots: how many tasks of the same family every prompt shows first, with their answers, which makes them chats.
 
     Raises:
         ValueError: an option is not allowed or out of range.
     """
 
     name: ClassVar[str]
+    chat: ClassVar[bool] = False  # whether prompts are chats in any case
     all_families: ClassVar[Mapping[str, Family]]
     group_of: ClassVar[Mapping[str, str]]
     all_levels: ClassVar[tuple[int, ...]]
@@ -112,10 +117,13 @@ class GeneratedTasks(TaskSource):
         split: Split = "train",
         families: list[str] | None = None,
         levels: list[int] | None = None,
+        system_prompt: str | None = None,
+        shots: int = 0,
     ) -> None:
         check_numbers(1, num_tasks=num_tasks)
-        check_numbers(0, seed=seed)
+        check_numbers(0, seed=seed, shots=shots)
         check_option("split", split, Split)
+        self.system_prompt, self.shots = system_prompt, shots
         self.num_tasks = num_tasks
         self.seed = seed
         self.split = split
@@ -128,7 +136,20 @@ class GeneratedTasks(TaskSource):
         Raises:
             ValueError: the cells hold fewer prompts than `num_tasks`.
         """
-        return TaskPool.from_rows(self._rows(), name=f"{self.name}-{self.split}")
+        rows = self._rows()
+        if self.chat or self.system_prompt is not None or self.shots:
+            shown = {family: self._shown(family) for family in self.families}
+            rows = [row | self._chat(row["prompt"], shown[row["family"]]) for row in rows]
+        return TaskPool.from_rows(rows, name=f"{self.name}-{self.split}")
+
+    def _shown(self, family: str) -> list[Example]:
+        """The tasks that those of a family show first, from its two lowest levels."""
+        rng = np.random.default_rng(SHOWN)
+        return [Example(*self.all_families[family](rng, self.all_levels[shot % 2])) for shot in range(self.shots)]
+
+    def _chat(self, question: str, shown: list[Example]) -> dict[str, Any]:
+        others = [example for example in shown if example.prompt != question]  # it must not show its own answer
+        return {"prompt": chats_of([question], self.system_prompt, others)[0], "question": question}
 
     def _rows(self) -> list[dict[str, Any]]:
         """N tasks, their prompts as they are drawn."""
