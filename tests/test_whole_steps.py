@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from copied_runs import KEEPERS, LENGTHS, Run, check_copies, killed, run, share_of_a
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -33,6 +34,7 @@ QUICK = (
     ("steps", "every epoch, by steps", None),
     ("epochs", "after evaluations", 3),
     ("steps", "after epochs", 1),
+    ("steps", "as shipped", 3),
 )
 
 
@@ -76,6 +78,16 @@ def test_epochs_that_are_resumed_at_their_end_are_as_long_as_any(
         trainer.fit(module, data, ckpt_path=str(path) if path.exists() else None)
         counts.append(module.progress.iterations)
     assert counts == [4, 8, 12]
+
+
+def test_one_checkpoint_is_on_disk_unless_the_last_step_has_another(run: Run, tmp_path: Path) -> None:
+    for name, length, files in (("same", "epochs", 1), ("later", "steps", 2)):
+        run(tmp_path / name, LENGTHS[length], KEEPERS["as shipped"], 3)
+        found = list((tmp_path / name / "checkpoints").iterdir())
+        assert len(found) == 2
+        assert len({path.resolve() for path in found}) == files
+        last = torch.load(tmp_path / name / "checkpoints" / "last.ckpt")
+        assert last["progress"]["iterations"] == {"same": 6, "later": 5}[name]
 
 
 def test_a_metric_that_a_step_has_not_logged_is_not_repeated(

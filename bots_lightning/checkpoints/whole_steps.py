@@ -81,6 +81,7 @@ class WholeSteps(Callback):
         self.save()
         for keeper in self.keepers:
             if keeper.save_last and not keeper._should_skip_saving_checkpoint(trainer):
+                keeper._last_checkpoint_saved = ""  # with `save_last: link`, a file of its own: the latest is older
                 keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))
 
     def save(self) -> None:

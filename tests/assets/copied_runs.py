@@ -32,6 +32,7 @@ KEEPERS: dict[str, dict[str, Any]] = {
     "every epoch, by steps": {"every_n_train_steps": STEPS_PER_EPOCH},
     "after evaluations": {"every_n_epochs": 1, "save_on_train_epoch_end": False},
     "after epochs": {"every_n_epochs": 1, "save_on_train_epoch_end": True},
+    "as shipped": {"every_n_epochs": 1, "save_on_train_epoch_end": False, "save_last": "link", "save_top_k": 1},
 }
 Run = Callable[..., Trainer]
 
@@ -78,7 +79,8 @@ def run(checkpoint: str) -> Run:
                 RunSummary(table=False),
                 LearningRateMonitor(logging_interval="step"),
                 ModelCheckpoint(
-                    folder / "checkpoints", save_last=True, save_top_k=-1, enable_version_counter=False, **keeper
+                    folder / "checkpoints",
+                    **{"save_last": True, "save_top_k": -1, "enable_version_counter": False} | keeper,
                 ),
             ],
             **length,
@@ -110,7 +112,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], 
                 result = change(path, *rest, **options)
                 if folder in path.parents:
                     copies.append(tmp_path / f"killed-{len(copies)}")
-                    shutil.copytree(folder, copies[-1])
+                    shutil.copytree(folder, copies[-1], symlinks=True)
                 return result
 
             return changing
