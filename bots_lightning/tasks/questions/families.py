@@ -38,8 +38,22 @@ WORDS = (
     _words("bread chair dance earth fruit grape horse knife lemon mouse night ocean plant river storm"),
     _words("basket candle dragon engine finger garden hunter island jacket monkey orange pencil silver"),
 )
-MOST_ADDED = (6, 12, 25, 80)
-MOST_TIMES = (4, 6, 9, 12)
+REGULAR = _words(
+    "bag bird book boat cake car chair cloud cup door dog egg farm field game garden girl hand hat hill horse house"
+    " island jar king lamp letter map moon nest night owl pen pencil plant queen ring river road rose ship shop song"
+    " star stone storm table tent tree wall window wing word"
+)
+IRREGULAR = dict(
+    pair.split("/")
+    for pair in _words(
+        "baby/babies berry/berries bush/bushes child/children city/cities dish/dishes foot/feet fox/foxes glass/glasses"
+        " goose/geese knife/knives lady/ladies leaf/leaves man/men mouse/mice story/stories tooth/teeth wish/wishes"
+        " wolf/wolves woman/women"
+    )
+)
+ENDINGS = {1: "st", 2: "nd", 3: "rd"}
+MOST_ADDED = (15, 25, 50, 100)
+MOST_TIMES = (9, 12, 15, 20)
 STEPS = ((1,), (1, 10), (2, 5, -1, 100), (3, 4, 6, 7, -2, -3))
 
 
@@ -77,7 +91,7 @@ def groups(rng: np.random.Generator, level: int) -> tuple[str, str]:
 
 def arithmetic(rng: np.random.Generator, level: int) -> tuple[str, str]:
     """What is 6 + 3? → 9, and 6 - 3 from level 2 on."""
-    high = (6, 10, 20, 100)[level - 1]
+    high = (15, 25, 50, 100)[level - 1]
     a, b = _below(rng, 2, high), _below(rng, 2, high)
     if level > 1 and rng.random() < 0.4:
         return f"What is {a + b} - {b}?", str(a)
@@ -86,7 +100,7 @@ def arithmetic(rng: np.random.Generator, level: int) -> tuple[str, str]:
 
 def largest(rng: np.random.Generator, level: int) -> tuple[str, str]:
     """Which number is the largest: 3 7 12 5 … → 12; ten numbers, the largest is neither the first nor the last."""
-    low, high, most = ((1, 10, 1000), (1, 10, 100), (10, 100, 100), (100, 1000, 1000))[level - 1]
+    low, high, most = ((1, 10, 1000), (1, 10, 100), (10, 80, 100), (100, 1000, 1000))[level - 1]
     numbers = rng.integers(low, high, 9).tolist()
     numbers.insert(_below(rng, 1, 9), _below(rng, max(most // 10, max(numbers) + 1), most + 1))
     return f"Which number is the largest: {' '.join(map(str, numbers))}", str(max(numbers))
@@ -96,7 +110,7 @@ def sequence(rng: np.random.Generator, level: int) -> tuple[str, str]:
     """Continue with one number: 3, 5, 7, 9 → 11."""
     steps = STEPS[level - 1]
     step = steps[_below(rng, 0, len(steps))]
-    start = _below(rng, 1, 25 * level) + max(0, -4 * step)
+    start = _below(rng, 1, 100) + max(0, -4 * step)
     shown = ", ".join(str(start + step * place) for place in range(4))
     return f"Continue with one number: {shown}", str(start + step * 4)
 
@@ -107,6 +121,20 @@ def ordering(rng: np.random.Generator, level: int) -> tuple[str, str]:
     if numbers == sorted(numbers):
         numbers.reverse()
     return f"Sort from small to large: {' '.join(map(str, numbers))}", " ".join(map(str, sorted(numbers)))
+
+
+def neighbour(rng: np.random.Generator, level: int) -> tuple[str, str]:
+    """Which number comes right after 37? → 38, and right before from level 3 on."""
+    number = _below(rng, *((10, 100), (100, 1000), (10, 1000), (1000, 10_000))[level - 1])
+    place, step = ("after", 1) if level < 3 or rng.random() < 0.5 else ("before", -1)
+    return f"Which number comes right {place} {number}?", str(number + step)
+
+
+def ordinal(rng: np.random.Generator, level: int) -> tuple[str, str]:
+    """Write as an ordinal: 22 → 22nd."""
+    number = _below(rng, *((1, 100), (100, 1000), (1000, 10_000), (10_000, 100_000))[level - 1])
+    ending = "th" if number % 100 in (11, 12, 13) else ENDINGS.get(number % 10, "th")
+    return f"Write as an ordinal: {number}", f"{number}{ending}"
 
 
 def date(rng: np.random.Generator, level: int) -> tuple[str, str]:
@@ -135,6 +163,19 @@ def spelling(rng: np.random.Generator, level: int) -> tuple[str, str]:
     if rng.random() < 0.9:
         word = rng.permutation(word).tolist()
     return f"Spell with spaces: {''.join(word)}", " ".join(word)
+
+
+def plural(rng: np.random.Generator, level: int) -> tuple[str, str]:
+    """Write in the plural: lamp → lamps; as many words as the level, from level 3 on also irregular ones."""
+    irregular = {} if level < 3 else IRREGULAR
+    chosen = [_one_of(rng, (*REGULAR, *irregular)) for _ in range(level)]
+    return f"Write in the plural: {' '.join(chosen)}", " ".join(irregular.get(word, f"{word}s") for word in chosen)
+
+
+def backwards(rng: np.random.Generator, level: int) -> tuple[str, str]:
+    """Write the words in reverse order: red moon → moon red; one word more than the level, all different."""
+    chosen = rng.choice(np.array(WORDS[1]), size=1 + level, replace=False).tolist()
+    return f"Write the words in reverse order: {' '.join(chosen)}", " ".join(reversed(chosen))
 
 
 def initials(rng: np.random.Generator, level: int) -> tuple[str, str]:
@@ -170,7 +211,7 @@ def in_words(number: int) -> str:
 
 def code(rng: np.random.Generator, level: int) -> tuple[str, str]:
     """What does Python print? print(3 + 4 * 2) → 11."""
-    a, b, c = integers(rng, 2, (5, 10, 10, 20)[level - 1], 3)
+    a, b, c = integers(rng, 2, (10, 10, 10, 20)[level - 1], 3)
     one, other = _one_of(rng, WORDS[0]), _one_of(rng, WORDS[1])
     programs = (
         (f'print("{one}" + "{other}")', one + other),
@@ -193,9 +234,13 @@ FAMILIES: dict[str, Family] = {
     "largest": largest,
     "sequence": sequence,
     "ordering": ordering,
+    "neighbour": neighbour,
+    "ordinal": ordinal,
     "date": date,
     "capitals": capitals,
     "spelling": spelling,
+    "plural": plural,
+    "backwards": backwards,
     "initials": initials,
     "units": units,
     "spelled": spelled,
@@ -203,8 +248,8 @@ FAMILIES: dict[str, Family] = {
 }
 DOMAINS = {
     "stories": ("gain", "loss", "groups"),
-    "numbers": ("arithmetic", "largest", "sequence", "ordering", "spelled"),
+    "numbers": ("arithmetic", "largest", "sequence", "ordering", "neighbour", "ordinal", "spelled"),
     "everyday": ("date", "units"),
-    "text": ("capitals", "spelling", "initials", "code"),
+    "text": ("capitals", "spelling", "plural", "backwards", "initials", "code"),
 }
 GROUP_OF = {family: group for group, families in DOMAINS.items() for family in families}
