@@ -8,7 +8,8 @@ All rules get the same number of rollouts in a regime, and the same number of ro
 (4, 8, 16) and learning rate (half, one, twice the regime's) of each rule in each regime, on seeds 100 to 102: all nine
 on the first seed, the best three on the others; very long runs take what was chosen for long ones. `claim` makes ten
 runs of what was chosen, with seeds that had no part in that. `table` prints differences from the tuned uniform
-selection, with bootstrap intervals over paired seeds, and draws them.
+selection, with bootstrap intervals over paired seeds, and draws them. Both take `--seeds 30` for thirty seeds instead
+of ten, and `--as_uniform` for runs of each rule with what was chosen for uniform selection.
 
 Runs are those of `lean_fit`. Finished ones are kept in the results file, and not
 repeated. The learning rate falls with the rollouts, not with the steps, whose number dynamic sampling does not know.
@@ -39,7 +40,7 @@ from tqdm import tqdm
 from bots_lightning.evaluation.comparison.resampling import spread
 
 RESULTS = Path(__file__).with_name("regimes.jsonl")
-TUNING, CLAIM = (100, 101, 102), tuple(range(200, 210))
+TUNING, FIRST_CLAIM, CLAIMS = (100, 101, 102), 200, 10
 SIZES, RATES = (4, 8, 16), (0.5, 1.0, 2.0)
 GOES_ON = 3  # so many of the nine are tried on the other tuning seeds
 
@@ -135,7 +136,7 @@ class Run:
             "--model.sampler.num_generations": self.size,
             "--data.batch_size": regime.rollouts // self.size // rule.draws,
             "--model.optimizer.learning_rate": regime.learning_rate * self.rate,
-            "--model.evaluation.num_generations": 16 if self.seed in CLAIM else 8,
+            "--model.evaluation.num_generations": 16 if self.seed >= FIRST_CLAIM else 8,
         }
         return [*regime.options, *chosen, *(word for pair in given.items() for word in map(str, pair))]
 
@@ -167,10 +168,16 @@ def measured(run: Run) -> dict[str, Any]:
 
 
 class Results:
-    """Finished runs, a line each in a file that several sessions add to."""
+    """Finished runs, a line each in a file that may be added to.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: of the file.
+        seeds: how many runs a claim takes.
+        as_uniform: whether claims are of rules with the group size and rate of uniform selection.
+    """
+
+    def __init__(self, path: Path, seeds: int = CLAIMS, as_uniform: bool = False) -> None:
+        self.path, self.seeds, self.as_uniform = path, seeds, as_uniform
         self.runs: dict[Run, dict[str, Any]] = {}
         if path.is_file():
             for line in path.read_text().splitlines():
@@ -208,7 +215,8 @@ class Results:
 
     def claims(self, regime: str, rule: str) -> list[Run]:
         """What was chosen, on the seeds of the claim."""
-        return [replace(self.chosen(regime, rule), regime=regime, seed=seed) for seed in CLAIM]
+        chosen = replace(self.chosen(regime, BASELINE if self.as_uniform else rule), regime=regime, rule=rule)
+        return [replace(chosen, seed=FIRST_CLAIM + number) for number in range(self.seeds)]
 
 
 def rounded(value: Any) -> Any:
@@ -335,11 +343,14 @@ def main() -> None:
     parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=list(REGIMES))
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--seeds", type=int, default=CLAIMS, help="Of a claim.")
+    parser.add_argument("--as_uniform", action="store_true", help="Claims with what was chosen for uniform selection.")
     parser.add_argument("--picture", type=Path, help="Of `table`: where to draw it.")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; one torch thread each.")
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    results, pairs = Results(options.results), list(product(options.regimes, options.rules))
+    results = Results(options.results, options.seeds, options.as_uniform)
+    pairs = list(product(options.regimes, options.rules))
     if options.command == "table":
         print(table(results))
         if options.picture:
