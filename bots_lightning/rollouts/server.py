@@ -6,33 +6,35 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from bots_lightning.options import check_numbers
+from bots_lightning.options import check_numbers, check_option
 from bots_lightning.rollouts.completed import own_tokens
 from bots_lightning.rollouts.engine import GenerationRequest, RolloutEngine, derive_seed, rollout_mode
 from bots_lightning.rollouts.rollouts import Rollouts
-from bots_lightning.rollouts.server_adapter import Adapter, named_adapter, policy_adapter, write_adapter
 from bots_lightning.rollouts.server_check import is_the_policys, other_policy
 from bots_lightning.rollouts.server_client import RolloutServerError, Server, ServerPool
 from bots_lightning.rollouts.server_dialect import Completion, ServerDialect, check_completions
 from bots_lightning.rollouts.server_rollouts import rollouts_of
+from bots_lightning.rollouts.server_snapshot import Snapshot, named_snapshot, policy_weights, write_snapshot
 from bots_lightning.rollouts.server_vllm import VLLMDialect
 
 KEPT_ADAPTERS = 2  # the present one and that before it
+WeightsDtype = Literal["float32", "bfloat16", "float16"]
 
 
 class ServerEngine(RolloutEngine):
-    """Samples by inference servers, and keeps their copy of the policy up to date: LoRA only.
+    """Samples by inference servers, and keeps their copy of the policy up to date.
 
-    Before each batch of rollouts the first rank writes the policy's adapter to a folder of its own. Every server is
-    given it before it is first asked, and again after it has failed in any way: one that has been restarted has
-    forgotten it. Each adapter has a name that no other shares, and an answer counts only if it has that name. The first
-    tokens of each server by each adapter are compared with the policy itself, which finds another base model, truncated
-    sampling and log-probabilities of another temperature.
+    Before each batch of rollouts the first rank writes the policy's adapter, or in full finetuning all its weights, to
+    a folder of its own. Every server is given them before it is first asked, and again after it has failed in any way:
+    one that has been restarted has forgotten them. They have a name that no others share, and an answer counts only if
+    it is of that name. The first tokens of each server by each are compared with the policy itself, which finds another
+    base model, truncated sampling and log-probabilities of another temperature.
 
     A server that fails is left alone for a while, and its requests go to others; the completions are the same, being a
     function of policy, prompt and seed. If none answers any more, the step fails on all ranks and the run can be
@@ -40,7 +42,8 @@ class ServerEngine(RolloutEngine):
 
     Args:
         urls: of the servers, e.g. http://node-7:8000; all ranks share them.
-        adapter_dir: folder for adapters, on a disk that ranks and servers see under the same path.
+        adapter_dir: folder for adapters, or for all weights, of which it holds two copies at a time; on a disk, or in a
+            memory (/dev/shm), that ranks and servers see under the same path.
         dialect: which kind of server it is; `VLLMDialect` by default.
         logprobs: keep the log-probabilities that the servers give, as those that tokens were drawn by: algorithms
             correct for the difference to their own. False takes their own for them.
@@ -50,6 +53,8 @@ class ServerEngine(RolloutEngine):
         max_logprob_gap: the largest mean difference |Δ log p| per token between a server and the policy, in nats. In
             bfloat16 some hundredths are usual.
         max_answer_bytes: the longest answer that is read; None takes what suffices for the completions asked for.
+        weights_dtype: of all weights in their folder; that of the servers saves half of the bytes where they have
+            bfloat16 and the policy is kept in float32. None writes the policy's.
     """
 
     def __init__(
@@ -63,41 +68,42 @@ class ServerEngine(RolloutEngine):
         patience_seconds: float = 600.0,
         max_logprob_gap: float = 0.2,
         max_answer_bytes: int | None = None,
+        weights_dtype: WeightsDtype | None = None,
     ) -> None:
         if not urls:
             raise ValueError("urls is empty; expected at least one server, e.g. http://localhost:8000.")
+        if weights_dtype is not None:
+            check_option("weights_dtype", weights_dtype, WeightsDtype)
         check_numbers(1, requests_per_server=requests_per_server, max_answer_bytes=max_answer_bytes)
         check_numbers(0, above=True, timeout_seconds=timeout_seconds)
         self.pool = ServerPool(urls, timeout_seconds, patience_seconds, max_answer_bytes=max_answer_bytes)
         self.adapter_dir, self.dialect = Path(adapter_dir).resolve(), dialect or VLLMDialect()
         self.logprobs, self.requests_per_server = logprobs, requests_per_server
         self.max_logprob_gap = max_logprob_gap
-        self.policy_version: int | None = None  # that of the last adapter
-        self.adapters: list[Adapter] = []  # the last few, the present one last
+        self.weights_dtype: torch.dtype | None = getattr(torch, weights_dtype) if weights_dtype else None
+        self.policy_version: int | None = None  # that of the last snapshot
+        self.snapshots: list[Snapshot] = []  # the last few, the present one last
 
     def sync(self, policy: nn.Module, policy_version: int) -> None:
-        """Writes the policy's adapter, on the first rank; servers get it when they are next asked.
+        """Writes the policy's adapter or all its weights, on the first rank; servers get them when they are next asked.
 
         A cancellation that came before no longer counts.
 
         Args:
-            policy: a PEFT model, with gathered parameters.
+            policy: a PEFT model, or one of transformers that is finetuned in full; with gathered parameters.
             policy_version: of the policy.
-
-        Raises:
-            ValueError: the policy has no adapter.
         """
         self.pool.requests.resume()
         self.policy_version = None
-        weights = policy_adapter(policy)
-        adapter = named_adapter(weights, self.adapter_dir, policy_version)
+        weights = policy_weights(policy)
+        snapshot = named_snapshot(policy, weights, self.adapter_dir, policy_version)
         first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
         if first:
-            write_adapter(policy, weights, adapter)
-        if adapter not in self.adapters:
-            self.adapters.append(adapter)
-        while len(self.adapters) > KEPT_ADAPTERS:
-            old = self.adapters.pop(0)
+            write_snapshot(policy, weights, snapshot, self.weights_dtype)
+        if snapshot not in self.snapshots:
+            self.snapshots.append(snapshot)
+        while len(self.snapshots) > (1 if snapshot.full else KEPT_ADAPTERS):
+            old = self.snapshots.pop(0)
             if first:
                 shutil.rmtree(old.folder, ignore_errors=True)
         self.policy_version = policy_version
@@ -162,26 +168,26 @@ class ServerEngine(RolloutEngine):
         drawn = 1 if greedy else n
 
         def ask(server: Server) -> list[Completion]:
-            self._give_adapter(server)
+            self._give_weights(server)
             self.pool.requests.raise_if_cancelled()
             rejected = server.rejected
-            completions = self.dialect.complete(server, self.adapters[-1], prompt, drawn, sampling, own_seed)
+            completions = self.dialect.complete(server, self.snapshots[-1], prompt, drawn, sampling, own_seed)
             check_completions(completions, drawn, sampling, vocabulary)
             self._check(server, rejected, request, prompt, completions)
             return completions * n if greedy else completions
 
         return self.pool.call(ask)
 
-    def _give_adapter(self, server: Server) -> None:
-        *older, present = self.adapters
+    def _give_weights(self, server: Server) -> None:
+        *older, present = self.snapshots
         with server.lock:
             self.pool.requests.raise_if_cancelled()
             if server.holds == present.name:
                 return
             self.dialect.load(server, present)
             server.holds, server.compared = present.name, 0
-            for adapter in older:
-                self.dialect.unload(server, adapter)
+            for snapshot in older:
+                self.dialect.unload(server, snapshot)
 
     def _check(
         self,
@@ -191,12 +197,12 @@ class ServerEngine(RolloutEngine):
         prompt: Sequence[int],
         completions: Sequence[Completion],
     ) -> None:
-        """Compares the first tokens of a server by each adapter with the policy."""
+        """Compares the first tokens of a server by each snapshot with the policy."""
         temperature, most = request.sampling.temperature, self.max_logprob_gap
         with server.lock:
             if server.rejected == rejected:  # otherwise by another request, while this one was at work
                 if is_the_policys(server, request.model, prompt, completions, temperature, most):
                     return
                 server.rejected += 1
-                self.dialect.unload(server, self.adapters[-1])  # so that it is read anew, should it be a wrong copy
+                self.dialect.unload(server, self.snapshots[-1])  # so that it is read anew, should it be a wrong copy
         raise other_policy(server, most)

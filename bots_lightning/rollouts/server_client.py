@@ -39,9 +39,9 @@ class Server:
         max_answer_bytes: the longest answer that is read; None leaves it to each request.
 
     Attributes:
-        lock: held while an adapter is loaded or checked.
-        holds: name of the adapter that it was given, since its last fault.
-        compared: tokens by that adapter that have been compared with the policy.
+        lock: held while weights are loaded or checked.
+        holds: name of the weights that it was given, since its last fault.
+        compared: tokens by these weights that have been compared with the policy.
         rejected: how often they were not the policy's.
         gap: mean |Δ log p| of the last that were compared, in nats.
         outstanding: requests that it has not answered.

@@ -12,8 +12,8 @@ from typing import Any
 
 from bots_lightning.rollouts.completed import own_tokens
 from bots_lightning.rollouts.engine import SamplingParams
-from bots_lightning.rollouts.server_adapter import Adapter
 from bots_lightning.rollouts.server_client import Server, ServerFaultError
+from bots_lightning.rollouts.server_snapshot import Snapshot
 
 PLAIN = {"top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
@@ -44,22 +44,22 @@ class ServerDialect(ABC):
     """Sends requests to servers of one kind; all its methods raise `ServerFaultError` for unexpected answers."""
 
     @abstractmethod
-    def load(self, server: Server, adapter: Adapter) -> None:
-        """Loads an adapter from its folder, unless it is loaded already."""
+    def load(self, server: Server, snapshot: Snapshot) -> None:
+        """Loads weights from their folder, unless they are loaded already."""
 
     @abstractmethod
-    def unload(self, server: Server, adapter: Adapter) -> None:
-        """Forgets an adapter, if it is loaded."""
+    def unload(self, server: Server, snapshot: Snapshot) -> None:
+        """Forgets weights, if they are loaded."""
 
     @abstractmethod
     def complete(
-        self, server: Server, adapter: Adapter, prompt: Sequence[int], n: int, sampling: SamplingParams, seed: int
+        self, server: Server, snapshot: Snapshot, prompt: Sequence[int], n: int, sampling: SamplingParams, seed: int
     ) -> list[Completion]:
-        """Samples completions of one prompt.
+        """Samples completions of one prompt; refuses those of other weights.
 
         Args:
             server: to ask; `longest_answer` limits what is read of its answer.
-            adapter: which the server has loaded.
+            snapshot: the weights that the server has loaded.
             prompt: token ids.
             n: how many completions.
             sampling: how to draw.
@@ -117,13 +117,24 @@ def _check_logprobs(completion: Completion, sampling: SamplingParams) -> None:
             raise ServerFaultError(f"a token's log-probability is {logprob}; expected a finite number up to 0.")
 
 
-def about_loading(fault: ServerFaultError, adapter: Adapter) -> ServerFaultError:
-    """A fault of loading with what to look at, to be tried again: a shared disk shows new folders late."""
+def about_loading(fault: ServerFaultError, snapshot: Snapshot, how: str) -> ServerFaultError:
+    """A fault of loading with what to look at, to be tried again: a shared disk shows new folders late.
+
+    Args:
+        fault: of the server.
+        snapshot: that it was to load.
+        how: a server of this kind has to be started to load it.
+    """
     return ServerFaultError(
-        f"{fault} -- {adapter.folder} could not be loaded. Is adapter_dir on a disk that the server sees, its rank no "
-        "larger than --max-lora-rank, and the server started with --enable-lora and "
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True?"
+        f"{fault} -- {snapshot.folder} could not be loaded. Is adapter_dir on a disk that the server sees, and was the "
+        f"server started {how}?"
     )
+
+
+def check_name(said: object, snapshot: Snapshot) -> None:
+    """Raises `ServerFaultError` unless an answer bears the name of the weights that were asked."""
+    if said != snapshot.name:
+        raise ServerFaultError(f"{excerpt.repr(said)} has answered, {snapshot.name} was asked.")
 
 
 @contextmanager

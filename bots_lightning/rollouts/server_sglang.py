@@ -5,43 +5,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bots_lightning.rollouts.engine import SamplingParams
-from bots_lightning.rollouts.server_adapter import Adapter
 from bots_lightning.rollouts.server_client import Server, ServerFaultError
 from bots_lightning.rollouts.server_dialect import (
     PLAIN,
     Completion,
     ServerDialect,
     about_loading,
+    check_name,
+    excerpt,
     longest_answer,
     malformed,
     unless_not_found,
 )
+from bots_lightning.rollouts.server_snapshot import Snapshot
+
+FOR_ADAPTERS = "with --enable-lora and --max-lora-rank no smaller than the adapter's"
+FOR_WEIGHTS = "with the model that is trained"
 
 
 class SGLangDialect(ServerDialect):
     """SGLang's native server. Written after its documentation and not tried on the real one.
 
     Start it with --enable-deterministic-inference, without which it takes no notice of seeds. Its answers do not say
-    which adapter has made them; a wrong one is found by its log-probabilities only.
+    which adapter has made them; a wrong one is found by its log-probabilities only. They do say the version of all
+    weights.
     """
 
-    def load(self, server: Server, adapter: Adapter) -> None:
+    def load(self, server: Server, snapshot: Snapshot) -> None:
         """Loads, and empties the prefix cache."""
+        if snapshot.full:
+            update = {"model_path": str(snapshot.folder), "weight_version": snapshot.name, "flush_cache": True}
+            try:
+                answer = server.post("/update_weights_from_disk", update)
+            except ServerFaultError as fault:
+                raise about_loading(fault, snapshot, FOR_WEIGHTS) from fault
+            with malformed(answer):
+                if answer["success"] is not True:
+                    said = ServerFaultError(excerpt.repr(answer))
+                    raise about_loading(said, snapshot, FOR_WEIGHTS)
+            return
         try:
-            server.post("/load_lora_adapter", {"lora_name": adapter.name, "lora_path": str(adapter.folder)})
+            server.post("/load_lora_adapter", {"lora_name": snapshot.name, "lora_path": str(snapshot.folder)})
         except ServerFaultError as fault:
             if "already" in str(fault):
                 return
-            raise about_loading(fault, adapter) from fault
+            raise about_loading(fault, snapshot, FOR_ADAPTERS) from fault
         server.post("/flush_cache", {})
 
-    def unload(self, server: Server, adapter: Adapter) -> None:
-        """Forgets the name."""
-        with unless_not_found(400):
-            server.post("/unload_lora_adapter", {"lora_name": adapter.name})
+    def unload(self, server: Server, snapshot: Snapshot) -> None:
+        """Forgets the name of an adapter; all weights are loaded anew whenever they are loaded."""
+        if not snapshot.full:
+            with unless_not_found(400):
+                server.post("/unload_lora_adapter", {"lora_name": snapshot.name})
 
     def complete(
-        self, server: Server, adapter: Adapter, prompt: Sequence[int], n: int, sampling: SamplingParams, seed: int
+        self, server: Server, snapshot: Snapshot, prompt: Sequence[int], n: int, sampling: SamplingParams, seed: int
     ) -> list[Completion]:
         """A batch of n: one request of n completions would draw them all by the same seed."""
         shared = PLAIN | {
@@ -55,13 +73,17 @@ class SGLangDialect(ServerDialect):
             "input_ids": [list(prompt)] * n,
             "sampling_params": [shared | {"sampling_seed": (seed + j) % 2**31} for j in range(n)],
             "return_logprob": True,
-            "lora_path": [adapter.name] * n,
         }
+        if not snapshot.full:
+            request["lora_path"] = [snapshot.name] * n
         try:
             answer = server.post("/generate", request, longest_answer(prompt, n, sampling))
         except ServerFaultError as fault:
             raise ServerFaultError(str(fault), 404 if "lora" in str(fault).lower() else fault.status) from fault
         with malformed(answer):
+            if snapshot.full:
+                for one in answer:
+                    check_name(one["meta_info"]["weight_version"], snapshot)
             return [
                 Completion(
                     list(one["output_ids"]),

@@ -7,50 +7,71 @@ from collections.abc import Sequence
 from typing import Any
 
 from bots_lightning.rollouts.engine import SamplingParams
-from bots_lightning.rollouts.server_adapter import Adapter
 from bots_lightning.rollouts.server_client import Server, ServerFaultError
 from bots_lightning.rollouts.server_dialect import (
     PLAIN,
     Completion,
     ServerDialect,
     about_loading,
+    check_name,
     excerpt,
     longest_answer,
     malformed,
     unless_not_found,
+)
+from bots_lightning.rollouts.server_snapshot import Snapshot
+
+FOR_ADAPTERS = (
+    "with --enable-lora, --max-lora-rank no smaller than the adapter's, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+)
+FOR_WEIGHTS = (
+    "with VLLM_SERVER_DEV_MODE=1 and --worker-extension-cls bots_vllm_worker.PolicyWeights, the folder "
+    "bots_lightning/rollouts/server_side on its PYTHONPATH"
 )
 
 
 class VLLMDialect(ServerDialect):
     """vLLM's OpenAI-compatible server.
 
-    Each version of the policy is loaded under a name of its own and never in place: vLLM reads an adapter that was
-    loaded in place again from disk at every decoding step, and its prefix cache tells adapters apart by name and path.
-    The cache is emptied for the sake of memory only, where the server allows that (VLLM_SERVER_DEV_MODE=1).
+    Each adapter is loaded under a name of its own and never in place: vLLM reads an adapter that was loaded in place
+    again from disk at every decoding step, and its prefix cache tells adapters apart by name and path. The cache is
+    emptied for the sake of memory only, where the server allows that (VLLM_SERVER_DEV_MODE=1).
+
+    All weights are loaded in place by the server's workers, which `server_side/bots_vllm_worker.py` extends, and the
+    cache is emptied of what older ones have left. Answers do not say which weights they are of, so the workers are
+    asked after each.
     """
 
-    def load(self, server: Server, adapter: Adapter) -> None:
-        """Loads, and empties the prefix cache of what older adapters have left there."""
+    def load(self, server: Server, snapshot: Snapshot) -> None:
+        """Loads, and empties the prefix cache of what older weights have left there."""
+        if snapshot.full:
+            said = self._call_workers(server, "load_policy", str(snapshot.folder), snapshot.name)
+            if said != snapshot.name:
+                raise about_loading(ServerFaultError(f"its workers say {excerpt.repr(said)}"), snapshot, FOR_WEIGHTS)
+            server.post("/reset_prefix_cache", {})
+            return
         try:
-            server.post("/v1/load_lora_adapter", {"lora_name": adapter.name, "lora_path": str(adapter.folder)})
+            server.post("/v1/load_lora_adapter", {"lora_name": snapshot.name, "lora_path": str(snapshot.folder)})
         except ServerFaultError as fault:
             if "already been loaded" in str(fault):
                 return
-            raise about_loading(fault, adapter) from fault
+            raise about_loading(fault, snapshot, FOR_ADAPTERS) from fault
         with unless_not_found():
             server.post("/reset_prefix_cache", {})
 
-    def unload(self, server: Server, adapter: Adapter) -> None:
+    def unload(self, server: Server, snapshot: Snapshot) -> None:
         """Forgets the name."""
+        if snapshot.full:
+            self._call_workers(server, "forget_policy", snapshot.name)
+            return
         with unless_not_found():
-            server.post("/v1/unload_lora_adapter", {"lora_name": adapter.name})
+            server.post("/v1/unload_lora_adapter", {"lora_name": snapshot.name})
 
     def complete(
-        self, server: Server, adapter: Adapter, prompt: Sequence[int], n: int, sampling: SamplingParams, seed: int
+        self, server: Server, snapshot: Snapshot, prompt: Sequence[int], n: int, sampling: SamplingParams, seed: int
     ) -> list[Completion]:
-        """One request; checks that the adapter has answered."""
+        """One request; checks whose weights have answered."""
         request = PLAIN | {
-            "model": adapter.name,
             "prompt": list(prompt),
             "n": n,
             "seed": seed,
@@ -62,12 +83,24 @@ class VLLMDialect(ServerDialect):
             "logprobs": 0,
             "return_token_ids": True,
         }
+        if not snapshot.full:
+            request["model"] = snapshot.name
         answer = server.post("/v1/completions", request, longest_answer(prompt, n, sampling))
         with malformed(answer):
-            if answer["model"] != adapter.name:
-                raise ServerFaultError(f"{excerpt.repr(answer['model'])} has answered, {adapter.name} was asked.")
+            check_name(self._call_workers(server, "policy_name") if snapshot.full else answer["model"], snapshot)
             choices = {choice["index"]: choice for choice in answer["choices"]}
             return [_choice(choices[index]) for index in sorted(choices)]
+
+    def _call_workers(self, server: Server, method: str, *words: str) -> str:
+        """What all workers of a server say; of several that do not agree, what each says."""
+        call = {"method": method, "args": list(words), "timeout": server.timeout_seconds}
+        try:
+            answer = server.post("/collective_rpc", call)
+        except ServerFaultError as fault:
+            raise ServerFaultError(f"{fault} -- was the server started {FOR_WEIGHTS}?", 503) from fault
+        with malformed(answer):
+            said = list(dict.fromkeys(map(str, answer["results"])))
+            return said[0] if len(said) == 1 else str(said)
 
 
 def _choice(choice: dict[str, Any]) -> Completion:

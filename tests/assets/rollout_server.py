@@ -11,8 +11,8 @@ fail:
                                      promises more), stalled_error (and keeps the connection), wrong (the base model
                                      answers), die (kill -9, the answer unsent), or one of `LIES`
     {"kind": "die", "after": 30}     the server dies at the 30th completion from now
-    {"kind": "stale", "times": 1}    the next adapter seems to be loaded, and an older one serves under its name
-    {"kind": "forget"}               all adapters are gone
+    {"kind": "stale", "times": 1}    the next weights seem to be loaded, and older ones serve under their name
+    {"kind": "forget"}               all adapters and weights are gone, as after a restart
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
             "/unload_lora_adapter": self.unload,
             "/reset_prefix_cache": lambda _: self.answer(200, {"success": True}),
             "/flush_cache": lambda _: self.answer(200),
+            "/collective_rpc": self.call_worker,
+            "/update_weights_from_disk": self.update,
             "/fault": self.fault,
         }
         if self.path not in endpoints:
@@ -73,11 +75,11 @@ class Handler(BaseHTTPRequestHandler):
             endpoints[self.path](body)
 
     def completions(self, body: dict[str, Any]) -> None:
-        served, model = self.served, self.served.adapters.get(body["model"])
+        served, model = self.served, self.served.adapters.get(body["model"]) if "model" in body else self.served.own
         if self.went_wrong():
             return
-        if served.fault("wrong"):
-            model, body = served.base, body | {"model": "base"}
+        if "model" not in body or served.fault("wrong"):
+            model, body = served.base if "model" in body else model, body | {"model": "base"}
         if model is None:
             self.refuse(404, f"The model `{body['model']}` does not exist.")
         elif len(body["prompt"]) + body["max_tokens"] > MAX_LENGTH:
@@ -107,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
     def generate(self, body: dict[str, Any]) -> None:
         if self.went_wrong():
             return
-        parameters, names = body["sampling_params"], set(body["lora_path"])
+        parameters, names = body["sampling_params"], set(body.get("lora_path", []))
         if not names <= self.served.adapters.keys():
             self.refuse(400, f"Got LoRA adapter that has not been loaded: {names}")
             return
@@ -115,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
             "max_tokens": parameters[0]["max_new_tokens"],
             "seeds": [one["sampling_seed"] for one in parameters],
         }
-        model = self.served.adapters[names.pop()]
+        model = self.served.adapters[names.pop()] if names else self.served.own
         completions = self.served.sample(model, body["input_ids"][0], len(parameters), options)
         answers = [
             {
@@ -124,6 +126,7 @@ class Handler(BaseHTTPRequestHandler):
                     "finish_reason": {"type": "length"}
                     if c["stop"] is None
                     else {"type": "stop", "matched": c["stop"]},
+                    "weight_version": self.served.weight_version,
                     "output_token_logprobs": [[p, t, None] for p, t in zip(c["logprobs"], c["tokens"], strict=True)],
                 },
             }
@@ -186,6 +189,20 @@ class Handler(BaseHTTPRequestHandler):
             self.served.load(name, path)
             self.send(200, f"Success: LoRA adapter '{name}' added successfully.".encode())
 
+    def call_worker(self, body: dict[str, Any]) -> None:
+        """Two workers, which say the same."""
+        said = getattr(self.served, body["method"])(*body["args"])
+        self.answer(200, {"results": [said, said]})
+
+    def update(self, body: dict[str, Any]) -> None:
+        if Path(body["model_path"], "config.json").is_file():
+            self.served.update_from_disk(body["model_path"], body["weight_version"])
+            self.answer(
+                200, {"success": True, "message": "Succeeded to update model weights."}
+            )
+        else:
+            self.answer(400, {"success": False, "message": f"Failed to get weights iterator: {body['model_path']}"})
+
     def unload(self, body: dict[str, Any]) -> None:
         if self.served.adapters.pop(body["lora_name"], None) is None:
             self.refuse(404, f"The lora adapter '{body['lora_name']}' cannot be found.")
@@ -195,8 +212,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def fault(self, body: dict[str, Any]) -> None:
         if body["kind"] == "forget":
-            self.served.adapters.clear()
-            self.served.paths.clear()
+            self.served.restart()
         if "after" in body:
             self.served.left = body["after"]
         else:

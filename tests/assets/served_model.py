@@ -1,17 +1,23 @@
-"""What a test server serves: a base model and its adapters, and answers that cannot be true."""
+"""What a test server serves: a base model and its adapters, weights in its place, and answers that cannot be true."""
 
 from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+# As the folder is on the path of a real server.
+sys.path.insert(0, str(Path(__file__).parents[2] / "bots_lightning" / "rollouts" / "server_side"))
+from bots_vllm_worker import PolicyWeights
 
 DEFAULT_TOP_K = 2  # of the checkpoint's generation config, which servers use where a request names none
 Choices = list[dict[str, Any]]  # true completions, as vLLM gives them
@@ -41,11 +47,12 @@ LIES: dict[str, Callable[[Choices], object]] = {  # change the choices
 }
 
 
-class Served:
-    """A base model and its adapters, by name."""
+class Served(PolicyWeights):
+    """A base model and its adapters, by name; and a worker of vLLM, whose own weights can be replaced."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.base, self.adapters, self.paths = model, {}, {}
+        self.own, self.weight_version = model, "default"
         self.faults: Counter[str] = Counter()
         self.calls: list[str] = []
         self.left = -1  # completions until it dies; below 0, it does not
@@ -57,6 +64,26 @@ class Served:
         else:
             weights = PeftModel.from_pretrained(copy.deepcopy(self.base), path).eval()
         self.adapters[name], self.paths[name] = weights, path
+
+    def reload_weights(self, weights_iterator: Iterator[tuple[str, torch.Tensor]]) -> None:
+        """Takes other weights in the place of its own; tied ones are given once."""
+        if not self.fault("stale"):
+            fresh = copy.deepcopy(self.base)
+            kinds = fresh.load_state_dict(dict(weights_iterator), strict=False)
+            assert not kinds.unexpected_keys
+            self.own = fresh
+
+    def update_from_disk(self, path: str, version: str) -> None:
+        """The same from a checkpoint, as SGLang does."""
+        if not self.fault("stale"):
+            self.own = AutoModelForCausalLM.from_pretrained(path).eval()
+        self.weight_version = version
+
+    def restart(self) -> None:
+        """Forgets all that it was given."""
+        self.adapters.clear()
+        self.paths.clear()
+        self.own, self.policy, self.weight_version = self.base, "", "default"
 
     def fault(self, kind: str) -> bool:
         """Whether this fault is due now; counts down."""

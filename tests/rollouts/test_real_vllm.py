@@ -58,15 +58,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @contextmanager
 def serving(folder: str, log: Path) -> Iterator[str]:
-    """The URL of a vLLM that serves the model of a folder in float32, and takes adapters."""
+    """The URL of a vLLM that serves the model of a folder in float32, and takes adapters or all weights."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     options = ["--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--generation-config", "vllm"]
     options += ["--logprobs-mode", "processed_logprobs", "--dtype", "float32", "--max-model-len", "128"]
+    options += ["--worker-extension-cls", "bots_vllm_worker.PolicyWeights"]
     program = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--port", port, *options]
     switches = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     switches |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    switches |= {"PYTHONPATH": str(ROOT / "bots_lightning" / "rollouts" / "server_side")}
     with log.open("w") as output:
         process = subprocess.Popen(
             [*program, "--enforce-eager"], env=os.environ | switches, stdout=output, stderr=output
@@ -96,15 +98,20 @@ def url(folder: str, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def test_completions_and_logprobs_are_the_policys_after_every_update(folder: str, url: str, tmp_path: Path) -> None:
-    policy = load_policy(folder, LoRA(r=8, alpha=16)).eval()
+@pytest.mark.parametrize("full", [False, True], ids=["adapter", "all weights"])
+def test_completions_and_logprobs_are_the_policys_after_every_update(
+    full: bool, folder: str, url: str, tmp_path: Path
+) -> None:
+    policy = load_policy(folder, None if full else LoRA(r=8, alpha=16)).eval()
     engine = ServerEngine([url], str(tmp_path / "adapters"), logprobs=True, patience_seconds=30.0)
     model, greedy = language_model(policy), replace(SAMPLING, temperature=0)
     generator = torch.Generator().manual_seed(0)
     seen = set()
     for version in range(4):
         for name, weight in policy.named_parameters():
-            if ".default." in name:
+            if full and weight.dim() > 1:
+                weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
+            elif ".default." in name:
                 weight.data.normal_(0, 0.2, generator=generator)
         engine.sync(policy, version)
         rollouts = engine.generate(request_for(model, PROMPTS, 8, SAMPLING, SEEDS, policy_version=version))

@@ -20,7 +20,7 @@ from server_helpers import PROMPTS, SAMPLING, SEEDS, calls, completed, make_engi
 from torch import nn
 
 from bots_lightning.policy.critic import SharedCritic
-from bots_lightning.policy.loading import LoRA, language_model, load_policy
+from bots_lightning.policy.loading import LoRA, language_model
 from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.rollouts import CompactEngine
 from bots_lightning.rollouts.server_client import RolloutServerError
@@ -129,7 +129,7 @@ def test_only_the_policys_adapter_is_written(policy: nn.Module, url: str, tmp_pa
     expected = get_peft_model_state_dict(policy, adapter_name="default", save_embedding_layers=False)
     engine = make_engine(tmp_path, url)
     completed(engine, policy)
-    folder = engine.adapters[-1].folder
+    folder = engine.snapshots[-1].folder
     assert {file.name for file in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     written = load_file(folder / "adapter_model.safetensors")
     assert written.keys() == expected.keys()
@@ -145,7 +145,7 @@ def test_the_last_two_adapters_are_kept_on_disk_and_one_on_the_server(
     engine = make_engine(tmp_path, url)
     for version in range(4):
         completed(engine, moved(policy, seed=version), version=version)
-    names = [adapter.name for adapter in engine.adapters]
+    names = [snapshot.name for snapshot in engine.snapshots]
     assert [name.split("-")[1] for name in names] == ["2", "3"]
     assert {path.name for path in (tmp_path / "adapters").iterdir()} == set(names)
     cards = json.loads(urlopen(f"{url}/v1/models", timeout=5).read())["data"]
@@ -175,11 +175,6 @@ def test_a_policy_that_was_not_synced_is_refused(policy: nn.Module, url: str, tm
     engine.sync(policy, 4)
     with pytest.raises(RolloutServerError, match="policy 5, but the servers have 4"):
         engine.generate(request_for(model, PROMPTS, 1, SAMPLING, SEEDS, policy_version=5))
-
-
-def test_full_finetuning_is_refused(checkpoint: str, url: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"ServerEngine hands adapters to its servers.*finetuned in full"):
-        make_engine(tmp_path, url).sync(load_policy(checkpoint), 0)
 
 
 @pytest.mark.parametrize(("option", "value"), [("timeout_seconds", 0.0), ("max_answer_bytes", 0)])
