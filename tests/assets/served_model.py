@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -53,6 +54,7 @@ class Served(PolicyWeights):
     def __init__(self, model: PreTrainedModel) -> None:
         self.base, self.adapters, self.paths = model, {}, {}
         self.own, self.weight_version = model, "default"
+        self.model_runner = SimpleNamespace(get_model=lambda: self.own)
         self.faults: Counter[str] = Counter()
         self.calls: list[str] = []
         self.left = -1  # completions until it dies; below 0, it does not

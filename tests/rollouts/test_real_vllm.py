@@ -57,14 +57,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @contextmanager
-def serving(folder: str, log: Path) -> Iterator[str]:
+def serving(folder: str, log: Path, full: bool = False) -> Iterator[str]:
     """The URL of a vLLM that serves the model of a folder in float32, and takes adapters or all weights."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    options = ["--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--generation-config", "vllm"]
-    options += ["--logprobs-mode", "processed_logprobs", "--dtype", "float32", "--max-model-len", "128"]
-    options += ["--worker-extension-cls", "bots_vllm_worker.PolicyWeights"]
+    options = ["--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"]
+    options += ["--dtype", "float32", "--max-model-len", "128"]
+    if full:
+        options += ["--worker-extension-cls", "bots_vllm_worker.PolicyWeights"]
+    else:
+        options += ["--enable-lora", "--max-lora-rank", "16", "--max-loras", "2"]
     program = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--port", port, *options]
     switches = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     switches |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -93,8 +96,8 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture
-def url(folder: str, tmp_path: Path) -> Iterator[str]:
-    with serving(folder, tmp_path / "vllm.log") as url:
+def url(folder: str, tmp_path: Path, full: bool) -> Iterator[str]:
+    with serving(folder, tmp_path / "vllm.log", full) as url:
         yield url
 
 
@@ -152,16 +155,18 @@ def gaps(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[float]]:
     return found
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["adapter", "all weights"])
 def test_the_quickstart_learns_from_its_rollouts(
-    gaps: dict[int, list[float]], tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch
+    full: bool, gaps: dict[int, list[float]], tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BOTS_LIGHTNING_CACHE", os.environ.get("BOTS_LIGHTNING_CACHE") or str(shared_cache))
-    with serving(WarmStart().prepare(), tmp_path / "vllm.log") as url:
+    with serving(WarmStart().prepare(), tmp_path / "vllm.log", full) as url:
         options = {"urls": [url], "adapter_dir": str(tmp_path / "adapters"), "logprobs": True}
         overlay = tmp_path / "overlay.yaml"
         overlay.write_text(yaml.safe_dump({"model": {"sampler": {"engine": {"init_args": options}}}}))
-        configs = [ROOT / "configs/quickstart.yaml", ROOT / "configs/rollouts/vllm_server.yaml", overlay]
+        configs = [ROOT / "configs/quickstart.yaml", ROOT / f"configs/rollouts/vllm_{'full' if full else 'server'}.yaml", overlay]
         words = [word for config in configs for word in ("--config", str(config))]
+        words += ["--model.policy.lora", "null", "--model.optimizer.learning_rate", "5e-4"] if full else []
         main(["fit", *words, "--runs_dir", str(tmp_path), "--name", "run", "--trainer.accelerator", "cpu"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["iterations"] == 50

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,12 +165,27 @@ def test_a_server_without_the_extension_is_told_of_it(
         completed(make_engine(tmp_path, url, patience_seconds=0.1), policy)
 
 
+class Head(nn.Module):
+    """A tied head as vLLM has it on a CPU: its product is by a packed copy, which is made anew when asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quant_method, self.packed = self, 0
+        self.cpu_linear = self.tie_weights = lambda: None
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        assert layer is self
+        self.packed += 1
+
+
 class Worker(PolicyWeights):
     """What a worker of vLLM has."""
 
     def __init__(self) -> None:
         self.weights: dict[str, Tensor] = {}
         self.fails = False
+        self.head = Head()
+        self.model_runner = SimpleNamespace(get_model=lambda: nn.ModuleList([self.head, nn.Linear(2, 2)]))
 
     def reload_weights(self, weights_iterator: Iterator[tuple[str, Tensor]]) -> None:
         for name, weight in weights_iterator:
@@ -183,6 +199,7 @@ def test_a_worker_loads_once_and_has_no_name_after_half_of_the_weights(policy: n
     assert worker.policy_name() == ""
     assert worker.load_policy(str(first.folder), first.name) == worker.policy_name() == first.name
     assert worker.weights.keys() == policy_weights(policy).keys()
+    assert worker.head.packed == 1
     worker.weights.clear()
     assert worker.load_policy(str(first.folder), first.name) == first.name
     assert not worker.weights  # it has them

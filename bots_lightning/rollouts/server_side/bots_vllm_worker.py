@@ -37,6 +37,7 @@ class PolicyWeights:
             shards = complete_shards(Path(folder), name)
             self.policy = ""
             self.reload_weights(weights_iterator=tensors(shards))
+            pack_tied_heads(self.model_runner.get_model())
         except Exception as error:  # the caller tells it, and tries again
             return f"{type(error).__name__}: {error}"
         self.policy = name
@@ -68,6 +69,13 @@ def complete_shards(folder: Path, name: str) -> list[Path]:
         if found != size:
             raise ValueError(f"{folder / file} has {found} bytes; expected {size}")
     return [folder / file for file in marker["files"]]
+
+
+def pack_tied_heads(model: Any) -> None:
+    """Renews the copy of a head, packed for its kernel, that vLLM has on CPUs and forgets where the head is tied."""
+    for layer in model.modules():
+        if hasattr(layer, "tie_weights") and hasattr(layer, "cpu_linear"):
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 def tensors(shards: list[Path]) -> Iterator[tuple[str, Any]]:
