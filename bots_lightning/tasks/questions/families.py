@@ -42,7 +42,7 @@ REGULAR = _words(
     "apple arm bag ball bank bean bed bell bird boat bone book bottle brick brother cake camp candle car card"
     " cart castle chain chair circle cloud coat coin corner cousin cup doctor dog door dream duck egg engine farm"
     " farmer field finger flag flower forest friend game garden gate girl guest hat hill horse hotel hour house"
-    " island jacket jar judge key king kitten lake lamp lesson letter line lion map market minute moon morning"
+    " island jacket jar jug key king kitten lake lamp lesson letter line lion map market minute moon morning"
     " nail needle nest night nurse ocean owl paper park pen pencil piano pilot plant queen question ring river"
     " road rocket room rose ship shirt shop sister song spoon star stone storm street table tent tiger town tree"
     " truck uncle village wall window wing word"
