@@ -17,6 +17,7 @@ from bots_lightning.commands.parsing import DEBUG, debugging
 
 # Warnings of libraries about what is intended here.
 NOISE = (
+    r".*args parameter is intended to run from within Python.*",  # `serve` is `fit` in part
     r".*does not have many workers.*",  # a draw must not run ahead of the evidence
     r".*module\(s\) in eval mode at the start of training.*",  # dropout is off by design
     r".*is_gradient_checkpointing.*deprecated.*",
@@ -97,6 +98,10 @@ def _run_other_command(name: str, options: list[str]) -> None:
         from bots_lightning.commands.replay import replay_command
 
         replay_command(options)
+    elif name == "serve":
+        from bots_lightning.commands.serve import serve_command
+
+        serve_command(options)
     else:
         from bots_lightning.commands.convert_config import convert_config_command
 

@@ -34,6 +34,7 @@ RL finetuning of language models on the tasks that teach most.
   bots-lightning fit --config configs/quickstart.yaml --print_config
   bots-lightning export --ckpt_path runs/quickstart/checkpoints/last.ckpt --output exported/adapter
   bots-lightning replay --data trajectories.jsonl --selectors uniform bots
+  bots-lightning serve --config configs/quickstart.yaml --config configs/rollouts/vllm_server.yaml
   bots-lightning compare runs/bots-0 runs/bots-1 runs/uniform-0 runs/uniform-1
   bots-lightning convert-config my_old_config.yaml my_config.yaml
 
@@ -47,10 +48,11 @@ COMMANDS = {
     "predict": "Roll out every training task; callbacks write pass rates or completions.",
     "export": "Write a checkpoint's policy for transformers and peft; its options: bots-lightning export --help.",
     "replay": "Compare selectors on a recorded run; its options: bots-lightning replay --help.",
+    "serve": "Print how to start the inference servers of a config; takes fit's options.",
     "convert-config": "Rewrite a config of the flat layout, model.init_args.OPTION, in the present one.",
     "compare": "Compare methods by their runs; its options: bots-lightning compare --help.",
 }
-OTHER_COMMANDS = ("export", "replay", "compare", "convert-config")  # not LightningCLI's
+OTHER_COMMANDS = ("export", "replay", "compare", "serve", "convert-config")  # not LightningCLI's
 CKPT_PATH = "A checkpoint to start from, or `last`: the newest one of the run that --name names."
 CHECKPOINT = "BOTS_LIGHTNING_CHECKPOINT"  # a variable, so that this run's subprocesses load the same one
 
@@ -164,11 +166,12 @@ def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, Iterable) else [] if given in (None, True, False) else [given]
 
 
-def run_lightning_command(args: ArgsType | Sequence[str] = None) -> None:
+def run_lightning_command(args: ArgsType | Sequence[str] = None, cli: type[BotsCLI] = BotsCLI) -> None:
     """Runs one of LightningCLI's commands.
 
     Args:
         args: replaces the words of the command line.
+        cli: that runs it.
 
     Raises:
         LostRankError: another rank has failed, and with it what this one was doing.
@@ -183,7 +186,7 @@ def run_lightning_command(args: ArgsType | Sequence[str] = None) -> None:
         if name not in OTHER_COMMANDS
     }
     try:
-        BotsCLI(
+        cli(
             model_class=OnlineModule,
             datamodule_class=TaskDataModule,
             seed_everything_default=0,

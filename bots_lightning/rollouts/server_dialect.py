@@ -40,8 +40,31 @@ class Completion:
     logprobs: list[float]
 
 
+@dataclass(frozen=True)
+class Serving:
+    """What a server has to be started with.
+
+    Attributes:
+        model: folder or Hub name of the model that is trained.
+        port: where it listens.
+        dtype: of its weights, e.g. "bfloat16".
+        context: the longest prompt and completion together, in tokens.
+        rank: of the LoRA that is trained; None for full finetuning.
+    """
+
+    model: str
+    port: int
+    dtype: str
+    context: int
+    rank: int | None
+
+
 class ServerDialect(ABC):
     """Sends requests to servers of one kind; all its methods raise `ServerFaultError` for unexpected answers."""
+
+    @abstractmethod
+    def command(self, serving: Serving) -> list[str]:
+        """The words of a shell's command that starts a server; variables come first, as NAME=VALUE."""
 
     @abstractmethod
     def load(self, server: Server, snapshot: Snapshot) -> None:

@@ -10,6 +10,7 @@ from bots_lightning.rollouts.server_dialect import (
     PLAIN,
     Completion,
     ServerDialect,
+    Serving,
     about_loading,
     check_name,
     excerpt,
@@ -30,6 +31,15 @@ class SGLangDialect(ServerDialect):
     which adapter has made them; a wrong one is found by its log-probabilities only. They do say the version of all
     weights.
     """
+
+    def command(self, serving: Serving) -> list[str]:
+        """Of SGLang's launcher."""
+        words = ["python", "-m", "sglang.launch_server", "--model-path", serving.model, "--port", str(serving.port)]
+        words += ["--dtype", serving.dtype, "--context-length", str(serving.context)]
+        words += ["--enable-deterministic-inference"]
+        if serving.rank is None:
+            return words
+        return [*words, "--enable-lora", "--max-lora-rank", str(serving.rank), "--lora-target-modules", "all"]
 
     def load(self, server: Server, snapshot: Snapshot) -> None:
         """Loads, and empties the prefix cache."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bots_lightning.rollouts.engine import SamplingParams
@@ -12,6 +13,7 @@ from bots_lightning.rollouts.server_dialect import (
     PLAIN,
     Completion,
     ServerDialect,
+    Serving,
     about_loading,
     check_name,
     excerpt,
@@ -21,6 +23,8 @@ from bots_lightning.rollouts.server_dialect import (
 )
 from bots_lightning.rollouts.server_snapshot import Snapshot
 
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
+SERVER_SIDE = Path(__file__).with_name("server_side")
 FOR_ADAPTERS = (
     "with --enable-lora, --max-lora-rank no smaller than the adapter's, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
 )
@@ -41,6 +45,19 @@ class VLLMDialect(ServerDialect):
     cache is emptied of what older ones have left. Answers do not say which weights they are of, so the workers are
     asked after each.
     """
+
+    def command(self, serving: Serving) -> list[str]:
+        """Of `vllm serve`."""
+        words = ["VLLM_SERVER_DEV_MODE=1", "vllm", "serve", serving.model, "--port", str(serving.port)]
+        words += ["--dtype", serving.dtype, "--max-model-len", str(serving.context)]
+        words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
+        if serving.rank is None:
+            return [f"PYTHONPATH={SERVER_SIDE}", *words, "--worker-extension-cls", "bots_vllm_worker.PolicyWeights"]
+        if serving.rank > RANKS[-1]:
+            raise ValueError(f"lora.r={serving.rank}; vLLM serves adapters up to rank {RANKS[-1]}. Lower it.")
+        room = next(rank for rank in RANKS if rank >= serving.rank)
+        adapters = ["--enable-lora", "--max-lora-rank", str(room), "--max-loras", "2"]
+        return ["VLLM_ALLOW_RUNTIME_LORA_UPDATING=True", *words, *adapters]
 
     def load(self, server: Server, snapshot: Snapshot) -> None:
         """Loads, and empties the prefix cache of what older weights have left there."""

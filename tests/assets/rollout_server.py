@@ -197,9 +197,7 @@ class Handler(BaseHTTPRequestHandler):
     def update(self, body: dict[str, Any]) -> None:
         if Path(body["model_path"], "config.json").is_file():
             self.served.update_from_disk(body["model_path"], body["weight_version"])
-            self.answer(
-                200, {"success": True, "message": "Succeeded to update model weights."}
-            )
+            self.answer(200, {"success": True, "message": "Succeeded to update model weights."})
         else:
             self.answer(400, {"success": False, "message": f"Failed to get weights iterator: {body['model_path']}"})
 

@@ -30,6 +30,8 @@ from bots_lightning.quickstart import WarmStart
 from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.rollouts import CompactEngine, GenerationRequest, Rollouts, SamplingParams
 from bots_lightning.rollouts.server import ServerEngine
+from bots_lightning.rollouts.server_dialect import Serving
+from bots_lightning.rollouts.server_vllm import VLLMDialect
 from bots_lightning.tasks.procedural import ALPHABET
 
 ROOT = Path(__file__).parents[2]
@@ -62,16 +64,11 @@ def serving(folder: str, log: Path, full: bool = False) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    options = ["--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"]
-    options += ["--dtype", "float32", "--max-model-len", "128"]
-    if full:
-        options += ["--worker-extension-cls", "bots_vllm_worker.PolicyWeights"]
-    else:
-        options += ["--enable-lora", "--max-lora-rank", "16", "--max-loras", "2"]
-    program = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--port", port, *options]
-    switches = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    switches |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    switches |= {"PYTHONPATH": str(ROOT / "bots_lightning" / "rollouts" / "server_side")}
+    words = VLLMDialect().command(Serving(folder, int(port), "float32", 128, None if full else 16))
+    start = words.index("vllm")  # `vllm serve FOLDER`, which this build of it has not
+    switches = dict(word.split("=", 1) for word in words[:start])
+    switches |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    program = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", *words[start + 2 :]]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*program, "--enforce-eager"], env=os.environ | switches, stdout=output, stderr=output
@@ -164,7 +161,11 @@ def test_the_quickstart_learns_from_its_rollouts(
         options = {"urls": [url], "adapter_dir": str(tmp_path / "adapters"), "logprobs": True}
         overlay = tmp_path / "overlay.yaml"
         overlay.write_text(yaml.safe_dump({"model": {"sampler": {"engine": {"init_args": options}}}}))
-        configs = [ROOT / "configs/quickstart.yaml", ROOT / f"configs/rollouts/vllm_{'full' if full else 'server'}.yaml", overlay]
+        configs = [
+            ROOT / "configs/quickstart.yaml",
+            ROOT / f"configs/rollouts/vllm_{'full' if full else 'server'}.yaml",
+            overlay,
+        ]
         words = [word for config in configs for word in ("--config", str(config))]
         words += ["--model.policy.lora", "null", "--model.optimizer.learning_rate", "5e-4"] if full else []
         main(["fit", *words, "--runs_dir", str(tmp_path), "--name", "run", "--trainer.accelerator", "cpu"])
