@@ -38,12 +38,10 @@ class VLLMDialect(ServerDialect):
     """vLLM's OpenAI-compatible server.
 
     Each adapter is loaded under a name of its own and never in place: vLLM reads an adapter that was loaded in place
-    again from disk at every decoding step, and its prefix cache tells adapters apart by name and path. The cache is
-    emptied for the sake of memory only, where the server allows that (VLLM_SERVER_DEV_MODE=1).
-
-    All weights are loaded in place by the server's workers, which `server_side/bots_vllm_worker.py` extends, and the
-    cache is emptied of what older ones have left. Answers do not say which weights they are of, so the workers are
-    asked after each.
+    again from disk at every decoding step, and its prefix cache tells adapters apart by name and path. All weights are
+    loaded in place by the server's workers, which `server_side/bots_vllm_worker.py` extends. Answers do not say which
+    weights they are of, so the workers are asked after each; and requests have a salt, by which the cache tells the
+    weights apart. It is emptied for the sake of memory only, where the server allows that (VLLM_SERVER_DEV_MODE=1).
     """
 
     def command(self, serving: Serving) -> list[str]:
@@ -65,14 +63,13 @@ class VLLMDialect(ServerDialect):
             said = self._call_workers(server, "load_policy", str(snapshot.folder), snapshot.name)
             if said != snapshot.name:
                 raise about_loading(ServerFaultError(f"its workers say {excerpt.repr(said)}"), snapshot, FOR_WEIGHTS)
-            server.post("/reset_prefix_cache", {})
-            return
-        try:
-            server.post("/v1/load_lora_adapter", {"lora_name": snapshot.name, "lora_path": str(snapshot.folder)})
-        except ServerFaultError as fault:
-            if "already been loaded" in str(fault):
-                return
-            raise about_loading(fault, snapshot, FOR_ADAPTERS) from fault
+        else:
+            try:
+                server.post("/v1/load_lora_adapter", {"lora_name": snapshot.name, "lora_path": str(snapshot.folder)})
+            except ServerFaultError as fault:
+                if "already been loaded" in str(fault):
+                    return
+                raise about_loading(fault, snapshot, FOR_ADAPTERS) from fault
         with unless_not_found():
             server.post("/reset_prefix_cache", {})
 
@@ -100,8 +97,7 @@ class VLLMDialect(ServerDialect):
             "logprobs": 0,
             "return_token_ids": True,
         }
-        if not snapshot.full:
-            request["model"] = snapshot.name
+        request["cache_salt" if snapshot.full else "model"] = snapshot.name
         answer = server.post("/v1/completions", request, longest_answer(prompt, n, sampling))
         with malformed(answer):
             check_name(self._call_workers(server, "policy_name") if snapshot.full else answer["model"], snapshot)

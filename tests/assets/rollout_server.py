@@ -11,6 +11,7 @@ fail:
                                      promises more), stalled_error (and keeps the connection), wrong (the base model
                                      answers), die (kill -9, the answer unsent), or one of `LIES`
     {"kind": "die", "after": 30}     the server dies at the 30th completion from now
+    {"kind": "hang", "times": 1, "at": "/collective_rpc"}    the next call of that endpoint is answered so
     {"kind": "stale", "times": 1}    the next weights seem to be loaded, and older ones serve under their name
     {"kind": "forget"}               all adapters and weights are gone, as after a restart
 """
@@ -72,7 +73,12 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "Not Found")
             return
         with self.served.lock:
-            endpoints[self.path](body)
+            kind, due = self.served.at.get(self.path, ("", False))
+            if due:
+                self.served.at[self.path] = kind, False
+                self.wrong_answers()[kind]()
+            else:
+                endpoints[self.path](body)
 
     def completions(self, body: dict[str, Any]) -> None:
         served, model = self.served, self.served.adapters.get(body["model"]) if "model" in body else self.served.own
@@ -137,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
     def went_wrong(self) -> bool:
         """Answers, or does not, as the fault that is due; False if there is none."""
         self.served.left -= 1
-        if self.served.fault("die") or self.served.left == 0:
+        if self.served.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.served.fault("slow"):
             time.sleep(0.3)
@@ -151,6 +157,7 @@ class Handler(BaseHTTPRequestHandler):
         """By kind of fault."""
         return {
             "hang": self.hang,
+            "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
             "error": partial(self.refuse, 500, "EngineCore encountered an issue."),
             "busy": partial(self.refuse, 503, "Service Unavailable"),
             "garbage": partial(self.send, 200, b"<html>proxy says no</html>"),
@@ -211,7 +218,9 @@ class Handler(BaseHTTPRequestHandler):
     def fault(self, body: dict[str, Any]) -> None:
         if body["kind"] == "forget":
             self.served.restart()
-        if "after" in body:
+        if "at" in body:
+            self.served.at[body["at"]] = body["kind"], True
+        elif "after" in body:
             self.served.left = body["after"]
         else:
             self.served.faults[body["kind"]] = body.get("times", 1)

@@ -56,6 +56,7 @@ class Served(PolicyWeights):
         self.own, self.weight_version = model, "default"
         self.model_runner = SimpleNamespace(get_model=lambda: self.own)
         self.faults: Counter[str] = Counter()
+        self.at: dict[str, tuple[str, bool]] = {}  # the fault of an endpoint's next call, and whether it is still due
         self.calls: list[str] = []
         self.left = -1  # completions until it dies; below 0, it does not
         self.lock = Lock()

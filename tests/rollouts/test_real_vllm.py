@@ -36,7 +36,7 @@ from bots_lightning.tasks.procedural import ALPHABET
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("VLLM_PYTHON")
-PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6, 7]]
+PROMPTS = [[5, 6, 7], [8], list(range(5, 45)) * 2, [5, 6, 7]]  # one has two blocks of the prefix cache
 SEEDS = [1, 2, 3, 4]
 SAMPLING = SamplingParams(max_completion_length=24, stop_token_ids=(1, 4), pad_token_id=0, temperature=0.7)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PYTHON is None, reason="VLLM_PYTHON is not set")]
@@ -69,6 +69,7 @@ def serving(folder: str, log: Path, full: bool = False) -> Iterator[str]:
     switches = dict(word.split("=", 1) for word in words[:start])
     switches |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     program = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", *words[start + 2 :]]
+    program += ["--block-size", "32"]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*program, "--enforce-eager"], env=os.environ | switches, stdout=output, stderr=output

@@ -79,6 +79,35 @@ def test_completions_and_logprobs_are_the_policys_after_every_update(
     assert calls(url).count("/reset_prefix_cache") == (0 if dialect else 4)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(servers: Any, checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+    """The completions of version 1."""
+    policy = moved(moved(load_policy(checkpoint).eval(), seed=0), seed=1)
+    engine = make_engine(tmp_path_factory.mktemp("undisturbed"), servers.start(checkpoint))
+    return rows_of(completed(engine, policy, version=1))
+
+
+@pytest.mark.parametrize("kind", ["error", "garbage", "hang", "die"])
+@pytest.mark.parametrize("path", ["/collective_rpc", "/reset_prefix_cache", "/v1/completions"])
+def test_a_server_may_fail_in_any_phase(
+    path: str,
+    kind: str,
+    policy: nn.Module,
+    servers: Any,
+    checkpoint: str,
+    tmp_path: Path,
+    undisturbed: list[list[int]],
+) -> None:
+    urls = [servers.start(checkpoint) for _ in range(2)]
+    engine = make_engine(tmp_path, *urls, timeout_seconds=0.5 if kind == "hang" else 5.0)
+    completed(engine, moved(policy, seed=0))
+    send(urls[0], "/fault", kind=kind, at=path)
+    assert rows_of(completed(engine, moved(policy, seed=1), version=1)) == undisturbed
+    harmless = (kind, path) == ("garbage", "/reset_prefix_cache")  # nobody reads the answer
+    assert (engine.pool.servers[0].last_error == "none") == harmless
+    assert engine.pool.servers[1].last_error == "none"
+
+
 @DIALECTS
 @pytest.mark.parametrize("kind", ["error", "garbage", "stale", "forget"])
 def test_completions_are_the_same_whatever_happens_to_the_server(
