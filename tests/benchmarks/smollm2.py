@@ -89,7 +89,6 @@ def fit(folder: Path, run: Run) -> None:
         "--model.evaluation.num_generations": 4,
         "--trainer.val_check_interval": STEPS,
         "--trainer.num_sanity_val_steps": 0,
-        "--trainer.enable_progress_bar": "false",
     }
     command(
         folder,
