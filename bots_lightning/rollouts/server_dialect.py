@@ -62,9 +62,13 @@ class Serving:
 class ServerDialect(ABC):
     """Sends requests to servers of one kind; all its methods raise `ServerFaultError` for unexpected answers."""
 
-    @abstractmethod
     def command(self, serving: Serving) -> list[str]:
-        """The words of a shell's command that starts a server; variables come first, as NAME=VALUE."""
+        """The words of a shell's command that starts a server; variables come first, as NAME=VALUE.
+
+        Raises:
+            ValueError: there is none for this kind of server, which is the default.
+        """
+        raise ValueError(f"{type(self).__name__} does not say how its servers are started. Give it a `command`.")
 
     @abstractmethod
     def load(self, server: Server, snapshot: Snapshot) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bots_lightning.cli import main
-from bots_lightning.rollouts.server_dialect import Serving
+from bots_lightning.rollouts.server_dialect import ServerDialect, Serving
 from bots_lightning.rollouts.server_sglang import SGLangDialect
 from bots_lightning.rollouts.server_vllm import SERVER_SIDE, VLLMDialect
 
@@ -57,6 +57,11 @@ def test_ranks_have_room_and_a_bound() -> None:
     assert [room(rank) for rank in (1, 8, 9, 512)] == ["8", "8", "16", "512"]
     with pytest.raises(ValueError, match=r"lora\.r=513; vLLM serves adapters up to rank 512"):
         room(513)
+
+
+def test_a_dialect_need_not_say_how_its_servers_are_started() -> None:
+    with pytest.raises(ValueError, match="VLLMDialect does not say how its servers are started"):
+        ServerDialect.command(VLLMDialect(), Serving("model", 1, "float32", 10, None))
 
 
 @pytest.mark.parametrize("rank", [None, 12])
