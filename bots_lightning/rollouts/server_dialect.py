@@ -144,18 +144,32 @@ def _check_logprobs(completion: Completion, sampling: SamplingParams) -> None:
             raise ServerFaultError(f"a token's log-probability is {logprob}; expected a finite number up to 0.")
 
 
-def about_loading(fault: ServerFaultError, snapshot: Snapshot, how: str) -> ServerFaultError:
-    """A fault of loading with what to look at, to be tried again: a shared disk shows new folders late.
+@contextmanager
+def loading(snapshot: Snapshot, how: str) -> Iterator[None]:
+    """Adds what to look at to a fault of loading, which is tried again: a shared disk shows new folders late.
 
     Args:
-        fault: of the server.
-        snapshot: that it was to load.
+        snapshot: that is loaded.
         how: a server of this kind has to be started to load it.
     """
-    return ServerFaultError(
-        f"{fault} -- {snapshot.folder} could not be loaded. Is adapter_dir on a disk that the server sees, and was the "
-        f"server started {how}?"
-    )
+    try:
+        yield
+    except ServerFaultError as fault:
+        raise ServerFaultError(
+            f"{fault} -- {snapshot.folder} could not be loaded. Is adapter_dir on a disk that the server sees, and was "
+            f"the server started {how}?"
+        ) from fault
+
+
+def load_adapter(server: Server, path: str, snapshot: Snapshot) -> bool:
+    """Loads an adapter, whose folder vLLM and SGLang take in the same form; False if the server has it already."""
+    try:
+        server.post(path, {"lora_name": snapshot.name, "lora_path": str(snapshot.folder)})
+    except ServerFaultError as fault:
+        if "already" not in str(fault):
+            raise
+        return False
+    return True
 
 
 def check_name(said: object, snapshot: Snapshot) -> None:

@@ -11,9 +11,10 @@ from bots_lightning.rollouts.server_dialect import (
     Completion,
     ServerDialect,
     Serving,
-    about_loading,
     check_name,
     excerpt,
+    load_adapter,
+    loading,
     longest_answer,
     malformed,
     unless_not_found,
@@ -45,21 +46,15 @@ class SGLangDialect(ServerDialect):
         """Loads, and empties the prefix cache."""
         if snapshot.full:
             update = {"model_path": str(snapshot.folder), "weight_version": snapshot.name, "flush_cache": True}
-            try:
+            with loading(snapshot, FOR_WEIGHTS):
                 answer = server.post("/update_weights_from_disk", update)
-            except ServerFaultError as fault:
-                raise about_loading(fault, snapshot, FOR_WEIGHTS) from fault
-            with malformed(answer):
-                if answer["success"] is not True:
-                    said = ServerFaultError(excerpt.repr(answer))
-                    raise about_loading(said, snapshot, FOR_WEIGHTS)
+                with malformed(answer):
+                    if answer["success"] is not True:
+                        raise ServerFaultError(excerpt.repr(answer))
             return
-        try:
-            server.post("/load_lora_adapter", {"lora_name": snapshot.name, "lora_path": str(snapshot.folder)})
-        except ServerFaultError as fault:
-            if "already" in str(fault):
+        with loading(snapshot, FOR_ADAPTERS):
+            if not load_adapter(server, "/load_lora_adapter", snapshot):
                 return
-            raise about_loading(fault, snapshot, FOR_ADAPTERS) from fault
         server.post("/flush_cache", {})
 
     def unload(self, server: Server, snapshot: Snapshot) -> None:

@@ -14,9 +14,10 @@ from bots_lightning.rollouts.server_dialect import (
     Completion,
     ServerDialect,
     Serving,
-    about_loading,
     check_name,
     excerpt,
+    load_adapter,
+    loading,
     longest_answer,
     malformed,
     unless_not_found,
@@ -60,16 +61,14 @@ class VLLMDialect(ServerDialect):
     def load(self, server: Server, snapshot: Snapshot) -> None:
         """Loads, and empties the prefix cache of what older weights have left there."""
         if snapshot.full:
-            said = self._call_workers(server, "load_policy", str(snapshot.folder), snapshot.name)
-            if said != snapshot.name:
-                raise about_loading(ServerFaultError(f"its workers say {excerpt.repr(said)}"), snapshot, FOR_WEIGHTS)
+            with loading(snapshot, FOR_WEIGHTS):
+                said = self._call_workers(server, "load_policy", str(snapshot.folder), snapshot.name)
+                if said != snapshot.name:
+                    raise ServerFaultError(f"its workers say {excerpt.repr(said)}")
         else:
-            try:
-                server.post("/v1/load_lora_adapter", {"lora_name": snapshot.name, "lora_path": str(snapshot.folder)})
-            except ServerFaultError as fault:
-                if "already been loaded" in str(fault):
+            with loading(snapshot, FOR_ADAPTERS):
+                if not load_adapter(server, "/v1/load_lora_adapter", snapshot):
                     return
-                raise about_loading(fault, snapshot, FOR_ADAPTERS) from fault
         with unless_not_found():
             server.post("/reset_prefix_cache", {})
 
@@ -107,10 +106,7 @@ class VLLMDialect(ServerDialect):
     def _call_workers(self, server: Server, method: str, *words: str) -> str:
         """What all workers of a server say; of several that do not agree, what each says."""
         call = {"method": method, "args": list(words), "timeout": server.timeout_seconds}
-        try:
-            answer = server.post("/collective_rpc", call)
-        except ServerFaultError as fault:
-            raise ServerFaultError(f"{fault} -- was the server started {FOR_WEIGHTS}?", 503) from fault
+        answer = server.post("/collective_rpc", call)
         with malformed(answer):
             said = list(dict.fromkeys(map(str, answer["results"])))
             return said[0] if len(said) == 1 else str(said)

@@ -72,8 +72,8 @@ class Served(PolicyWeights):
         """Takes other weights in the place of its own; tied ones are given once."""
         if not self.fault("stale"):
             fresh = copy.deepcopy(self.base)
-            kinds = fresh.load_state_dict(dict(weights_iterator), strict=False)
-            assert not kinds.unexpected_keys
+            taken = fresh.load_state_dict(dict(weights_iterator), strict=False)
+            assert not taken.unexpected_keys
             self.own = fresh
 
     def update_from_disk(self, path: str, version: str) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import torch
 from rollout_helpers import request_for
 from torch import nn
 
 from bots_lightning.policy.loading import language_model
+from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.rollouts import Rollouts, SamplingParams, ServerEngine
 
 PROMPTS = [[5, 6, 7], [8], [9, 10], [5, 6, 7]]
@@ -31,6 +33,15 @@ def completed(
 ) -> Rollouts:
     engine.sync(policy, version)
     return engine.generate(request_for(language_model(policy), PROMPTS, n, sampling, SEEDS, policy_version=version))
+
+
+def assert_logprobs_are_the_policys(policy: nn.Module, rollouts: Rollouts, temperature: float = 1.0) -> None:
+    """Within 1e-4 nats, for every token of a completion."""
+    with torch.no_grad():
+        expected, _ = completion_logprobs(policy, rollouts, temperature)
+    assert rollouts.logprobs is not None
+    mask = rollouts.completion_mask
+    torch.testing.assert_close(rollouts.logprobs[mask], expected[mask], atol=1e-4, rtol=0)
 
 
 def send(url: str, path: str, **body: Any) -> None:

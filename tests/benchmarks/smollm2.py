@@ -22,7 +22,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +167,8 @@ def main() -> None:
     if options.command == "tune":
         runs = tried()
     else:
-        runs = [
-            run for seed, rule in product(CLAIM, options.rules) for run in [claims(folder, rule)[CLAIM.index(seed)]]
-        ]
+        by_rule = [claims(folder, rule) for rule in options.rules]
+        runs = [run for of_seed in zip(*by_rule, strict=True) for run in of_seed]
     with ThreadPoolExecutor(options.jobs) as pool:
         for _ in tqdm(pool.map(partial(fit, folder), runs), total=len(runs), unit="run"):
             pass
