@@ -28,7 +28,7 @@ from bots_lightning.quickstart.tokenizer import character_tokenizer
 from bots_lightning.tasks.procedural import ALPHABET
 
 sys.path.insert(0, str(Path(__file__).parent / "assets"))
-pytest_plugins = ["module_fixtures"]
+pytest_plugins = ["module_fixtures", "server_fixtures"]
 
 # A shell that starts the tests in the background, or nohup, has them and all that they start ignore these.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -61,7 +61,6 @@ def serving_lines(module: OnlineModule, dtype: str) -> list[str]:
     folder = str(Path(policy.folder).resolve()) if Path(policy.folder).exists() else policy.folder
     context = sampler.max_prompt_length + sampler.max_completion_length
     rank = policy.lora.r if policy.lora else None
-    return [
-        shlex.join(engine.dialect.command(Serving(folder, urlsplit(server.url).port or HTTP, dtype, context, rank)))
-        for server in engine.pool.servers
-    ]
+    options = dtype, context, rank, 1 + sampler.max_staleness, engine.sleep_level is not None
+    ports = [urlsplit(server.url).port or HTTP for server in engine.pool.servers]
+    return [shlex.join(engine.dialect.command(Serving(folder, port, *options))) for port in ports]

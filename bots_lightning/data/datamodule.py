@@ -19,7 +19,7 @@ from bots_lightning.allocation import Allocation, FixedAllocation
 from bots_lightning.beliefs import Evidence
 from bots_lightning.data import ranks
 from bots_lightning.data.corrections import accept_corrections
-from bots_lightning.data.draws import DrawnTask, allocated, own_share
+from bots_lightning.data.draws import Draw, DrawnTask, Draws, allocated, own_share
 from bots_lightning.data.forecasts import Forecast
 from bots_lightning.data.loaders import DrawnBatches, evaluation_loader, predict_loader, task_loader
 from bots_lightning.data.state import arrays_to_tensors, digest_of, stream_of, table_of, tensors_to_arrays
@@ -34,8 +34,8 @@ from bots_lightning.tasks import TaskPool, TaskSource
 class TaskDataModule(LightningDataModule):
     """Serves the tasks that the selector chooses, and tells it what came of them.
 
-    The train loader draws lazily, one batch when Lightning asks for it, or takes the one that was drawn ahead;
-    `observe` closes the step. Draws and evidence alternate strictly, so that no draw is ever stale.
+    The train loader draws lazily, one batch when Lightning asks for it, or takes the first of those that were drawn
+    ahead; `observe` closes the step. Unless something is drawn ahead, no draw is ever stale.
 
     Args:
         source: the training tasks.
@@ -51,8 +51,7 @@ class TaskDataModule(LightningDataModule):
         num_generations: rollouts of each task in `predict`, and on average in training; the module that trains sets it
             in its `setup`, like the next.
         eval_num_generations: rollouts of each held-out task.
-        drawn: positions of the tasks whose evidence is awaited, of all ranks.
-        drawn_counts: how many rollouts each of them gets.
+        draws: whose evidence is awaited, of all ranks.
         selection_counts: (N,) how often each task was selected; `count_histogram` sums that up.
         forecasts: one for each batch of the iteration, of before its evidence was observed.
         between_steps: called before each draw, when the step before it is complete.
@@ -85,8 +84,7 @@ class TaskDataModule(LightningDataModule):
         self.num_generations = self.eval_num_generations = 1
         self.pool: TaskPool | None = None
         self.eval_pools: dict[str, TaskPool] = {}
-        self.drawn, self.drawn_counts = list[int](), list[int]()
-        self._ahead = False  # whether the loader has yet to serve those
+        self.draws = Draws()
         self._count_from(np.zeros(0, dtype=np.int64))
         self.forecasts: list[Forecast] = []
         self.between_steps: list[Callable[[], None]] = []
@@ -129,7 +127,7 @@ class TaskDataModule(LightningDataModule):
         """Appends tasks while the run goes on, between two steps; the belief starts them from what their group shows.
 
         Checkpoints hold them, so that a resumed run has them too. An epoch stays as long as it was. Not for runs whose
-        `max_staleness` is 1.
+        `max_staleness` is above 0.
 
         Args:
             more: the same tasks on every rank; their prompts must fit the policy's `max_prompt_length`.
@@ -138,7 +136,7 @@ class TaskDataModule(LightningDataModule):
             RuntimeError: a batch has been selected and its evidence is still awaited.
             ValueError: an id is there already, or the selector cannot take the tasks in; nothing has changed then.
         """
-        if self.drawn:
+        if len(self.draws):
             raise RuntimeError(
                 "tasks were added between select and observe. Add them between two training steps, and with "
                 "max_staleness=0: otherwise the next batch is always drawn already."
@@ -157,55 +155,54 @@ class TaskDataModule(LightningDataModule):
 
     # --- one step: select, then observe -------------------------------------------------------------------------
 
-    def select(self) -> list[int]:
-        """Draws the next B tasks and their numbers of rollouts, `drawn` and `drawn_counts`.
+    def select(self, ahead: bool = False) -> list[int]:
+        """Draws the next B tasks and their numbers of rollouts.
+
+        Args:
+            ahead: for the loader to serve when all that is drawn before has been learned from: their rollouts can
+                begin. Otherwise their evidence comes next.
 
         Returns:
             the tasks' positions in the pool, the same on every rank.
 
         Raises:
-            RuntimeError: the evidence of the last draw has not been observed.
+            RuntimeError: the evidence of the draw that was served last has not been observed.
             ValueError: the allocation gives what is no number of rollouts.
         """
-        if self.drawn:
+        if self.draws.served:
             raise RuntimeError(
                 "the selector was asked for a batch before it saw the evidence of the last one, so that the draw would "
                 "be stale. Call datamodule.observe(evidence) in training_step, and do not wrap the train loader."
             )
         start = time.perf_counter()
         indices = self.selector.select(self.batch_size)
-        self.drawn_counts = allocated(self.allocation, self.selector, indices, self.num_generations)
+        draw = Draw(indices.tolist(), allocated(self.allocation, self.selector, indices, self.num_generations))
         self.count_histogram.add(self.selection_counts[indices])
         self.selection_counts[indices] += 1
-        self.drawn = indices.tolist()
+        self.draws.put(draw, ahead)
         self.select_seconds = time.perf_counter() - start
-        return self.drawn
-
-    def select_ahead(self) -> list[int]:
-        """Draws, before this step ends, the batch that the loader serves next: its rollouts can begin; see `select`."""
-        drawn, self._ahead = self.select(), True
-        return drawn
+        return draw.indices
 
     def _next_batch(self, first: bool) -> list[DrawnTask]:
         """This rank's share of the next batch: drawn ahead, by an earlier run that did not live to see it, or now."""
         for act in self.between_steps:
             act()
         self.forecasts.clear()
-        if not (self.drawn and (first or self._ahead)):
+        if not len(self.draws) or (self.draws.served and not first):
             return self.share(self.select())
-        self._ahead, self.select_seconds = False, 0.0
-        return self.share(self.drawn)
+        self.select_seconds = 0.0
+        return self.share(self.draws.serve().indices)
 
     def share(self, drawn: list[int]) -> list[DrawnTask]:
         """This rank's B / W tasks, which are expected to take about as many tokens as those of any other rank.
 
         Args:
-            drawn: what `select` returned last.
+            drawn: the list that `select` returned.
         """
-        return own_share(drawn, self.drawn_counts, self.workload)
+        return own_share(drawn, self.draws.counts_of(drawn), self.workload)
 
     def observe(self, evidence: Evidence, tokens: dict[int, float] | None = None) -> None:
-        """Gathers the evidence of all ranks and updates the selector, identically on each.
+        """Gathers the evidence of the first draw from all ranks and updates the selector, identically on each.
 
         Args:
             evidence: success counts of this rank's tasks.
@@ -221,7 +218,7 @@ class TaskDataModule(LightningDataModule):
         forecast = Forecast.of(self.selector, evidence.merged())
         self.forecasts += [] if forecast is None else [forecast]
         self.selector.observe(evidence)
-        self.drawn, self.drawn_counts = [], []
+        self.draws.done()
         self.observe_seconds = time.perf_counter() - start
 
     def fingerprint(self) -> str:
@@ -263,8 +260,8 @@ class TaskDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The selector's state, the selection counts and what is drawn; tensors, numbers, strings and lists only."""
-        draw = {"drawn": self.drawn, "drawn_counts": self.drawn_counts, "num_generations": self.num_generations}
-        state = draw | {
+        state = self.draws.state_dict() | {
+            "num_generations": self.num_generations,
             "selector": self.selector.state_dict(),
             "selection_counts": self.selection_counts,
             "added_tasks": {str(at): stream for at, stream in enumerate(self._added)},
@@ -293,8 +290,7 @@ class TaskDataModule(LightningDataModule):
         accept_corrections(state, self.require_pool(), self.selector.fingerprint)
         self.selector.load_state_dict(state["selector"])
         self._count_from(state["selection_counts"].copy())
-        self.drawn, self._ahead = list(state["drawn"]), False
         alike = state.get("num_generations") == self.num_generations
-        self.drawn_counts = list(state["drawn_counts"]) if alike else [self.num_generations] * len(self.drawn)
+        self.draws.load_state_dict(state, None if alike else self.num_generations)
         if len(state["workload"]["tokens"]) == len(self.workload.tokens):  # else of another number of ranks
             self.workload.load_state_dict(state["workload"])

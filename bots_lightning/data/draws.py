@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,85 @@ class DrawnTask(NamedTuple):
     place: int
     index: int  # type: ignore[assignment] # hides a method of tuples, like the next
     count: int  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """What the selector chose for one batch.
+
+    Attributes:
+        indices: B positions in the pool.
+        counts: B numbers of rollouts.
+    """
+
+    indices: list[int]
+    counts: list[int]
+
+
+class Draws:
+    """All draws whose evidence is awaited, in the order in which they are learned from.
+
+    Attributes:
+        served: whether the first of them is being learned from, so that its evidence comes next.
+    """
+
+    def __init__(self) -> None:
+        self.served = False
+        self._queue: deque[Draw] = deque()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def first(self) -> Draw:
+        """The first draw; an empty one if there is none."""
+        return self._queue[0] if self._queue else Draw([], [])
+
+    def put(self, draw: Draw, ahead: bool) -> None:
+        """Adds a draw: behind all others if it is drawn ahead, else before them, to be learned from now."""
+        if ahead:
+            self._queue.append(draw)
+        else:
+            self._queue.appendleft(draw)
+            self.served = True
+
+    def serve(self) -> Draw:
+        """The first draw, to be learned from now."""
+        self.served = True
+        return self._queue[0]
+
+    def done(self) -> None:
+        """Forgets the first draw: its evidence is there."""
+        self.served = False
+        if self._queue:
+            self._queue.popleft()
+
+    def counts_of(self, indices: list[int]) -> list[int]:
+        """The numbers of rollouts of the draw that has these very indices; of equal draws, each has its own list."""
+        return next(draw.counts for draw in self._queue if draw.indices is indices)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All draws one behind the other, and how long each is."""
+        return {
+            "drawn": [index for draw in self._queue for index in draw.indices],
+            "drawn_counts": [count for draw in self._queue for count in draw.counts],
+            "draw_sizes": [len(draw.indices) for draw in self._queue],
+        }
+
+    def load_state_dict(self, state: dict[str, Any], count: int | None) -> None:
+        """Takes over the draws of a checkpoint, none of which is being learned from.
+
+        Args:
+            state: of `state_dict`; earlier versions had one draw.
+            count: how many rollouts each task gets; None: as many as it was to get.
+        """
+        drawn = list(state["drawn"])
+        counts = [count] * len(drawn) if count is not None else list(state["drawn_counts"])
+        sizes = state.get("draw_sizes", [len(drawn)] if drawn else [])
+        ends = np.cumsum([0, *sizes]).tolist()
+        parts = [slice(*ends[at : at + 2]) for at in range(len(sizes))]
+        self._queue = deque(Draw(drawn[part], counts[part]) for part in parts)
+        self.served = False
 
 
 def believed(selector: TaskSelector, indices: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:

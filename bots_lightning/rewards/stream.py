@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import accumulate
 
 import numpy as np
@@ -15,6 +16,8 @@ from bots_lightning.rewards.calls import check_completions, checked_scores, row_
 from bots_lightning.rewards.graded import GradedReward, Outcomes
 from bots_lightning.rewards.scorer import Scorer, grader_in
 from bots_lightning.tasks import Task
+
+_turn = threading.Lock()  # of calls whose outcomes are read next: those of several batches may come at a time
 
 
 class RewardStream:
@@ -107,7 +110,6 @@ class RewardStream:
                 raise self._failure
             rest = sorted(self._ungraded)
             self._grade(rest, [completions[row] for position in rest for row in self._rows[position]])
-            self._count_others()
         finally:
             self.close()
         return self._scores
@@ -132,13 +134,10 @@ class RewardStream:
         columns = row_columns(self._task_of_row, self._names) if self._others else {}
         columns |= {} if completion_ids is None else {"completion_ids": list(completion_ids)}
         for i, function in self._others:
-            self._scores[i] = checked_scores(function, completions, columns)
-
-    def _count_others(self) -> None:
-        """Adds the outcomes of graders that another function has asked."""
-        for _, function in self._others:
-            if (grader := grader_in(function)) is not None:
-                self.outcomes += grader.outcomes
+            grader = grader_in(function)  # that the function asks
+            with nullcontext() if grader is None else _turn:
+                self._scores[i] = checked_scores(function, completions, columns)
+                self.outcomes += Outcomes() if grader is None else grader.outcomes
 
     def _grade_waiting(self) -> None:
         """All that the thread does."""
@@ -164,6 +163,7 @@ class RewardStream:
             return
         columns = row_columns([self._task_of_row[row] for row in rows], self._names)
         for i, grader in self._graders:
-            self._scores[i, rows] = checked_scores(grader, completions, columns)
-            self.outcomes += grader.outcomes
+            with _turn:
+                self._scores[i, rows] = checked_scores(grader, completions, columns)
+                self.outcomes += grader.outcomes
         self._ungraded.difference_update(positions)

@@ -92,7 +92,23 @@ class RolloutsCancelledError(RuntimeError):
 
 
 class RolloutEngine(ABC):
-    """Samples completions of token-id prompts. Failures raise; nothing is dropped."""
+    """Samples completions of token-id prompts. Failures raise; nothing is dropped.
+
+    Attributes:
+        own_weights: whether it samples with weights that `sync` has given it, and looks at no weight of the policy when
+            it generates. Several batches may then be sampled at a time, on several threads, each by the version that it
+            asks for, while the policy moves on.
+    """
+
+    own_weights = False
+
+    def run_ahead(self, prompt: Sequence[int], max_staleness: int) -> None:  # noqa: B027 - most have nothing to do
+        """Prepares for asynchronous rollouts; called before the first `sync` of such a run.
+
+        Args:
+            prompt: token ids of one of the run's prompts.
+            max_staleness: how many versions before the last synced one may still be asked for.
+        """
 
     def sync(self, policy: nn.Module, policy_version: int) -> None:  # noqa: B027 - most engines have nothing to do
         """Gets the weights to sample from; engines that sample with the policy itself need not.
@@ -104,6 +120,9 @@ class RolloutEngine(ABC):
             policy: as it is trained, with gathered parameters.
             policy_version: the one that `generate` will be asked for.
         """
+
+    def release(self) -> None:  # noqa: B027 - most engines have nothing to give back
+        """Gives back memory that is not needed until the next `sync`; called on all ranks when all have generated."""
 
     @abstractmethod
     def generate(self, request: GenerationRequest) -> Rollouts:

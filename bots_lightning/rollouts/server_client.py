@@ -40,10 +40,8 @@ class Server:
 
     Attributes:
         lock: held while weights are loaded or checked.
-        holds: name of the weights that it was given, since its last fault.
-        compared: tokens by these weights that have been compared with the policy.
-        rejected: how often they were not the policy's.
-        gap: mean |Δ log p| of the last that were compared, in nats.
+        holds: names of the weights that it was given since its last fault, and that are the policy's.
+        gap: mean |Δ log p| of the last tokens that were compared with the policy, in nats.
         outstanding: requests that it has not answered.
         faults: how many times in a row it has backed off.
         rests_until: end of the present backoff, in monotonic seconds.
@@ -57,8 +55,8 @@ class Server:
         self.url, self.timeout_seconds = _checked(url).rstrip("/"), timeout_seconds
         self.requests, self.max_answer_bytes = requests, max_answer_bytes
         self.lock = Lock()
-        self.holds: str | None = None
-        self.compared, self.rejected, self.gap = 0, 0, 0.0
+        self.holds = set[str]()
+        self.gap = 0.0
         self.outstanding, self.faults, self.rests_until = 0, 0, 0.0
         self.first_error = self.last_error = "none"
 
@@ -178,7 +176,7 @@ class ServerPool:
 
     def _rest(self, server: Server, fault: ServerFaultError) -> None:
         with self._lock:
-            server.holds = None
+            server.holds = set()
             server.last_error = str(fault)
             if server.faults == 0:
                 server.first_error = str(fault)

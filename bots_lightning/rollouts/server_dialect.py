@@ -50,6 +50,8 @@ class Serving:
         dtype: of its weights, e.g. "bfloat16".
         context: the longest prompt and completion together, in tokens.
         rank: of the LoRA that is trained; None for full finetuning.
+        versions: of the policy that completions may be sampled from at a time.
+        sleeps: whether it gives its memory to the training between rollouts.
     """
 
     model: str
@@ -57,6 +59,8 @@ class Serving:
     dtype: str
     context: int
     rank: int | None
+    versions: int = 1
+    sleeps: bool = False
 
 
 class ServerDialect(ABC):
@@ -77,6 +81,22 @@ class ServerDialect(ABC):
     @abstractmethod
     def unload(self, server: Server, snapshot: Snapshot) -> None:
         """Forgets weights, if they are loaded."""
+
+    def sleep(self, server: Server, level: int) -> None:
+        """Has a server give back its memory.
+
+        Args:
+            server: that nobody is asking.
+            level: 1 keeps the weights in the host's memory, 2 drops them.
+
+        Raises:
+            ValueError: servers of this kind cannot, which is the default.
+        """
+        raise ValueError(f"{type(self).__name__} cannot have servers sleep. Set sleep_level=null.")
+
+    def wake(self, server: Server, part: str) -> None:
+        """Has a server take back memory, unless it has it: of its "weights", then, once they are loaded, "kv_cache"."""
+        raise ValueError(f"{type(self).__name__} cannot wake servers. Set sleep_level=null.")
 
     @abstractmethod
     def complete(
@@ -173,8 +193,8 @@ def load_adapter(server: Server, path: str, snapshot: Snapshot) -> bool:
 
 
 def check_name(said: object, snapshot: Snapshot) -> None:
-    """Raises `ServerFaultError` unless an answer bears the name of the weights that were asked."""
-    if said != snapshot.name:
+    """Raises `ServerFaultError` unless an answer bears the name of the weights that were asked, or of later ones."""
+    if said != snapshot.name and said not in snapshot.later:
         raise ServerFaultError(f"{excerpt.repr(said)} has answered, {snapshot.name} was asked.")
 
 

@@ -37,7 +37,7 @@ class SGLangDialect(ServerDialect):
         """Of SGLang's launcher."""
         words = ["python", "-m", "sglang.launch_server", "--model-path", serving.model, "--port", str(serving.port)]
         words += ["--dtype", serving.dtype, "--context-length", str(serving.context)]
-        words += ["--enable-deterministic-inference"]
+        words += ["--enable-deterministic-inference", *(["--enable-memory-saver"] if serving.sleeps else [])]
         if serving.rank is None:
             return words
         return [*words, "--enable-lora", "--max-lora-rank", str(serving.rank), "--lora-target-modules", "all"]
@@ -62,6 +62,20 @@ class SGLangDialect(ServerDialect):
         if not snapshot.full:
             with unless_not_found(400):
                 server.post("/unload_lora_adapter", {"lora_name": snapshot.name})
+
+    def sleep(self, server: Server, level: int) -> None:
+        """Of a server with --enable-memory-saver, which drops the weights.
+
+        Raises:
+            ValueError: `level` is 1.
+        """
+        if level == 1:
+            raise ValueError("sleep_level=1; SGLang drops the weights. Set sleep_level=2, for full finetuning only.")
+        server.post("/release_memory_occupation", {})
+
+    def wake(self, server: Server, part: str) -> None:
+        """One part at a time."""
+        server.post("/resume_memory_occupation", {"tags": [part]})
 
     def complete(
         self, server: Server, snapshot: Snapshot, prompt: Sequence[int], n: int, sampling: SamplingParams, seed: int

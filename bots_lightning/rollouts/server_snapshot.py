@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
@@ -32,11 +32,16 @@ class Snapshot:
         folder: its own name is that of the snapshot. An adapter in the layout of peft, or a checkpoint of transformers
             with a marker.
         full: whether it is the latter: all weights, which take the place of the server's.
+        version: of the policy.
+        later: names of those that were synced after it. All weights of one of them may have taken the place of these
+            while completions were sampled.
     """
 
     name: str
     folder: Path
     full: bool = False
+    version: int = 0
+    later: list[str] = field(default_factory=list, compare=False)
 
 
 def policy_weights(policy: nn.Module) -> dict[str, Tensor]:
@@ -67,7 +72,7 @@ def named_snapshot(policy: nn.Module, weights: dict[str, Tensor], parent: Path, 
             numbers = numbers[:: max(1, len(numbers) // DIGESTED)].contiguous().cpu()
         digest.update(numbers.view(torch.uint8).numpy().data)
     name = f"policy-{policy_version}-{digest.hexdigest()[:12]}"
-    return Snapshot(name, parent / name, full)
+    return Snapshot(name, parent / name, full, policy_version)
 
 
 def write_snapshot(

@@ -50,12 +50,13 @@ class VLLMDialect(ServerDialect):
         words = ["VLLM_SERVER_DEV_MODE=1", "vllm", "serve", serving.model, "--port", str(serving.port)]
         words += ["--dtype", serving.dtype, "--max-model-len", str(serving.context)]
         words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
+        words += ["--enable-sleep-mode"] if serving.sleeps else []
         if serving.rank is None:
             return [f"PYTHONPATH={SERVER_SIDE}", *words, "--worker-extension-cls", "bots_vllm_worker.PolicyWeights"]
         if serving.rank > RANKS[-1]:
             raise ValueError(f"lora.r={serving.rank}; vLLM serves adapters up to rank {RANKS[-1]}. Lower it.")
         room = next(rank for rank in RANKS if rank >= serving.rank)
-        adapters = ["--enable-lora", "--max-lora-rank", str(room), "--max-loras", "2"]
+        adapters = ["--enable-lora", "--max-lora-rank", str(room), "--max-loras", str(serving.versions + 1)]
         return ["VLLM_ALLOW_RUNTIME_LORA_UPDATING=True", *words, *adapters]
 
     def load(self, server: Server, snapshot: Snapshot) -> None:
@@ -79,6 +80,14 @@ class VLLMDialect(ServerDialect):
             return
         with unless_not_found():
             server.post("/v1/unload_lora_adapter", {"lora_name": snapshot.name})
+
+    def sleep(self, server: Server, level: int) -> None:
+        """Of a server with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1."""
+        server.post(f"/sleep?level={level}", {})
+
+    def wake(self, server: Server, part: str) -> None:
+        """Does nothing where that part is awake."""
+        server.post(f"/wake_up?tags={part}", {})
 
     def complete(
         self, server: Server, snapshot: Snapshot, prompt: Sequence[int], n: int, sampling: SamplingParams, seed: int

@@ -103,17 +103,18 @@ def check_update(trainer: Any, sampler: Sampler, algorithm: Algorithm) -> None:
     Raises:
         ValueError: names the option and what to use instead.
     """
-    if sampler.max_staleness and shards_parameters(trainer.strategy):
+    ahead = sampler.max_staleness
+    if ahead and not sampler.engine.own_weights and shards_parameters(trainer.strategy):
         raise ValueError(
-            "max_staleness=1 needs a copy of the policy, and under ZeRO-3 no rank holds all of its parameters. Use "
-            "configs/strategies/zero2.yaml, or set max_staleness=0."
+            f"max_staleness={ahead} needs a copy of the policy, and under ZeRO-3 no rank holds all of its parameters. "
+            "Use configs/strategies/zero2.yaml, or inference servers, or set max_staleness=0."
         )
     tasks: TaskDataModule = trainer.datamodule
     tasks.allocation.check(sampler.num_generations)
-    if sampler.max_staleness and tasks.allocation.sequential:
+    if ahead and tasks.allocation.sequential:
         raise ValueError(
-            f"{type(tasks.allocation).__name__} asks for further rollouts when the first are scored, and "
-            "max_staleness=1 scores them a step later. Set max_staleness=0, or choose an allocation of one round."
+            f"{type(tasks.allocation).__name__} asks for further rollouts when the first are scored, and with "
+            f"max_staleness={ahead} that is a step later. Set max_staleness=0, or choose an allocation of one round."
         )
     if algorithm.target_kl is not None and trainer.max_steps > 0:
         raise ValueError(

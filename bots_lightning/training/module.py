@@ -98,7 +98,7 @@ class OnlineModule(LightningModule):
         """Rolls out and scores a batch, updates the belief and the policy; see `step_output` for what it returns."""
         context = self.step_context()
         with context.clock.phase("rollout"):
-            waited = self.sampler.wait()
+            waited = self.sampler.wait(1)
         with context.gathered_parameters():
             with context.clock.phase("sync"):
                 self.sampler.sync(context.strategy, self.progress.iterations)
@@ -188,8 +188,8 @@ class OnlineModule(LightningModule):
         if self.trainer.ckpt_path:  # Lightning would evaluate all the same where an epoch is over
             self.trainer.num_sanity_val_steps = 0
         self._check_prompts()
-        planned = start.planned_iterations(self.trainer, self.algorithm.steps_per_iteration)
-        self._tasks.selector.planned_selections = planned
+        start.prepare_engine(self.sampler)
+        self._tasks.selector.planned_selections = start.planned_iterations(self.trainer, self.algorithm)
 
     def on_train_start(self) -> None:
         """Continues the curves where this run does, and the schedule; ranks begin alike."""

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 from typing import Any, final
 
 from torch import nn
@@ -28,10 +31,10 @@ from bots_lightning.rollouts import (
     derive_seed,
     load_tokenizer,
 )
+from bots_lightning.training.ahead import MOST_STALE, RolloutsAhead
 from bots_lightning.training.batch import ScoredBatch, UnscoredBatch, closed_on_failure, evidence_of, scored
 from bots_lightning.training.dynamic_sampling import DynamicSampling
 from bots_lightning.training.failures import together
-from bots_lightning.training.next_batch import NextBatch
 from bots_lightning.training.rounds import further_rounds
 from bots_lightning.training.seeds import TRAIN
 
@@ -47,12 +50,12 @@ class Sampler:
         truncate_prompts: keep the last tokens of prompts that are too long.
         engine: samples the completions; `CompactEngine` by default.
         dynamic_sampling: replaces groups of equal rewards by further ones; None learns from what was selected.
-        max_staleness: 0 is synchronous. 1 rolls out the next batch while the policy learns from the present one
-            (asynchronous rollouts, one step off-policy): selection has seen all evidence, but the rollouts are those of
-            the policy before its last update, which `importance_sampling` and the age of the evidence correct for. It
-            pays where rollouts have a device of their own (`ServerEngine`). Trained weights are held twice, a static
-            engine holds two caches, and on one device the memory of rollouts and of the update adds up. Saving and
-            evaluating wait for the rollouts. A run that is continued beyond its planned end is synchronous once, there.
+        max_staleness: 0 is synchronous. S of 1 to 4 rolls out the next S batches while the policy learns from the
+            present one (asynchronous rollouts): they are of the policy of S updates ago, which `importance_sampling`
+            and the age of the evidence correct for, and from 2 on selection has not seen the evidence of S - 1 batches.
+            It pays where rollouts have a device of their own (`ServerEngine`); other engines need S copies of the
+            trained weights. Saving and evaluating wait for the rollouts. A run that is continued beyond its planned end
+            is synchronous there, S times.
 
     Attributes:
         encoder: of prompts, once the policy is loaded.
@@ -82,7 +85,7 @@ class Sampler:
     ) -> None:
         check_numbers(1, num_generations=num_generations)
         check_numbers(1, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length)
-        check_numbers(0, high=1, max_staleness=max_staleness)
+        check_numbers(0, high=MOST_STALE, max_staleness=max_staleness)
         if dynamic_sampling is not None:
             dynamic_sampling.check(num_generations)
         self.num_generations = num_generations
@@ -90,8 +93,7 @@ class Sampler:
         self.truncate_prompts, self.engine = truncate_prompts, engine or CompactEngine()
         self.dynamic_sampling, self.max_staleness = dynamic_sampling, max_staleness
         self.leftovers: RolloutGroups | None = None
-        self._seed = 0
-        self._next: NextBatch | None = None
+        self._turn = nullcontext() if self.engine.own_weights else Lock()  # others serve one batch at a time
 
     # --- setup --------------------------------------------------------------------------------------------------
 
@@ -104,7 +106,7 @@ class Sampler:
             seed: of all rollouts.
         """
         self.policy, self.scorer, self._seed = policy, scorer, seed
-        self._next = NextBatch(policy) if self.max_staleness else None
+        self._ahead = RolloutsAhead(policy, self.engine, self.max_staleness) if self.max_staleness else None
 
     def build(self, prompt_room: int | None) -> None:
         """Loads the tokenizer of a policy that is loaded.
@@ -151,7 +153,8 @@ class Sampler:
         prompts = self.encoder.encode([task.prompt for task in batch.tasks], [task.id for task in batch.tasks])
         options = policy_version, on_completed, batch.starts
         request = GenerationRequest(language_model(model), prompts, batch.counts, sampling, seeds, *options)
-        return self.engine.generate(request)
+        with self._turn:
+            return self.engine.generate(request)
 
     def _roll_out(self, version: int, batch: TaskBatch, seeds: Sequence[int], model: nn.Module) -> UnscoredBatch:
         """Samples a batch, and scores meanwhile what is completed."""
@@ -181,7 +184,7 @@ class Sampler:
             enough = dynamic.enough(self.leftovers, [one.groups for one in sampled], len(batch))
             if context.on_all_ranks(enough):
                 break
-            sampled.append(self._sample_one(self._select(self.tasks.select, context), len(sampled), context))
+            sampled.append(self._sample_one(self._select(context), len(sampled), context))
         return sampled
 
     def choose(self, sampled: Sequence[ScoredBatch], context: StepContext) -> tuple[RolloutGroups, dict[str, float]]:
@@ -191,16 +194,12 @@ class Sampler:
             sampled: all batches of the step.
             context: of the step; the policy's parameters are gathered.
         """
-        stale = {} if self._next is None else self._next.metrics(sampled[0].groups.rollouts, context)
+        stale = {} if self._ahead is None else self._ahead.metrics(sampled[0].groups.rollouts, context)
         if self.dynamic_sampling is None:
             return sampled[0].groups, stale
-        groups, leftovers, metrics = self.dynamic_sampling.compose(
-            self.leftovers,
-            [one.groups for one in sampled],
-            len(sampled[0].tasks),
-            context.progress.iterations,
-            self.sampling.pad_token_id,
-        )
+        tasks, groups_of_each = len(sampled[0].tasks), [one.groups for one in sampled]
+        options = tasks, context.progress.iterations, self.sampling.pad_token_id
+        groups, leftovers, metrics = self.dynamic_sampling.compose(self.leftovers, groups_of_each, *options)
         if leftovers is not None:
             with context.clock.phase("logprobs", context.device):
                 leftovers = replace(leftovers, rollouts=self.policy.recorded(leftovers.rollouts))
@@ -208,32 +207,34 @@ class Sampler:
         return groups, metrics | stale
 
     def begin_next(self, context: StepContext) -> None:
-        """Draws the next batch and starts to roll it out with the present policy, where rollouts are asynchronous.
+        """Draws what comes next and starts to roll it out with the present policy, where rollouts are asynchronous.
 
         Args:
             context: of the present step.
         """
-        planned, coming = self.tasks.selector.planned_selections, context.progress.iterations + 1
-        if self._next is None or (planned is not None and coming >= planned):
+        if self._ahead is None:
+            self.engine.release()
             return
-        batch = self._select(self.tasks.select_ahead, context)
-        with context.clock.phase("rollout"):
-            seeds = self._seeds(batch, coming, 0)
-            self._next.begin(batch, partial(self._roll_out, context.progress.iterations, batch, seeds), context)
+        planned, version = self.tasks.selector.planned_selections or sys.maxsize, context.progress.iterations
+        for coming in range(version + 1 + len(self.tasks.draws), min(version + 1 + self.max_staleness, planned)):
+            batch = self._select(context, ahead=True)
+            roll_out = partial(self._roll_out, version, batch, self._seeds(batch, coming, 0))
+            with context.clock.phase("rollout"):
+                self._ahead.begin(batch, roll_out, context)
 
-    def wait(self) -> float:
-        """Waits for rollouts that are under way; the seconds that they took in all."""
-        return 0.0 if self._next is None else self._next.wait()
+    def wait(self, batches: int | None = None) -> float:
+        """Waits for so many of the batches that are under way, or all; the seconds that the first took in all."""
+        return 0.0 if self._ahead is None else self._ahead.wait(batches)
 
-    def _select(self, draw: Callable[[], list[int]], context: StepContext) -> TaskBatch:
+    def _select(self, context: StepContext, ahead: bool = False) -> TaskBatch:
         """This rank's share of one more batch."""
         with context.clock.phase("select"):
-            drawn = self.tasks.share(draw())
-        return TaskBatch.of(drawn, self.tasks.require_pool())
+            return TaskBatch.of(self.tasks.share(self.tasks.select(ahead)), self.tasks.require_pool())
 
     def _sample_one(self, batch: TaskBatch, number: int, context: StepContext) -> ScoredBatch:
         """Rolls out and scores the step's batch of that number, in all of its rounds, and reports its evidence."""
-        begun = None if self._next is None else self._next.rollouts_of(batch, self._reward_stream)
+        ahead = self._ahead if number == 0 else None
+        begun = ahead and ahead.rollouts_of(batch, self._reward_stream)
         roll_out = begun or self._present_rollouts(batch, number, context)
 
         def again(more: TaskBatch) -> ScoredBatch:
@@ -245,8 +246,8 @@ class Sampler:
 
         with context.clock.phase("sync"):
             result = together(context.strategy, in_rounds)
-        if self._next is not None:
-            self._next.taken()
+        if ahead is not None:
+            ahead.taken()
         self._observe(batch, result, context)
         return result
 
@@ -272,18 +273,14 @@ class Sampler:
     # --- the end of a run, and checkpoints ----------------------------------------------------------------------
 
     def close(self) -> None:
-        """Ends what is under way soon and releases the copy of the policy; returns at once."""
-        if self._next is not None:
-            if self._next.is_begun:
-                self.engine.cancel()
-            self._next.close()
+        """Ends what is under way soon and releases the copies of the policy; returns at once."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The leftovers of dynamic sampling, and the batch that is rolled out in the background; all ranks call it."""
-        state: dict[str, Any] = {"leftovers": None if self.leftovers is None else self.leftovers.state_dict()}
-        if self._next is not None:
-            state["ahead"] = self._next.state_dict(self.sampling.pad_token_id)
-        return state
+        """The leftovers of dynamic sampling, and the batches that are rolled out ahead; all ranks call it."""
+        ahead = {} if self._ahead is None else {"ahead": self._ahead.state_dict(self.sampling.pad_token_id)}
+        return {"leftovers": None if self.leftovers is None else self.leftovers.state_dict()} | ahead
 
     def load_state_dict(self, state: dict[str, Any], world_size: int) -> None:
         """Restores both, as far as this run can use them.
@@ -296,5 +293,5 @@ class Sampler:
         if leftovers and self.dynamic_sampling and world_size == 1:
             self.leftovers = RolloutGroups.from_state_dict(leftovers)
         self.close()
-        if self._next is not None:
-            self._next.load_state_dict(state.get("ahead"))
+        if self._ahead is not None:
+            self._ahead.load_state_dict(state.get("ahead"))

@@ -50,13 +50,25 @@ def prompt_room_of(policy: Policy, algorithm: Algorithm, sampler: Sampler) -> in
     return prompt_room(min(lengths, default=None), sampler.max_prompt_length, sampler.max_completion_length)
 
 
-def planned_iterations(trainer: Any, steps_per_iteration: int) -> int | None:
+def prepare_engine(sampler: Sampler) -> None:
+    """Tells the engine that rollouts will be asynchronous, if they will.
+
+    Args:
+        sampler: with its encoder and tasks.
+    """
+    if sampler.max_staleness:
+        task = sampler.tasks.require_pool()[0]
+        sampler.engine.run_ahead(sampler.encoder.encode([task.prompt], [task.id])[0], sampler.max_staleness)
+
+
+def planned_iterations(trainer: Any, algorithm: Algorithm) -> int | None:
     """The iterations of the whole run; None if it is endless.
 
     Args:
         trainer: of the run, its data module attached.
-        steps_per_iteration: optimizer steps on each batch of tasks.
+        algorithm: with its optimizer steps on each batch of tasks.
     """
+    steps_per_iteration = algorithm.steps_per_iteration
     steps = total_optimizer_steps(trainer, steps_per_iteration)
     return None if steps is None else steps // steps_per_iteration
 

@@ -26,6 +26,7 @@ from bots_lightning.checkpoints import AtomicCheckpointIO
 from bots_lightning.data import TaskDataModule
 from bots_lightning.policy import LoRA, Policy
 from bots_lightning.rewards import Scorer
+from bots_lightning.rollouts import RolloutEngine, ServerEngine
 from bots_lightning.selection import ThompsonSelector
 from bots_lightning.strategies import DataParallel, DeepSpeed, gathered_parameters
 from bots_lightning.tasks import ProceduralTasks
@@ -99,6 +100,7 @@ class Recipe(NamedTuple):
         reward: the reward function.
         allocation: of the rollouts.
         num_generations: on average.
+        engine: makes it, given a folder.
     """
 
     algorithm: Callable[[], Algorithm] = GRPO
@@ -109,6 +111,12 @@ class Recipe(NamedTuple):
     reward: Callable[..., list[float]] = letters
     allocation: Allocation | None = None
     num_generations: int = 4
+    engine: Callable[[Path], RolloutEngine | None] = lambda folder: None
+
+
+def servers(folder: Path) -> RolloutEngine:
+    """Those that the environment names."""
+    return ServerEngine(os.environ["SERVERS"].split(), str(folder))
 
 
 RECIPES = {
@@ -123,6 +131,8 @@ RECIPES = {
     # In full: adapters begin with gradients of nearly 0, which Adam turns into steps of any size.
     "grpo-ragged": Recipe(lambda: GRPO(loss_type="grpo"), None, budget=60, allocation=InTurn(), num_generations=7),
     "grpo-rounds": Recipe(allocation=SequentialAllocation(2, max_generations=4, min_chance=0.0)),
+    "grpo-servers": Recipe(lora=None, engine=servers),
+    "grpo-servers-ahead": Recipe(engine=servers, max_staleness=2),
     "ppo-lora": Recipe(lambda: PPO(kl_coef=0.1, num_ppo_epochs=2)),
     "ppo-full": Recipe(lambda: PPO(num_ppo_epochs=2), lora=None),
     "ppo-ragged": Recipe(lambda: PPO(num_ppo_epochs=2), None, allocation=InTurn(), num_generations=7),
@@ -134,8 +144,9 @@ NOT_UNDER = {
 }
 
 
-def module_of(recipe: Recipe, checkpoint: str, **schedule: Any) -> OnlineModule:
-    """The module of a recipe; `schedule` is of the `Updater`."""
+def module_of(recipe: Recipe, checkpoint: str, folder: Path, **schedule: Any) -> OnlineModule:
+    """The module of a recipe, with a folder for the weights that servers get; `schedule` is of the `Updater`."""
+    engine = recipe.engine(folder / "weights")
     return OnlineModule(
         Policy(
             checkpoint,
@@ -144,7 +155,7 @@ def module_of(recipe: Recipe, checkpoint: str, **schedule: Any) -> OnlineModule:
             max_tokens_per_microbatch=recipe.budget,
         ),
         Scorer([recipe.reward]),
-        Sampler(recipe.num_generations, 32, max_completion_length=8, max_staleness=recipe.max_staleness),
+        Sampler(recipe.num_generations, 32, max_completion_length=8, engine=engine, max_staleness=recipe.max_staleness),
         recipe.algorithm(),
         Updater(learning_rate=3e-3, **schedule),
         Evaluation(),
@@ -204,7 +215,7 @@ def run(checkpoint: str, strategy: str, name: str, folder: Path) -> dict[str, An
     recipe, diary, path = RECIPES[name], Diary(), None
 
     def trained(callbacks: list[Callback], path: Path | None) -> Trainer:
-        module = module_of(recipe, checkpoint, lr_scheduler_type="constant")
+        module = module_of(recipe, checkpoint, folder, lr_scheduler_type="constant")
         return fit(module, recipe.allocation, strategy, STEPS, folder, callbacks, path)
 
     if name == "grpo-failing":

@@ -76,7 +76,7 @@ class Stopper(Callback):
 
 def fit(checkpoint: str, strategy: str, kind: str, folder: Path, callbacks: list[Any], path: Path | None) -> Trainer:
     recipe = KINDS[kind]
-    module = ranks.module_of(recipe, checkpoint)
+    module = ranks.module_of(recipe, checkpoint, folder)
     return ranks.fit(module, recipe.allocation, strategy, 2 * HALF, folder, callbacks, path)
 
 

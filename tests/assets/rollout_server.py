@@ -56,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         name = body.get("model") or body.get("lora_name") or ""
         self.served.calls.append(f"{self.path} {name}".strip())
+        self.path, _, query = self.path.partition("?")
+        said = query.rpartition("=")[2]
         endpoints = {
             "/v1/completions": self.completions,
             "/generate": self.generate,
@@ -67,6 +69,10 @@ class Handler(BaseHTTPRequestHandler):
             "/flush_cache": lambda _: self.answer(200),
             "/collective_rpc": self.call_worker,
             "/update_weights_from_disk": self.update,
+            "/sleep": lambda _: self.answer(200, self.served.sleep(int(said))),
+            "/wake_up": lambda _: self.answer(200, self.served.wake(said)),
+            "/release_memory_occupation": lambda _: self.answer(200, self.served.sleep(2)),
+            "/resume_memory_occupation": lambda body: self.answer(200, [*map(self.served.wake, body["tags"])]),
             "/fault": self.fault,
         }
         if self.path not in endpoints:
@@ -142,6 +148,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def went_wrong(self) -> bool:
         """Answers, or does not, as the fault that is due; False if there is none."""
+        if self.served.asleep:
+            self.refuse(500, "The engine sleeps.")
+            return True
         self.served.left -= 1
         if self.served.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -58,6 +58,8 @@ class Served(PolicyWeights):
         self.faults: Counter[str] = Counter()
         self.at: dict[str, tuple[str, bool]] = {}  # the fault of an endpoint's next call, and whether it is still due
         self.calls: list[str] = []
+        self.asleep: set[str] = set()  # parts of its memory that it has given back
+        self.dropped = False  # whether its weights went with them
         self.left = -1  # completions until it dies; below 0, it does not
         self.lock = Lock()
 
@@ -70,6 +72,8 @@ class Served(PolicyWeights):
 
     def reload_weights(self, weights_iterator: Iterator[tuple[str, torch.Tensor]]) -> None:
         """Takes other weights in the place of its own; tied ones are given once."""
+        if "weights" in self.asleep:
+            raise RuntimeError("there is no memory for weights")
         if not self.fault("stale"):
             fresh = copy.deepcopy(self.base)
             taken = fresh.load_state_dict(dict(weights_iterator), strict=False)
@@ -81,6 +85,18 @@ class Served(PolicyWeights):
         if not self.fault("stale"):
             self.own = AutoModelForCausalLM.from_pretrained(path).eval()
         self.weight_version = version
+
+    def sleep(self, level: int) -> None:
+        """Gives back its memory; at level 2 with what is in it."""
+        self.asleep, self.dropped = {"weights", "kv_cache"}, level == 2
+
+    def wake(self, part: str) -> None:
+        """Takes back a part, in which there is nothing if it was dropped."""
+        if part == "weights" and part in self.asleep and self.dropped:
+            self.own = copy.deepcopy(self.base)
+            for weight in self.own.parameters():
+                weight.data.zero_()
+        self.asleep.discard(part)
 
     def restart(self) -> None:
         """Forgets all that it was given."""

@@ -53,9 +53,9 @@ def test_a_batch_has_the_rollouts_that_are_allocated() -> None:
     for batch in data.train_dataloader():
         assert batch.counts == COUNTS
         assert batch.starts == [0] * 4
-        assert (data.drawn, data.drawn_counts) == (batch.indices, batch.counts)
+        assert (data.draws.first.indices, data.draws.first.counts) == (batch.indices, batch.counts)
         observe(data, batch.indices)
-        assert (data.drawn, data.drawn_counts) == ([], [])
+        assert len(data.draws) == 0
 
 
 def test_by_default_each_task_gets_num_generations() -> None:
@@ -161,7 +161,7 @@ class Restless(Allocation):
 def test_a_resumed_run_rolls_out_what_was_drawn_ahead(tmp_path: Path) -> None:
     ended, resumed = allocating(Restless()), allocating(Restless())
     observe(ended, ended.select())
-    drawn = ended.select_ahead()
+    drawn = ended.select(ahead=True)
     torch.save(ended.state_dict(), tmp_path / "data.ckpt")
     resumed.load_state_dict(torch.load(tmp_path / "data.ckpt", weights_only=True))
     batch = next(iter(resumed.train_dataloader()))
@@ -177,7 +177,7 @@ def test_a_draw_of_an_earlier_version_or_another_number_gets_the_present_number(
     if saved_with is None:
         del state["drawn_counts"], state["num_generations"]
     resumed.load_state_dict(state)
-    assert (resumed.drawn, resumed.drawn_counts) == (drawn, [4] * 4)
+    assert (resumed.draws.first.indices, resumed.draws.first.counts) == (drawn, [4] * 4)
     assert next(iter(resumed.train_dataloader())).counts == [4] * 4
 
 
@@ -205,14 +205,14 @@ def test_the_belief_is_what_the_selector_forecasts_and_flat_without_one() -> Non
 def test_without_a_belief_all_tasks_get_as_many(allocation: Allocation) -> None:
     data = allocating(allocation)
     data.select()
-    assert data.drawn_counts == [4] * 4
+    assert data.draws.first.counts == [4] * 4
 
 
 def test_a_belief_divides_the_same_rollouts_otherwise() -> None:
     data = allocating(KnapsackAllocation(), selector=bots())
     data.selector.observe(Evidence(np.arange(10), np.where(np.arange(10) % 2, 8.0, 0.5), np.full(10, 8.0)))
     data.select()
-    by_index = dict(zip(data.drawn, data.drawn_counts, strict=True))
+    by_index = dict(zip(data.draws.first.indices, data.draws.first.counts, strict=True))
     assert sum(by_index.values()) == 16
     assert len(set(by_index.values())) > 1
 

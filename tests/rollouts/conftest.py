@@ -1,15 +1,9 @@
-"""Inference servers in processes of their own, a policy with adapters, and static caches without the compiler."""
+"""A server, a policy with adapters, and static caches without the compiler."""
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,54 +14,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from bots_lightning.policy.loading import LoRA, load_policy
 from bots_lightning.rollouts import decoding
 from bots_lightning.rollouts.static import next_logits
-
-SCRIPT = Path(__file__).parents[1] / "assets" / "rollout_server.py"
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Servers:
-    """Starts and kills test servers; all end with it."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        self.started: dict[str, int] = {}  # process ids by URL
-
-    def start(self, folder: str, url: str | None = None) -> str:
-        """The URL of a server of that model, which knows no adapters; the same as before if one is given."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{url.rpartition(':')[2] if url else 0} {folder}\n")
-        self.process.stdin.flush()
-        pid, port = self.process.stdout.readline().split()
-        self.started[f"http://127.0.0.1:{port}"] = int(pid)
-        return f"http://127.0.0.1:{port}"
-
-    def signal(self, url: str, number: signal.Signals) -> None:
-        """Sends a signal; a server that is killed has closed its port when this returns."""
-        os.kill(self.started[url], number)
-        while number == signal.SIGKILL and is_open(int(url.rpartition(":")[2])):
-            time.sleep(0.01)
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
-@pytest.fixture(scope="session")
-def servers() -> Iterator[Servers]:
-    servers = Servers()
-    yield servers
-    servers.close()
 
 
 @pytest.fixture
@@ -88,7 +34,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBacke
 
 
 @pytest.fixture
-def url(servers: Servers, checkpoint: str) -> str:
+def url(servers: Any, checkpoint: str) -> str:
     """Of a server of the checkpoint's model."""
     return servers.start(checkpoint)
 

@@ -82,7 +82,9 @@ def test_answers_that_cannot_be_are_told_and_asked_for_again(
     kind: str, said: str, policy: nn.Module, url: str, tmp_path: Path, undisturbed: list[list[int]]
 ) -> None:
     engine = make_engine(tmp_path, url, timeout_seconds=1.0 if kind in ("drip", "stalled_error") else 20.0)
-    assert survive(engine, policy, lambda: send(url, "/fault", kind=kind, times=2)) == undisturbed
+    assert rows_of(completed(engine, policy)) == undisturbed[:16]
+    send(url, "/fault", kind=kind, times=2)
+    assert rows_of(completed(engine, policy)) == undisturbed[:16]  # there is nothing to load: the answers are at fault
     assert re.search(said, engine.pool.servers[0].first_error)
     assert len(engine.pool.servers[0].first_error) < 1000
 
@@ -197,7 +199,7 @@ def test_a_request_that_is_refused_is_not_repeated(policy: nn.Module, url: str, 
     engine = make_engine(tmp_path, url)
     with pytest.raises(RolloutServerError, match=r"refuses the request.*maximum context length is 128"):
         completed(engine, policy, sampling=replace(SAMPLING, max_completion_length=200))
-    assert sum("/v1/completions" in call for call in calls(url)) <= len(PROMPTS)
+    assert sum("/v1/completions" in call for call in calls(url)) <= 3 + len(PROMPTS)  # three to see whose it is
 
 
 def test_a_folder_that_the_server_does_not_see_is_said(policy: nn.Module, url: str, tmp_path: Path) -> None:

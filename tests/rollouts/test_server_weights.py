@@ -79,7 +79,8 @@ def test_completions_and_logprobs_are_the_policys_after_every_update(
         seen.add(tuple(map(tuple, rows_of(rollouts))))
     assert len(seen) == 4
     assert engine.pool.servers[0].last_error == "none"
-    assert calls(url).count("/collective_rpc") == (0 if dialect else 4 + 4 * len(PROMPTS))  # loading; after each answer
+    told = 1 + 3 + len(PROMPTS)  # when they are loaded, after three probes, after each answer
+    assert calls(url).count("/collective_rpc") == (0 if dialect else 4 * told)
     assert calls(url).count("/reset_prefix_cache") == (0 if dialect else 4)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,25 @@ import pytest
 
 SCRIPT = Path(__file__).parents[1] / "assets" / "ranks.py"
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
-GRPO_RUNS = ("lora", "full", "microbatches", "recomputed", "faulty", "failing", "ragged", "rounds")
+GRPO_RUNS = (
+    "lora",
+    "full",
+    "microbatches",
+    "recomputed",
+    "faulty",
+    "failing",
+    "ragged",
+    "rounds",
+    "servers",
+    "servers-ahead",
+)
 RUNS = (*(f"grpo-{name}" for name in GRPO_RUNS), "ppo-lora", "ppo-full", "ppo-ragged")
 ONLY_SOME = {"ddp": ("grpo-out-of-memory", "grpo-asynchronous"), "zero1": ("grpo-asynchronous",)}
 ONLY_SOME["zero2"] = ONLY_SOME["zero1"]
 ALL = {strategy: (*RUNS, *ONLY_SOME.get(strategy, ())) for strategy in STRATEGIES}
 # What each strategy does in the quick tests; the rest is done by the same code under another one.
 QUICK = {
-    "ddp": ALL["ddp"],
+    "ddp": tuple(run for run in ALL["ddp"] if "servers" not in run),
     "zero1": ("grpo-lora", "ppo-full"),
     "zero2": (
         "grpo-lora",
@@ -28,9 +39,19 @@ QUICK = {
         "grpo-faulty",
         "grpo-ragged",
         "grpo-asynchronous",
+        "grpo-servers-ahead",
         "ppo-lora",
     ),
-    "zero3": ("grpo-lora", "grpo-full", "grpo-recomputed", "grpo-failing", "grpo-ragged", "ppo-lora", "ppo-full"),
+    "zero3": (
+        "grpo-lora",
+        "grpo-full",
+        "grpo-recomputed",
+        "grpo-failing",
+        "grpo-ragged",
+        "grpo-servers",
+        "ppo-lora",
+        "ppo-full",
+    ),
     "zero3_offload": ("grpo-lora", "ppo-ragged"),
 }
 PAIRS = [
@@ -38,6 +59,14 @@ PAIRS = [
     for strategy, runs in ALL.items()
     for run in runs
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_servers(servers: Any, checkpoint: str) -> Iterator[None]:
+    """Which the runs of servers ask, on one rank or on several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SERVERS", " ".join(servers.start(checkpoint) for _ in range(2)))
+        yield
 
 
 @pytest.fixture(scope="module")

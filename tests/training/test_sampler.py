@@ -83,7 +83,7 @@ def test_one_function_is_the_evidence_and_the_policy_learns_from_the_sum(build: 
     order = np.argsort(batch.indices)
     assert forecast.evidence.successes.tolist() == expected.reshape(4, 4).sum(dim=1)[order].tolist()
     assert forecast.evidence.interior.tolist() == [0.0] * 4
-    assert tasks.drawn == []
+    assert len(tasks.draws) == 0
 
 
 # --- the rounds of dynamic sampling, in runs ------------------------------------------------------------------------

@@ -19,4 +19,6 @@ def test_the_first_limit_ends_a_run(max_steps: int, max_epochs: int | None, step
     loop = SimpleNamespace(setup_data=lambda: None)
     trainer = SimpleNamespace(max_steps=max_steps, max_epochs=max_epochs, num_training_batches=5, fit_loop=loop)
     assert total_optimizer_steps(trainer, 3) == steps
-    assert planned_iterations(trainer, 3) == (None if steps is None else steps // 3)
+    assert planned_iterations(trainer, SimpleNamespace(steps_per_iteration=3)) == (
+        None if steps is None else steps // 3
+    )
