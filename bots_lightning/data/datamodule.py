@@ -19,7 +19,7 @@ from bots_lightning.allocation import Allocation, FixedAllocation
 from bots_lightning.beliefs import Evidence
 from bots_lightning.data import ranks
 from bots_lightning.data.corrections import accept_corrections
-from bots_lightning.data.draws import Draw, DrawnTask, Draws, allocated, own_share
+from bots_lightning.data.draws import Draw, DrawnTask, Draws, allocated, expected_tokens, own_share
 from bots_lightning.data.forecasts import Forecast
 from bots_lightning.data.loaders import DrawnBatches, evaluation_loader, predict_loader, task_loader
 from bots_lightning.data.state import arrays_to_tensors, digest_of, stream_of, table_of, tensors_to_arrays
@@ -176,12 +176,12 @@ class TaskDataModule(LightningDataModule):
             )
         start = time.perf_counter()
         indices = self.selector.select(self.batch_size)
-        draw = Draw(indices.tolist(), allocated(self.allocation, self.selector, indices, self.num_generations))
+        drawn, counts = indices.tolist(), allocated(self.allocation, self.selector, indices, self.num_generations)
         self.count_histogram.add(self.selection_counts[indices])
         self.selection_counts[indices] += 1
-        self.draws.put(draw, ahead)
+        self.draws.put(Draw(drawn, counts, expected_tokens(drawn, counts, self.workload)), ahead)
         self.select_seconds = time.perf_counter() - start
-        return draw.indices
+        return drawn
 
     def _next_batch(self, first: bool) -> list[DrawnTask]:
         """This rank's share of the next batch: drawn ahead, by an earlier run that did not live to see it, or now."""
@@ -199,7 +199,7 @@ class TaskDataModule(LightningDataModule):
         Args:
             drawn: the list that `select` returned.
         """
-        return own_share(drawn, self.draws.counts_of(drawn), self.workload)
+        return own_share(self.draws.of(drawn), self.workload)
 
     def observe(self, evidence: Evidence, tokens: dict[int, float] | None = None) -> None:
         """Gathers the evidence of the first draw from all ranks and updates the selector, identically on each.

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,10 +39,13 @@ class Draw:
     Attributes:
         indices: B positions in the pool.
         counts: B numbers of rollouts.
+        expected: B numbers of tokens that these are expected to take, by which ranks share them out, so that the shares
+            are the same whenever they are asked for; empty if that is not known, or there is one rank.
     """
 
     indices: list[int]
     counts: list[int]
+    expected: list[float] = field(default_factory=list)
 
 
 class Draws:
@@ -83,9 +86,9 @@ class Draws:
         if self._queue:
             self._queue.popleft()
 
-    def counts_of(self, indices: list[int]) -> list[int]:
-        """The numbers of rollouts of the draw that has these very indices; of equal draws, each has its own list."""
-        return next(draw.counts for draw in self._queue if draw.indices is indices)
+    def of(self, indices: list[int]) -> Draw:
+        """The draw that has these very indices; of equal draws, each has its own list."""
+        return next(draw for draw in self._queue if draw.indices is indices)
 
     def state_dict(self) -> dict[str, Any]:
         """All draws one behind the other, and how long each is."""
@@ -93,6 +96,7 @@ class Draws:
             "drawn": [index for draw in self._queue for index in draw.indices],
             "drawn_counts": [count for draw in self._queue for count in draw.counts],
             "draw_sizes": [len(draw.indices) for draw in self._queue],
+            "draw_expected": [draw.expected for draw in self._queue],
         }
 
     def load_state_dict(self, state: dict[str, Any], count: int | None) -> None:
@@ -107,7 +111,8 @@ class Draws:
         sizes = state.get("draw_sizes", [len(drawn)] if drawn else [])
         ends = np.cumsum([0, *sizes]).tolist()
         parts = [slice(*ends[at : at + 2]) for at in range(len(sizes))]
-        self._queue = deque(Draw(drawn[part], counts[part]) for part in parts)
+        expected = [list(tokens) if count is None else [] for tokens in state.get("draw_expected", [[] for _ in sizes])]
+        self._queue = deque(Draw(drawn[part], counts[part], expected[at]) for at, part in enumerate(parts))
         self.served = False
 
 
@@ -155,19 +160,35 @@ def allocated(
     return counts.tolist()
 
 
-def own_share(drawn: list[int], counts: list[int], workload: Workload) -> list[DrawnTask]:
+def expected_tokens(drawn: list[int], counts: list[int], workload: Workload) -> list[float]:
+    """What the rollouts of a draw are expected to take, up to a factor.
+
+    Args:
+        drawn: B positions in the pool.
+        counts: B numbers of rollouts.
+        workload: what one number of rollouts of each task is expected to take; not asked if there is one rank.
+
+    Returns:
+        B numbers; none if there is one rank.
+    """
+    if ranks.world_size() == 1:
+        return []
+    return (workload.expected(drawn) * (np.array(counts) / max(counts))).tolist()
+
+
+def own_share(draw: Draw, workload: Workload) -> list[DrawnTask]:
     """This rank's share of what was drawn: B / W tasks, which are expected to take about as many tokens as any other's.
 
     Args:
-        drawn: B positions in the pool; B is a multiple of W.
-        counts: B numbers of rollouts.
-        workload: what one number of rollouts of each task is expected to take; not asked if W is 1.
+        draw: of B tasks, a multiple of W.
+        workload: where the draw does not say what is expected.
 
     Returns:
         the tasks by ascending place.
     """
+    drawn, counts = draw.indices, draw.counts
     tasks = [DrawnTask(place, *task) for place, task in enumerate(zip(drawn, counts, strict=True))]
     if ranks.world_size() == 1:
         return tasks
-    expected = workload.expected(drawn) * (np.array(counts) / max(counts))
+    expected = np.array(draw.expected or expected_tokens(drawn, counts, workload))
     return [tasks[place] for place in equal_shares(expected, ranks.world_size())[ranks.rank()]]

@@ -20,7 +20,7 @@ from numbered_tasks import Numbered, bots, datamodule
 from bots_lightning.allocation import Allocation, FixedAllocation, KnapsackAllocation, VarianceAllocation
 from bots_lightning.beliefs import Evidence
 from bots_lightning.data import DrawnTask, TaskBatch, TaskDataModule, ranks
-from bots_lightning.data.draws import allocated, believed, own_share
+from bots_lightning.data.draws import Draw, allocated, believed, own_share
 from bots_lightning.data.workload import Workload, equal_shares
 from bots_lightning.selection import UniformSelector
 
@@ -109,10 +109,10 @@ def test_ranks_share_tokens_and_not_tasks_by_hand(monkeypatch: pytest.MonkeyPatc
     expected = {0: [DrawnTask(0, 0, 8), DrawnTask(3, 3, 2)], 1: [DrawnTask(1, 1, 2), DrawnTask(2, 2, 2)]}
     for rank, tasks in expected.items():
         become(monkeypatch, rank, 2)
-        assert own_share([0, 1, 2, 3], [8, 2, 2, 2], workload) == tasks
+        assert own_share(Draw([0, 1, 2, 3], [8, 2, 2, 2]), workload) == tasks
     # With equal numbers, 30 goes to rank 0, 20 and 20 to rank 1, 10 to rank 0.
     become(monkeypatch, 0, 2)
-    assert own_share([0, 1, 2, 3], [2] * 4, workload) == [DrawnTask(0, 0, 2), DrawnTask(1, 1, 2)]
+    assert own_share(Draw([0, 1, 2, 3], [2] * 4), workload) == [DrawnTask(0, 0, 2), DrawnTask(1, 1, 2)]
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 9), st.data())
@@ -127,7 +127,7 @@ def test_equal_numbers_of_rollouts_are_shared_out_by_tokens_alone(
     for rank, share in enumerate(shares):
         with pytest.MonkeyPatch.context() as patch:
             become(patch, rank, world_size)
-            mine = own_share(list(range(size)), [count] * size, workload)
+            mine = own_share(Draw(list(range(size)), [count] * size), workload)
         assert mine == [DrawnTask(place, place, count) for place in share]
 
 
@@ -139,10 +139,38 @@ def test_ranks_cover_what_was_drawn(world_size: int, per_rank: int, data: st.Dat
     for rank in range(world_size):
         with pytest.MonkeyPatch.context() as patch:
             become(patch, rank, world_size)
-            shares.append(own_share(drawn, counts, Workload(size, NO_GROUPS)))
+            shares.append(own_share(Draw(drawn, counts), Workload(size, NO_GROUPS)))
     assert {len(share) for share in shares} == {per_rank}
     everything = sorted(task for share in shares for task in share)
     assert everything == [DrawnTask(place, drawn[place], counts[place]) for place in range(size)]
+
+
+def test_a_share_stays_as_it_was_drawn_whatever_is_seen_before_its_turn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    become(monkeypatch, 0, 2)
+    monkeypatch.setattr(ranks, "gathered", lambda mine: [mine])
+    data, resumed = (allocating(FixedAllocation(), num_tasks=4) for _ in range(2))  # each batch is of all four
+    first = data.select(ahead=True)
+    share = data.share(first)
+    data.select(ahead=True)
+    served = iter(data.train_dataloader())
+    assert next(served).positions == [task.place for task in share]
+    lengths = {place: 10.0 + 1000.0 * (place in (share[0].place, share[1].place)) for place in range(4)}
+    seen = {first[place]: tokens for place, tokens in lengths.items()}
+    data.observe(Evidence(np.array(first), np.zeros(4), np.ones(4)), seen)
+    torch.save(data.state_dict(), tmp_path / "data.ckpt")
+    before = [(task.place, task.index) for task in share]  # all tasks were alike to it
+    assert [place for place, _ in before] == data_positions(data)
+    resumed.load_state_dict(torch.load(tmp_path / "data.ckpt", weights_only=True))
+    assert data_positions(resumed) == [place for place, _ in before]
+    again = resumed.workload.expected(resumed.draws.first.indices)
+    assert equal_shares(again, 2)[0] != data_positions(resumed)  # it would be another one now
+
+
+def data_positions(data: TaskDataModule) -> list[int]:
+    """The places of this rank's tasks in the first draw."""
+    return [task.place for task in data.share(data.draws.first.indices)]
 
 
 # --- a resumed run --------------------------------------------------------------------------------------------------

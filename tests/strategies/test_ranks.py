@@ -39,7 +39,7 @@ QUICK = {
         "grpo-faulty",
         "grpo-ragged",
         "grpo-asynchronous",
-        "grpo-servers-ahead",
+        "grpo-servers",
         "ppo-lora",
     ),
     "zero3": (
