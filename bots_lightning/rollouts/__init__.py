@@ -17,6 +17,7 @@ from bots_lightning.rollouts.server import ServerEngine
 from bots_lightning.rollouts.server_client import RolloutServerError
 from bots_lightning.rollouts.server_dialect import ServerDialect
 from bots_lightning.rollouts.server_sglang import SGLangDialect
+from bots_lightning.rollouts.server_transfer import WeightTransfer
 from bots_lightning.rollouts.server_vllm import VLLMDialect
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ServerDialect",
     "ServerEngine",
     "VLLMDialect",
+    "WeightTransfer",
     "completion_mask",
     "concatenate",
     "derive_seed",

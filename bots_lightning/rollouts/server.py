@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +18,13 @@ from bots_lightning.options import check_numbers, check_option
 from bots_lightning.rollouts.completed import own_tokens
 from bots_lightning.rollouts.engine import GenerationRequest, RolloutEngine, SamplingParams, derive_seed
 from bots_lightning.rollouts.rollouts import Rollouts
-from bots_lightning.rollouts.server_client import RolloutServerError, Server, ServerFaultError, ServerPool
+from bots_lightning.rollouts.server_client import RolloutServerError, Server, ServerPool
 from bots_lightning.rollouts.server_dialect import Completion, ServerDialect, check_completions
 from bots_lightning.rollouts.server_probe import OtherPolicyError, Probe
 from bots_lightning.rollouts.server_rollouts import rollouts_of
 from bots_lightning.rollouts.server_snapshot import Snapshot, named_snapshot, policy_weights, write_snapshot
 from bots_lightning.rollouts.server_vllm import VLLMDialect
 
-log = logging.getLogger(__name__)
 WeightsDtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -138,14 +136,16 @@ class ServerEngine(RolloutEngine):
             raise ValueError(
                 "sleep_level=2 drops the weights below an adapter. Set sleep_level=1 for LoRA, or train in full."
             )
-        first = _is_first_rank()
-        if first:
+        first, sent = _is_first_rank(), snapshot.full and self.dialect.sends_weights
+        if first and not sent:
             write_snapshot(policy, weights, snapshot, self.weights_dtype)
         if self.snapshots[-1:] != [snapshot]:
             self.snapshots = [earlier for earlier in self.snapshots if earlier != snapshot]
             for earlier in self.snapshots:
                 earlier.later.append(snapshot.name)
             self.snapshots.append(snapshot)
+            if first and sent:
+                self._send(snapshot, policy)
         if self._prompt is not None:
             self._probes[snapshot.name] = Probe.of(policy, self._prompt)
         kept = self._versions + (not snapshot.full)
@@ -157,17 +157,24 @@ class ServerEngine(RolloutEngine):
         self.snapshots = self.snapshots[-kept:]
         self.policy_version = policy_version
 
+    def _send(self, snapshot: Snapshot, policy: nn.Module) -> None:
+        """Sends all weights to every server; those that fail are left alone until they are given again."""
+
+        def send(server: Server) -> None:
+            if self.sleep_level is not None:
+                self.dialect.wake(server, "weights")
+            self.dialect.send(server, snapshot, policy)
+
+        faults = self.pool.each(send, "did not take the weights")
+        if len(faults) == len(self.pool.servers):
+            raise RolloutServerError(f"no rollout server has taken the weights: {'; '.join(faults)}.")
+
     def release(self) -> None:
         """Has all servers sleep, if they are to; they are woken when they are next asked."""
-        if self.sleep_level is None:
-            return
-        for server in self.pool.servers:
-            server.holds = set()
-            if _is_first_rank():
-                try:
-                    self.dialect.sleep(server, self.sleep_level)
-                except ServerFaultError as fault:  # it may be dead, and its memory free
-                    log.warning("rollout server %s does not sleep: %s", server.url, fault)
+        if self.sleep_level is not None:
+            level = self.sleep_level
+            sleep = (lambda server: self.dialect.sleep(server, level)) if _is_first_rank() else (lambda server: None)
+            self.pool.each(sleep, "does not sleep")  # it may be dead, and its memory free
 
     @torch.no_grad()
     def generate(self, request: GenerationRequest) -> Rollouts:

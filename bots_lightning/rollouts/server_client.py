@@ -75,6 +75,10 @@ class Server:
         content = json.dumps(body).encode()
         return _parsed(self.requests.send("POST", self.url + path, content, self.timeout_seconds, limit))
 
+    def get(self, path: str) -> Any:
+        """Asks an endpoint that takes nothing; otherwise as `post`."""
+        return _parsed(self.requests.send("GET", self.url + path, None, self.timeout_seconds, SHORT_ANSWER_BYTES))
+
     def check_health(self) -> None:
         """Raises `ServerFaultError` unless the server answers within `HEALTH_SECONDS`."""
         self.requests.send("GET", self.url + "/health", None, HEALTH_SECONDS, SHORT_ANSWER_BYTES)
@@ -164,6 +168,26 @@ class ServerPool:
             finally:
                 with self._lock:
                     server.outstanding -= 1
+
+    def each(self, act: Callable[[Server], None], failing: str) -> list[str]:
+        """Does something to every server, after which none is known to hold weights.
+
+        Args:
+            act: raises `ServerFaultError` if it fails, which is logged.
+            failing: what a server does then, in words.
+
+        Returns:
+            what went wrong with those that failed.
+        """
+        faults = []
+        for server in self.servers:
+            server.holds = set()
+            try:
+                act(server)
+            except ServerFaultError as fault:
+                log.warning("rollout server %s %s: %s", server.url, failing, fault)
+                faults.append(f"{server.url}: {fault}")
+        return faults
 
     def _borrow(self) -> tuple[Server, float]:
         """The server to ask, and the seconds that it still rests."""

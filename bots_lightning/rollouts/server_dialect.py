@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from bots_lightning.rollouts.completed import own_tokens
 from bots_lightning.rollouts.engine import SamplingParams
 from bots_lightning.rollouts.server_client import Server, ServerFaultError
@@ -64,7 +66,13 @@ class Serving:
 
 
 class ServerDialect(ABC):
-    """Sends requests to servers of one kind; all its methods raise `ServerFaultError` for unexpected answers."""
+    """Sends requests to servers of one kind; all its methods raise `ServerFaultError` for unexpected answers.
+
+    Attributes:
+        sends_weights: whether `send` takes all weights to servers, instead of a folder from which they `load` them.
+    """
+
+    sends_weights = False
 
     def command(self, serving: Serving) -> list[str]:
         """The words of a shell's command that starts a server; variables come first, as NAME=VALUE.
@@ -77,6 +85,16 @@ class ServerDialect(ABC):
     @abstractmethod
     def load(self, server: Server, snapshot: Snapshot) -> None:
         """Loads weights from their folder, unless they are loaded already."""
+
+    def send(self, server: Server, snapshot: Snapshot, model: nn.Module) -> None:
+        """Takes all weights to a server while the policy is synced; called on the first rank if `sends_weights`.
+
+        Args:
+            server: to send to.
+            snapshot: the name that they have from now on; there is no folder.
+            model: the policy, with all of its parameters, on its device.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def unload(self, server: Server, snapshot: Snapshot) -> None:

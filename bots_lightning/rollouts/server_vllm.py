@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from bots_lightning.rollouts.engine import SamplingParams
 from bots_lightning.rollouts.server_client import Server, ServerFaultError
@@ -23,6 +26,7 @@ from bots_lightning.rollouts.server_dialect import (
     unless_not_found,
 )
 from bots_lightning.rollouts.server_snapshot import Snapshot
+from bots_lightning.rollouts.server_transfer import WeightTransfer
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 SERVER_SIDE = Path(__file__).with_name("server_side")
@@ -43,7 +47,14 @@ class VLLMDialect(ServerDialect):
     loaded in place by the server's workers, which `server_side/bots_vllm_worker.py` extends. Answers do not say which
     weights they are of, so the workers are asked after each; and requests have a salt, by which the cache tells the
     weights apart. It is emptied for the sake of memory only, where the server allows that (VLLM_SERVER_DEV_MODE=1).
+
+    Args:
+        transfer: sends all weights from GPU to GPU while the policy is synced; None has servers read them from a
+            folder. A server that loses them gets them at the next sync, and until then others serve.
     """
+
+    def __init__(self, transfer: WeightTransfer | None = None) -> None:
+        self.transfer, self.sends_weights = transfer, transfer is not None
 
     def command(self, serving: Serving) -> list[str]:
         """Of `vllm serve`."""
@@ -51,6 +62,8 @@ class VLLMDialect(ServerDialect):
         words += ["--dtype", serving.dtype, "--max-model-len", str(serving.context)]
         words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
         words += ["--enable-sleep-mode"] if serving.sleeps else []
+        if serving.rank is None and self.transfer is not None:
+            words += ["--weight-transfer-config", json.dumps({"backend": self.transfer.backend})]
         if serving.rank is None:
             return [f"PYTHONPATH={SERVER_SIDE}", *words, "--worker-extension-cls", "bots_vllm_worker.PolicyWeights"]
         if serving.rank > RANKS[-1]:
@@ -61,7 +74,9 @@ class VLLMDialect(ServerDialect):
 
     def load(self, server: Server, snapshot: Snapshot) -> None:
         """Loads, and empties the prefix cache of what older weights have left there."""
-        if snapshot.full:
+        if snapshot.full and self.transfer is not None:
+            check_name(self._call_workers(server, "policy_name"), snapshot)
+        elif snapshot.full:
             with loading(snapshot, FOR_WEIGHTS):
                 said = self._call_workers(server, "load_policy", str(snapshot.folder), snapshot.name)
                 if said != snapshot.name:
@@ -72,6 +87,22 @@ class VLLMDialect(ServerDialect):
                     return
         with unless_not_found():
             server.post("/reset_prefix_cache", {})
+
+    def send(self, server: Server, snapshot: Snapshot, model: nn.Module) -> None:
+        """Pauses a server, which keeps the requests that are under way, sends it the weights, and has it go on."""
+        assert self.transfer is not None
+        server.check_health()
+        if not self._call_workers(server, "policy_name"):  # it has been restarted, or has failed halfway
+            self.transfer.forget(server)
+        self._call_workers(server, "name_policy", "")  # until all of the new ones are there
+        server.post("/pause?mode=keep", {})
+        try:
+            self.transfer.send(server, model)
+        finally:
+            server.post("/resume", {})
+        said = self._call_workers(server, "name_policy", snapshot.name)
+        if said != snapshot.name:
+            raise ServerFaultError(f"its workers say {excerpt.repr(said)}")
 
     def unload(self, server: Server, snapshot: Snapshot) -> None:
         """Forgets the name."""

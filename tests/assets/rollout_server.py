@@ -47,6 +47,8 @@ class Handler(BaseHTTPRequestHandler):
             cards = [{"id": "base", "object": "model", "root": served.base.name_or_path, "parent": None}]
             cards += [{"id": n, "object": "model", "root": p, "parent": "base"} for n, p in served.paths.items()]
             self.answer(200, {"object": "list", "data": cards})
+        elif self.path == "/get_world_size":
+            self.answer(200, {"world_size": 2})
         elif self.path == "/calls":
             self.answer(200, served.calls)
         else:
@@ -57,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         name = body.get("model") or body.get("lora_name") or ""
         self.served.calls.append(f"{self.path} {name}".strip())
         self.path, _, query = self.path.partition("?")
-        said = query.rpartition("=")[2]
+        said, served = query.rpartition("=")[2], self.served
         endpoints = {
             "/v1/completions": self.completions,
             "/generate": self.generate,
@@ -69,6 +71,12 @@ class Handler(BaseHTTPRequestHandler):
             "/flush_cache": lambda _: self.answer(200),
             "/collective_rpc": self.call_worker,
             "/update_weights_from_disk": self.update,
+            "/pause": lambda _: self.answer(200, setattr(served, "paused", said == "keep")),
+            "/resume": lambda _: self.answer(200, setattr(served, "paused", False)),
+            "/init_weight_transfer_engine": partial(self.transfer, "init"),
+            "/start_weight_update": partial(self.transfer, "start"),
+            "/update_weights": partial(self.transfer, "update"),
+            "/finish_weight_update": partial(self.transfer, "finish"),
             "/sleep": lambda _: self.answer(200, self.served.sleep(int(said))),
             "/wake_up": lambda _: self.answer(200, self.served.wake(said)),
             "/release_memory_occupation": lambda _: self.answer(200, self.served.sleep(2)),
@@ -209,6 +217,11 @@ class Handler(BaseHTTPRequestHandler):
         """Two workers, which say the same."""
         said = getattr(self.served, body["method"])(*body["args"])
         self.answer(200, {"results": [said, said]})
+
+    def transfer(self, phase: str, body: dict[str, Any]) -> None:
+        """A phase of vLLM's weight transfer, in its place among the others."""
+        wrong = self.served.transfer(phase, body)
+        self.answer(500 if wrong else 200, {"message": wrong})
 
     def update(self, body: dict[str, Any]) -> None:
         if Path(body["model_path"], "config.json").is_file():

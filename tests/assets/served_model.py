@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 # As the folder is on the path of a real server.
@@ -58,6 +59,7 @@ class Served(PolicyWeights):
         self.faults: Counter[str] = Counter()
         self.at: dict[str, tuple[str, bool]] = {}  # the fault of an endpoint's next call, and whether it is still due
         self.calls: list[str] = []
+        self.paused, self.phases = False, list[str]()  # of vLLM's weight transfer
         self.asleep: set[str] = set()  # parts of its memory that it has given back
         self.dropped = False  # whether its weights went with them
         self.left = -1  # completions until it dies; below 0, it does not
@@ -86,6 +88,20 @@ class Served(PolicyWeights):
             self.own = AutoModelForCausalLM.from_pretrained(path).eval()
         self.weight_version = version
 
+    def transfer(self, phase: str, body: dict[str, Any]) -> str:
+        """A phase of vLLM's weight transfer; says what is wrong. The weights come in a file, in place of NCCL."""
+        allowed = {"start": ["init", "finish"], "update": ["start"], "finish": ["update"]}
+        before = self.phases[-1] if self.phases else ""
+        if phase != "init" and (before not in allowed[phase] or not self.paused):
+            return f"{phase} after {before or 'nothing'}, {'paused' if self.paused else 'at work'}"
+        self.phases.append(phase)
+        if phase == "update":
+            told = body["update_info"]
+            weights = load_file(told["file"])
+            assert list(weights) == sorted(told["names"])
+            self.reload_weights(iter(weights.items()))
+        return ""
+
     def sleep(self, level: int) -> None:
         """Gives back its memory; at level 2 with what is in it."""
         self.asleep, self.dropped = {"weights", "kv_cache"}, level == 2
@@ -103,6 +119,7 @@ class Served(PolicyWeights):
         self.adapters.clear()
         self.paths.clear()
         self.own, self.policy, self.weight_version = self.base, "", "default"
+        self.paused, self.phases = False, []
 
     def fault(self, kind: str) -> bool:
         """Whether this fault is due now; counts down."""

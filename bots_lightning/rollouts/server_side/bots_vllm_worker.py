@@ -47,6 +47,11 @@ class PolicyWeights:
         """The name of the weights that it holds."""
         return str(self.policy)
 
+    def name_policy(self: Any, name: str) -> str:
+        """Names the weights that it got in another way; empty while they are on their way."""
+        self.policy = name
+        return name
+
     def forget_policy(self: Any, name: str) -> str:
         """Has weights of this name loaded anew the next time; returns the name that it then holds."""
         if self.policy == name:
