@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -25,6 +26,7 @@ from server_helpers import assert_logprobs_are_the_policys
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from bots_lightning.cli import main
+from bots_lightning.evaluation import read_metrics
 from bots_lightning.policy.loading import LoRA, language_model, load_policy
 from bots_lightning.policy.logprobs import completion_logprobs
 from bots_lightning.quickstart import WarmStart
@@ -150,11 +152,8 @@ def gaps(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[float]]:
     return found
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["adapter", "all weights"])
-def test_the_quickstart_learns_from_its_rollouts(
-    full: bool, gaps: dict[int, list[float]], tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BOTS_LIGHTNING_CACHE", os.environ.get("BOTS_LIGHTNING_CACHE") or str(shared_cache))
+def train(full: bool, tmp_path: Path, *more: str) -> dict[str, Any]:
+    """The summary of the quickstart with a server."""
     with serving(WarmStart().prepare(), tmp_path / "vllm.log", full) as url:
         options = {"urls": [url], "adapter_dir": str(tmp_path / "adapters"), "logprobs": True}
         overlay = tmp_path / "overlay.yaml"
@@ -166,11 +165,38 @@ def test_the_quickstart_learns_from_its_rollouts(
         ]
         words = [word for config in configs for word in ("--config", str(config))]
         words += ["--model.policy.lora", "null", "--model.optimizer.learning_rate", "5e-4"] if full else []
-        main(["fit", *words, "--runs_dir", str(tmp_path), "--name", "run", "--trainer.accelerator", "cpu"])
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        main(["fit", *words, "--runs_dir", str(tmp_path), "--name", "run", "--trainer.accelerator", "cpu", *more])
+    return json.loads((tmp_path / "run" / "summary.json").read_text())
+
+
+def assert_learnt(summary: dict[str, Any]) -> None:
+    """Two evaluations of the same policy by other seeds differ by 0.007, one standard deviation."""
     assert summary["iterations"] == 50
+    evaluation = summary["evaluation"]
+    print(evaluation["before"]["overall"], evaluation["after"]["overall"], summary["timing_s"])
+    assert evaluation["after"]["overall"] - evaluation["before"]["overall"] > 0.03
+
+
+@pytest.fixture
+def _shipped(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOTS_LIGHTNING_CACHE", os.environ.get("BOTS_LIGHTNING_CACHE") or str(shared_cache))
+
+
+@pytest.mark.usefixtures("_shipped")
+@pytest.mark.parametrize("full", [False, True], ids=["adapter", "all weights"])
+def test_the_quickstart_learns_from_its_rollouts(full: bool, gaps: dict[int, list[float]], tmp_path: Path) -> None:
+    summary = train(full, tmp_path)
     assert sorted(gaps) == list(range(51))  # each step's policy, and the last, which is evaluated
     assert all(gap <= 1e-4 for of_version in gaps.values() for gap in of_version), gaps
-    # Two evaluations of the same policy by other seeds differ by 0.007, one standard deviation.
-    evaluation = summary["evaluation"]
-    assert evaluation["after"]["overall"] - evaluation["before"]["overall"] > 0.03
+    assert_learnt(summary)
+
+
+@pytest.mark.usefixtures("_shipped")
+@pytest.mark.parametrize("full", [False, True], ids=["adapter", "all weights"])
+def test_the_quickstart_learns_two_steps_ahead(full: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two batches are under way at a time, by two adapters, or while all weights are replaced."""
+    summary = train(full, tmp_path, "--model.sampler.max_staleness", "2")
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.csv") if "reward" in row]
+    assert [row["sampling/staleness"] for row in rows] == [min(step, 2) for step in range(50)]
+    assert "rests for" not in caplog.text  # no answer was refused
+    assert_learnt(summary)

@@ -77,8 +77,11 @@ def test_all_weights_arrive_in_four_phases(backend: str, policy: nn.Module, url:
         assert told == {}
 
 
-@pytest.mark.parametrize("kind", ["error", "die"])
-@pytest.mark.parametrize("path", ["/collective_rpc", CONNECT, *(phase.partition("?")[0] for phase in PHASES)])
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [(path, "error") for path in ("/collective_rpc", CONNECT, *(phase.partition("?")[0] for phase in PHASES))]
+    + [("/pause", "die"), ("/update_weights", "die")],
+)
 def test_a_server_that_fails_in_any_phase_takes_no_part_until_it_has_the_weights(
     path: str, kind: str, policy: nn.Module, servers: Any, checkpoint: str, tmp_path: Path
 ) -> None:

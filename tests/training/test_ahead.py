@@ -87,8 +87,7 @@ def test_each_batch_is_sampled_by_the_policy_before_its_last_update(build: Any, 
     assert [step["timings"]["ahead"] for step in history.steps] == pytest.approx(seconds, rel=1e-5)
 
 
-@pytest.mark.parametrize("max_staleness", [2, 4])
-@pytest.mark.parametrize("lora", [LoRA(r=4, alpha=8), None], ids=["lora", "full"])
+@pytest.mark.parametrize(("max_staleness", "lora"), [(2, LoRA(r=4, alpha=8)), (4, None)], ids=["lora", "full"])
 def test_further_ahead_each_batch_is_of_the_policy_that_many_updates_ago(
     build: Any, fit: Any, max_staleness: int, lora: Any
 ) -> None:
@@ -388,8 +387,17 @@ def test_a_second_run_of_the_same_module_starts_anew(build: Any, fit: Any) -> No
 # --- checkpoints ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"lora": None}, {"dynamic_sampling": DynamicSampling(max_batches=2)}], ids=str)
-@pytest.mark.parametrize("max_staleness", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("max_staleness", "options"),
+    [
+        (1, {}),
+        (1, {"dynamic_sampling": DynamicSampling(max_batches=2)}),
+        (2, {}),
+        (2, {"lora": None}),
+        (4, {"dynamic_sampling": DynamicSampling(max_batches=2)}),
+    ],
+    ids=str,
+)
 def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(
     build: Any, fit: Any, tmp_path: Path, max_staleness: int, options: dict[str, Any]
 ) -> None:
