@@ -64,6 +64,8 @@ class VLLMDialect(ServerDialect):
         words += ["--enable-sleep-mode"] if serving.sleeps else []
         if serving.rank is None and self.transfer is not None:
             words += ["--weight-transfer-config", json.dumps({"backend": self.transfer.backend})]
+            insecure = ["VLLM_ALLOW_INSECURE_SERIALIZATION=1"]  # handles of memory come pickled
+            words = insecure * (self.transfer.backend == "ipc") + words
         if serving.rank is None:
             return [f"PYTHONPATH={SERVER_SIDE}", *words, "--worker-extension-cls", "bots_vllm_worker.PolicyWeights"]
         if serving.rank > RANKS[-1]:

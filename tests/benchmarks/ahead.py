@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def cells(seed: int, staleness: int, of: dict[str, Any]) -> list[str]:
-    """A row of the table, but for the ratio."""
+    """A row of the table, without the ratio."""
     learnt = f"{of['before']:.3f} → {of['after']:.3f}"
     numbers = [f"{of['etr']:.3f}", f"{of['gap']:.4f}", f"{of['step']:.3f}", f"{of['waited']:.3f}"]
     return [str(seed), str(staleness), learnt, *numbers]

@@ -72,7 +72,8 @@ def serving(folder: str, log: Path, full: bool = False) -> Iterator[str]:
     switches = dict(word.split("=", 1) for word in words[:start])
     switches |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     program = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", *words[start + 2 :]]
-    program += ["--block-size", "32"]
+    # A prompt that is read in two parts ends this version on a CPU, where a seed's generator cannot be set back.
+    program += ["--block-size", "32", "--max-num-batched-tokens", "32768"]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*program, "--enforce-eager"], env=os.environ | switches, stdout=output, stderr=output

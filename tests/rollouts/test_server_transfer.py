@@ -155,6 +155,7 @@ def test_servers_are_started_for_it(backend: Any) -> None:
     words = VLLMDialect(WeightTransfer(backend)).command(Serving("model", 1, "bfloat16", 10, None))
     assert words[words.index("--weight-transfer-config") + 1] == f'{{"backend": "{backend}"}}'
     assert "bots_vllm_worker.PolicyWeights" in words
+    assert ("VLLM_ALLOW_INSECURE_SERIALIZATION=1" in words) == (backend == "ipc")
     assert "--weight-transfer-config" not in VLLMDialect().command(Serving("model", 1, "bfloat16", 10, None))
 
 
