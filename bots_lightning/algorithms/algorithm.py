@@ -274,7 +274,7 @@ class Algorithm(ABC):
         """
         logprobs, entropy = context.forward(lambda: self.policy(batch.rollouts))
         old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        weights = self._weights(batch, old_logprobs, meter)
+        weights = self._weights(batch, logprobs, old_logprobs, meter)
         given = options | {"weights": weights, "ref_logprobs": batch.ref_logprobs}
         outputs = grpo_loss(logprobs, old_logprobs, batch.advantages, batch.mask, size, **given)
         meter.add("entropy", entropy, batch.mask)
@@ -284,8 +284,8 @@ class Algorithm(ABC):
             return outputs.loss
         return outputs.loss - self.entropy_coef * token_mean(entropy, batch.mask, size)
 
-    def _weights(self, batch: Experience, old_logprobs: Tensor, meter: Meter) -> Tensor | None:
-        """Importance weights, if what sampled is known to be another distribution."""
+    def _weights(self, batch: Experience, logprobs: Tensor, old_logprobs: Tensor, meter: Meter) -> Tensor | None:
+        """Importance weights, (R, T) or (R, 1), if what sampled is known to be another distribution."""
         if batch.sampling_logprobs is None or self.importance_sampling is None:
             return None
         known = batch.mask & ~batch.sampling_logprobs.isnan()

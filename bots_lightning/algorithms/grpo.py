@@ -15,7 +15,7 @@ from bots_lightning.algorithms.experience import Experience
 from bots_lightning.algorithms.groups import RolloutGroups
 from bots_lightning.algorithms.losses import BatchSize, KLEstimator, Level, LossType
 from bots_lightning.algorithms.meter import Meter
-from bots_lightning.algorithms.off_policy import DEFAULT, ImportanceSampling
+from bots_lightning.algorithms.off_policy import DEFAULT, ImportanceSampling, off_policy_mask
 from bots_lightning.algorithms.step import StepContext
 from bots_lightning.options import check_numbers, check_option
 
@@ -43,6 +43,8 @@ class GRPO(Algorithm):
         soft_punish_cache: the last tokens of the length limit, over which a penalty grows to 1; None: no penalty.
         target_kl: ends an iteration's update before the step at which `policy/approxkl_avg` exceeds it; None never.
         importance_sampling: weights for rollouts that another distribution has sampled; None does not correct.
+        off_policy_mask_threshold: leaves out completions with a negative advantage once the policy is so many nats per
+            token away from what sampled them, see `off_policy_mask`; None leaves out none.
 
     Raises:
         ValueError: an option is out of bounds, or none of its words.
@@ -67,6 +69,7 @@ class GRPO(Algorithm):
         soft_punish_cache: int | None = None,
         target_kl: float | None = None,
         importance_sampling: ImportanceSampling | None = DEFAULT,
+        off_policy_mask_threshold: float | None = None,
     ) -> None:
         super().__init__(
             kl_coef,
@@ -78,6 +81,7 @@ class GRPO(Algorithm):
             importance_sampling,
         )
         check_numbers(0, epsilon=epsilon, epsilon_high=epsilon_high)
+        check_numbers(0, off_policy_mask_threshold=off_policy_mask_threshold)
         check_numbers(1, num_iterations=num_iterations, steps_per_generation=steps_per_generation)
         check_option("loss_type", loss_type, LossType)
         check_option("importance_sampling_level", importance_sampling_level, Level)
@@ -87,6 +91,7 @@ class GRPO(Algorithm):
         if delta is not None and delta <= 1 + high:
             raise ValueError(f"delta={delta} does nothing below the upper clip; expected more than {1 + high:g}.")
         self.adv_estimator, self.scale_rewards = adv_estimator, scale_rewards
+        self.off_policy_mask_threshold = off_policy_mask_threshold
         self.num_epochs, self.num_minibatches = num_iterations, steps_per_generation
         self.loss_options: dict[str, Any] = {
             "loss_type": loss_type,
@@ -146,6 +151,16 @@ class GRPO(Algorithm):
     def losses(self, batch: Experience, size: BatchSize, meter: Meter, context: StepContext) -> Iterator[Tensor]:
         """The loss of `grpo_loss`, less the entropy bonus; see `Algorithm.losses`."""
         yield self.policy_loss(batch, size, meter, context, self.loss_options)
+
+    def _weights(self, batch: Experience, logprobs: Tensor, old_logprobs: Tensor, meter: Meter) -> Tensor | None:
+        """Importance weights, and 0 for completions that the policy has moved away from."""
+        weights = super()._weights(batch, logprobs, old_logprobs, meter)
+        if self.off_policy_mask_threshold is None:
+            return weights
+        sampled_by = old_logprobs if batch.sampling_logprobs is None else batch.sampling_logprobs
+        kept = off_policy_mask(batch.advantages, logprobs, sampled_by, batch.mask, self.off_policy_mask_threshold)
+        meter.add("off_policy", 1 - kept, batch.mask)
+        return kept if weights is None else weights * kept
 
     def size(self, mask: Tensor, context: StepContext) -> BatchSize:
         """The size of a minibatch; with "bnpo", its tokens are those of this rank alone. See `Algorithm.size`."""

@@ -124,4 +124,6 @@ def policy_metrics(meter: Meter) -> dict[str, float]:
             "sampling/importance_sampling_ratio/mean": meter.mean("importance_weight"),
             "sampling/importance_sampling_ratio/max": meter.highest("importance_weight"),
         }
+    if "off_policy" in meter:
+        metrics["sampling/off_policy_frac"] = meter.mean("off_policy")
     return metrics | ({"kl": meter.mean("kl")} if "kl" in meter else {})

@@ -74,4 +74,27 @@ class ImportanceSampling:
         return weights
 
 
+def off_policy_mask(
+    advantages: Tensor, logprobs: Tensor, sampling_logprobs: Tensor, mask: Tensor, threshold: float
+) -> Tensor:
+    """Which completions are learned from: those that did badly are not, once the policy has moved away from them.
+
+    What the policy would hardly say any more teaches little by being made less likely still, and its gradients are the
+    wildest. This is the sequence mask of DeepSeek-V3.2 (arXiv:2512.02556), TRL's `off_policy_mask_threshold`.
+
+    Args:
+        advantages: (R,) float.
+        logprobs: (R, T) float, log π, of the policy as it is.
+        sampling_logprobs: (R, T) float, log μ, of what sampled; NaN where it is not known, as if π had.
+        mask: (R, T) bool, the tokens that are learned from.
+        threshold: the largest mean of log μ − log π over a completion's tokens, in nats.
+
+    Returns:
+        (R, 1) float, 0 where the advantage is negative and that mean is above the threshold, else 1.
+    """
+    moved = (sampling_logprobs - logprobs.detach()).nan_to_num(nan=0.0).masked_fill(~mask, 0.0)
+    mean = moved.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    return ((advantages >= 0) | (mean <= threshold)).to(logprobs.dtype).unsqueeze(1)
+
+
 DEFAULT = ImportanceSampling()

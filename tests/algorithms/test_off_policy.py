@@ -15,7 +15,7 @@ from algorithm_helpers import Assembled, groups_of
 from bots_lightning.algorithms import GRPO, PPO
 from bots_lightning.algorithms.losses import grpo_loss
 from bots_lightning.algorithms.meter import Meter
-from bots_lightning.algorithms.off_policy import ImportanceSampling, Mode
+from bots_lightning.algorithms.off_policy import ImportanceSampling, Mode, off_policy_mask
 from bots_lightning.rollouts import CompactEngine, GenerationRequest, Rollouts
 
 LOG2, LOG3 = math.log(2), math.log(3)
@@ -145,3 +145,27 @@ def test_weights_of_one_step_multiply_its_gradient(checkpoint: str, make_rollout
     for one, twice in zip(found[0.0], found[LOG2], strict=True):
         assert one.abs().max() > 1e-4
         torch.testing.assert_close(twice, 2 * one, rtol=1e-4, atol=1e-7)
+
+
+def test_who_did_badly_is_left_out_once_the_policy_has_moved_away_by_hand() -> None:
+    moved = torch.tensor([[0.9, 0.0, 0.0], [0.1, 0.6, 9.0], [0.8, NAN, 9.0], [0.1, NAN, 9.0], [9.0, 9.0, 9.0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0]], dtype=torch.bool)
+    logprobs = torch.full((5, 3), -1.0, requires_grad=True)
+    for sign, expected in ((-1.0, [1, 0, 0, 1, 1]), (1.0, [1] * 5), (0.0, [1] * 5)):  # means 0.3, 0.35, 0.4, 0.05, none
+        kept = off_policy_mask(torch.full((5,), sign), logprobs, -1.0 + moved, mask, 0.3 + 1e-6)
+        assert kept.squeeze(1).tolist() == expected
+        assert not kept.requires_grad
+
+
+def test_the_mask_takes_part_in_the_loss_and_is_told(build: Any, fit: Any) -> None:
+    """Two steps ahead, where the policy has moved by some hundredths of a nat per token."""
+    masked = fit(build(GRPO, max_staleness=2, off_policy_mask_threshold=0.0, learning_rate=0.02), 4).history
+    whole = fit(build(GRPO, max_staleness=2, learning_rate=0.02), 4).history
+    shares = masked["sampling/off_policy_frac"]
+    assert shares[0] == 0  # on-policy
+    assert 0 < max(shares) < 1
+    assert "sampling/off_policy_frac" not in whole.logged[0]
+    assert masked["loss"][0] == whole["loss"][0]
+    assert masked["loss"][-1] != whole["loss"][-1]
+    with pytest.raises(ValueError, match="off_policy_mask_threshold=-1"):
+        GRPO(off_policy_mask_threshold=-1)

@@ -33,7 +33,7 @@ class Letters(GradedReward):
 
 @pytest.fixture
 def background(checkpoint: str) -> Iterator[BackgroundRollouts]:
-    background = BackgroundRollouts(load_policy(checkpoint, LoRA(r=4, alpha=8)), torch.device("cpu"))
+    background = BackgroundRollouts(load_policy(checkpoint, LoRA(r=4, alpha=8)), torch.device("cpu"), 2, False)
     yield background
     background.close()
 
@@ -76,10 +76,11 @@ def test_a_failure_is_raised_where_the_result_is_asked_for_and_nothing_is_saved(
         raise ConnectionError("no server is left")
 
     background.begin(TaskBatch([], [], [0], [1]), fail)
-    assert background_state(background, 0) is None
-    assert background_state(None, 0) is None
+    background.begin(TaskBatch([], [], [1], [1]), fail)
+    assert background_state(background, 0) == []
+    assert background_state(None, 0) == []
     with pytest.raises(ConnectionError, match="no server is left"):
-        background.result()
+        background.batches[0].result.result()
 
 
 def test_what_is_given_up_is_graded_no_further(
@@ -110,6 +111,23 @@ def test_rollouts_that_fail_end_the_grading_of_their_batch(error: type[BaseExcep
     assert stream.outcomes == Outcomes()
 
 
+def test_what_comes_after_a_batch_that_failed_is_not_saved(
+    background: BackgroundRollouts, make_rollouts: Callable[..., Rollouts]
+) -> None:
+    """Whoever resumes rolls both out again, in their order."""
+    good = unscored(make_rollouts([1], [1]))
+
+    def fail(_: Any) -> Any:
+        raise ConnectionError("no server is left")
+
+    background.begin(TaskBatch([4], [], [0], [1]), lambda _: good)
+    background.begin(TaskBatch([5], [], [0], [1]), fail)
+    assert [state["indices"] for state in background_state(background, 0)] == [[4]]
+    background.taken()
+    background.begin(TaskBatch([6], [], [0], [1]), lambda _: good)
+    assert background_state(background, 0) == []
+
+
 # --- checkpoints ----------------------------------------------------------------------------------------------------
 
 
@@ -118,7 +136,7 @@ def test_rows_are_found_by_their_place_in_the_draw(
 ) -> None:
     rollouts = replace(make_rollouts([4, 4, 1, 1, 3, 3], [2] * 6), policy_version=7)  # the length tells the place
     background.begin(TaskBatch([30, 10, 20], [], [3, 0, 2], [2, 2, 2]), lambda _: unscored(rollouts))
-    state = background_state(background, pad_token_id=0)
+    [state] = background_state(background, pad_token_id=0)
     found = rows_of_batch(state, TaskBatch([10, 30], [], [0, 3], [2, 2]))
     assert found is not None
     assert found.lengths.tolist() == [1, 1, 4, 4]
@@ -126,9 +144,8 @@ def test_rows_are_found_by_their_place_in_the_draw(
     for other in (TaskBatch([10, 30], [], [0, 1], [2, 2]), TaskBatch([10, 31], [], [0, 3], [2, 2])):  # of another draw
         assert rows_of_batch(state, other) is None
     assert rows_of_batch(state, TaskBatch([10, 30], [], [0, 3], [4, 4])) is None
-    assert rows_of_batch(None, TaskBatch([10, 30], [], [0, 3], [2, 2])) is None
     background.taken()
-    assert background_state(background, 0) is None
+    assert background_state(background, 0) == []
 
 
 def test_tasks_may_have_unequal_numbers_of_rows(
@@ -136,8 +153,7 @@ def test_tasks_may_have_unequal_numbers_of_rows(
 ) -> None:
     rollouts = make_rollouts([5, 6, 1, 3, 3, 4], [2] * 6)
     background.begin(TaskBatch([30, 10, 20], [], [3, 0, 2], [2, 1, 3]), lambda _: unscored(rollouts))
-    state = background_state(background, pad_token_id=0)
-    assert state is not None
+    [state] = background_state(background, pad_token_id=0)
     assert state["counts"] == [2, 1, 3]
     found = rows_of_batch(state, TaskBatch([20, 30], [], [2, 3], [3, 2]))
     assert found is not None

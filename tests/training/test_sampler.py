@@ -33,9 +33,9 @@ B, G = 2, 4
 # --- options --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [-1, 2])
-def test_more_than_one_step_off_policy_is_refused(value: int) -> None:
-    with pytest.raises(ValueError, match=rf"max_staleness={value}; expected at least 0 and at most 1"):
+@pytest.mark.parametrize("value", [-1, 5])
+def test_more_than_four_steps_off_policy_are_refused(value: int) -> None:
+    with pytest.raises(ValueError, match=rf"max_staleness={value}; expected at least 0 and at most 4"):
         Sampler(max_staleness=value)
 
 

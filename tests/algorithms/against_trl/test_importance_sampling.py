@@ -21,11 +21,12 @@ from trl_helpers import (
     options_of,
     our_loss,
     set_options,
+    share_our_logprobs,
 )
 
 from bots_lightning.algorithms.advantages import group_advantages
 from bots_lightning.algorithms.meter import Meter, policy_metrics
-from bots_lightning.algorithms.off_policy import ImportanceSampling, Mode
+from bots_lightning.algorithms.off_policy import ImportanceSampling, Mode, off_policy_mask
 from bots_lightning.policy.logprobs import completion_logprobs
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
@@ -74,3 +75,27 @@ def test_importance_sampling_agrees(
     ours = policy_metrics(meter)
     assert len(metrics) == 5
     assert {name: ours[name] for name in metrics} == pytest.approx(metrics, rel=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+def test_the_off_policy_mask_agrees(
+    trainer_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, threshold: float, kl_coef: float
+) -> None:
+    trainer = trainer_of("GRPO")
+    case = case_of(trainer)
+    options = options_of(kl_coef=kl_coef)
+    set_options(monkeypatch, trainer, **options)
+    monkeypatch.setattr(trainer, "off_policy_mask_threshold", threshold)
+    share_our_logprobs(monkeypatch, trainer, case)
+    sampling = case.old_logprobs.clone()
+    sampling[2, 0] = NAN
+    inputs = case.for_trl() | {"sampling_per_token_logps": sampling}
+    expected, _ = loss_of_trl(trainer, inputs)
+    with torch.no_grad():
+        present, _ = completion_logprobs(trainer.model, case.rollouts)
+    kept = off_policy_mask(case.advantages, present, sampling, case.mask, threshold)
+    theirs = trainer.get_off_policy_mask(case.advantages.unsqueeze(1), present, sampling, case.mask, threshold)
+    assert torch.equal(kept.bool(), theirs.bool())
+    assert 0 < int((kept == 0).sum()) < len(kept)
+    assert_agree(our_loss(trainer, case, weights=kept, **options)[0].loss, expected, trainer.model, 1e-9)
