@@ -15,7 +15,7 @@ ALGORITHM = (  # of GRPO and PPO together
     "kl_coef kl_estimator entropy_coef mask_truncated_completions soft_punish_cache target_kl loss_type epsilon "
     "epsilon_high delta importance_sampling_level adv_estimator scale_rewards num_iterations steps_per_generation "
     "use_bias_correction_kl critic critic_learning_rate num_ppo_epochs num_mini_batches cliprange cliprange_value "
-    "vf_coef gamma lam whiten_rewards missing_eos_penalty"
+    "vf_coef gamma lam whiten_rewards missing_eos_penalty off_policy_mask_threshold"
 )
 CORRECTION = "importance_sampling_"
 # Options of `model.init_args`, and their places below `model`.
