@@ -24,7 +24,7 @@ FOREIGN_OPTIONS: dict[str, str] = {
     "beta": f"{ALGORITHM}kl_coef",
     "num_generations_eval": f"{EVALUATION}num_generations",
     "use_vllm": SERVERS,
-    "vllm_mode": SERVERS,
+    "vllm_mode": f"{SERVERS}, or on the training's GPUs (vllm_colocate.yaml)",
     "vllm_server_base_url": SERVERS,
     "vllm_server_host": SERVERS,
     "vllm_server_port": SERVERS,
@@ -90,6 +90,12 @@ FOREIGN_OPTIONS: dict[str, str] = {
     "resume_from_checkpoint": "ckpt_path (last is the latest of the run)",
     "data_seed": "seed_everything",
     "seed": "seed_everything",
+    # rollouts ahead of the policy, in verl, prime-rl and AReaL
+    "staleness_threshold": f"{SAMPLER}max_staleness, in updates",
+    "max_async_level": f"{SAMPLER}max_staleness",
+    "max_off_policy_steps": f"{SAMPLER}max_staleness",
+    "max_head_offpolicyness": f"{SAMPLER}max_staleness",
+    "vllm_enable_sleep_mode": f"{SAMPLER}engine, option sleep_level (--config configs/rollouts/vllm_colocate.yaml)",
     # PPO elsewhere
     "num_ppo_epochs": f"{ALGORITHM}num_iterations",
     "ppo_epochs": f"{ALGORITHM}num_iterations",
