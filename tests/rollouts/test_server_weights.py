@@ -286,3 +286,16 @@ def test_a_full_disk_loses_nothing(policy: nn.Module, url: str, tmp_path: Path, 
 def test_the_dtype_is_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights_dtype='bf16'; expected one of 'float32', 'bfloat16', 'float16'"):
         ServerEngine(["http://localhost:1"], str(tmp_path), weights_dtype="bf16")  # type: ignore[arg-type]
+
+
+def test_weights_of_another_dtype_are_found_by_what_they_change(policy: nn.Module, url: str, tmp_path: Path) -> None:
+    moved(policy, seed=0)
+    rounded = make_engine(tmp_path, url, weights_dtype="bfloat16")
+    completed(rounded, policy)
+    gap = rounded.pool.servers[0].gap
+    assert 1e-4 < gap < rounded.max_logprob_gap
+    strict = make_engine(
+        tmp_path / "strict", url, weights_dtype="bfloat16", max_logprob_gap=gap / 2, patience_seconds=0.1
+    )
+    with pytest.raises(RolloutServerError, match="nats from the policy's on average; at most max_logprob_gap="):
+        completed(strict, policy, version=1)
