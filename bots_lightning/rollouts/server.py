@@ -171,10 +171,14 @@ class ServerEngine(RolloutEngine):
 
     def release(self) -> None:
         """Has all servers sleep, if they are to; they are woken when they are next asked."""
-        if self.sleep_level is not None:
-            level = self.sleep_level
-            sleep = (lambda server: self.dialect.sleep(server, level)) if _is_first_rank() else (lambda server: None)
-            self.pool.each(sleep, "does not sleep")  # it may be dead, and its memory free
+        if (level := self.sleep_level) is None:
+            return
+
+        def sleep(server: Server) -> None:
+            if _is_first_rank():
+                self.dialect.sleep(server, level)
+
+        self.pool.each(sleep, "does not sleep")  # it may be dead, and its memory free
 
     @torch.no_grad()
     def generate(self, request: GenerationRequest) -> Rollouts:

@@ -93,8 +93,11 @@ class ServerDialect(ABC):
             server: to send to.
             snapshot: the name that they have from now on; there is no folder.
             model: the policy, with all of its parameters, on its device.
+
+        Raises:
+            ValueError: servers of this kind read them from a folder, which is the default.
         """
-        raise NotImplementedError
+        raise ValueError(f"{type(self).__name__} sends no weights. Give it a `send`, or leave sends_weights False.")
 
     @abstractmethod
     def unload(self, server: Server, snapshot: Snapshot) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from bots_lightning.options import check_numbers, check_option
 from bots_lightning.rollouts.server_client import Server, ServerFaultError
+from bots_lightning.rollouts.server_dialect import malformed
 
 Backend = Literal["nccl", "ipc"]
 
@@ -51,9 +52,7 @@ class WeightTransfer:
         sent = thread.submit(self._transfer, server, model)
         try:
             sent.result(self.timeout_seconds)
-        except ImportError:
-            raise
-        except Exception as error:
+        except (OSError, RuntimeError, ServerFaultError) as error:  # of HTTP, of NCCL and CUDA, of time
             self.forget(server)
             raise ServerFaultError(
                 f"{type(error).__name__}: {error} -- while weights were sent by {self.backend}. Was the server started "
@@ -108,7 +107,9 @@ def connected(backend: Backend, server: Server, model: nn.Module, address: str) 
             NCCLTrainerInitInfo as InitInfo,
         )
 
-        workers = int(server.get("/get_world_size")["world_size"])
+        answer = server.get("/get_world_size")
+        with malformed(answer):
+            workers = int(answer["world_size"])
         options |= {"master_address": address, "master_port": _free_port(), "world_size": 1 + workers}
     client = HTTPVLLMWeightSyncClient(server.url, timeout=server.timeout_seconds)
     factory = WeightTransferTrainerFactory.trainer_init

@@ -168,7 +168,8 @@ class BackgroundRollouts:
         """Waits for the first so many batches, or for all, and the grading of their completions."""
         for begun in list(self.batches)[:batches]:
             begun.wait()
-        self._take_cores()
+        if all(begun.result.done() for begun in self.batches):
+            self._take_cores()
 
     def taken(self) -> None:
         """Forgets the first batch: it has been learned from."""
@@ -180,16 +181,14 @@ class BackgroundRollouts:
             torch.set_num_threads(max(1, self._cores // 2))
 
     def _take_cores(self) -> None:
-        if self._cores is not None and all(begun.result.done() for begun in self.batches):
+        if self._cores is not None:
             torch.set_num_threads(self._cores)
             self._cores = None
 
     def close(self) -> None:
         """Gives up the batches that are under way; returns at once. The caller has cancelled the engine."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._cores is not None:
-            torch.set_num_threads(self._cores)
-            self._cores = None
+        self._take_cores()
         for begun in self.batches:
             begun.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,16 @@ def test_ranks_have_room_and_a_bound() -> None:
 def test_a_dialect_need_not_say_how_its_servers_are_started() -> None:
     with pytest.raises(ValueError, match="VLLMDialect does not say how its servers are started"):
         ServerDialect.command(VLLMDialect(), Serving("model", 1, "float32", 10, None))
+
+
+@pytest.mark.parametrize("method", ["send", "sleep", "wake"])
+def test_what_a_dialect_need_not_be_able_to_do_is_refused_in_words(method: str) -> None:
+    anything: Any = None
+    words = (anything,) * (3 if method == "send" else 2)
+    with pytest.raises(
+        ValueError, match=r"VLLMDialect (sends no weights|cannot have servers sleep|cannot wake servers)"
+    ):
+        getattr(ServerDialect, method)(VLLMDialect(), *words)
 
 
 @pytest.mark.parametrize("rank", [None, 12])
